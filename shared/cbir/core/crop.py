@@ -1,0 +1,150 @@
+"""Cut an image to its content: the picture inside a screenshot, without uniform borders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["CROP_VERSION", "Box", "Crop", "find_content"]
+
+#: Part of every fingerprint: embeddings of differently cut images must not be mixed.
+CROP_VERSION = 1
+
+_WORK_SIDE = 320
+_BORDER_TOLERANCE = 10.0
+_MAX_TRIM = 0.7
+
+
+class Crop(StrEnum):
+    """How images are cut before they are embedded."""
+
+    NONE = "none"
+    BORDER = "border"
+    CONTENT = "content"
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels; ``right`` and ``bottom`` are exclusive."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def width(self) -> int:
+        """Width in pixels."""
+        return self.right - self.left
+
+    @property
+    def height(self) -> int:
+        """Height in pixels."""
+        return self.bottom - self.top
+
+    def scaled(self, x: float, y: float) -> Box:
+        """The same rectangle on an image ``x`` times as wide and ``y`` times as high."""
+        return Box(round(self.left * x), round(self.top * y), round(self.right * x), round(self.bottom * y))
+
+
+def find_content(pixels: NDArray[np.uint8], crop: Crop) -> Box:
+    """Find the part of an image that is worth embedding.
+
+    ``CONTENT`` looks for the largest plausible picture framed by flat surroundings (Canny edges, dilation,
+    contours) and then trims uniform borders; ``BORDER`` only trims; the whole image comes back when nothing
+    convincing is found.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB.
+
+    Returns:
+        A box of at least one pixel inside the image.
+    """
+    height, width = pixels.shape[:2]
+    whole = Box(0, 0, width, height)
+    if crop is Crop.NONE or min(height, width) < 16:
+        return whole
+    scale = min(1.0, _WORK_SIDE / max(height, width))
+    small = pixels
+    if scale < 1.0:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        small = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    box = Box(0, 0, small.shape[1], small.shape[0])
+    if crop is Crop.CONTENT:
+        box = _largest_picture(small) or box
+    box = _trim_borders(small, box)
+    if (box.left, box.top, box.right, box.bottom) == (0, 0, small.shape[1], small.shape[0]):
+        return whole
+    found = box.scaled(width / small.shape[1], height / small.shape[0])
+    left, top = min(found.left, width - 1), min(found.top, height - 1)
+    return Box(left, top, max(left + 1, min(found.right, width)), max(top + 1, min(found.bottom, height)))
+
+
+def _largest_picture(small: NDArray[np.uint8]) -> Box | None:
+    """The bounding box of a filled rectangle of texture whose surroundings are flat, or None."""
+    height, width = small.shape[:2]
+    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+    edges = cv2.Canny(grey, 40, 120)
+    joined = cv2.dilate(edges, np.ones((5, 5), np.uint8))
+    contours, _ = cv2.findContours(joined, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    best: Box | None = None
+    best_area = 0.0
+    for contour in contours:
+        x, y, w, h = cv2.boundingRect(contour)
+        area = w * h
+        aspect = w / h
+        if area < 0.12 * width * height or area > 0.97 * width * height or not 0.25 <= aspect <= 4:
+            continue
+        # A picture is a rectangle: its contour fills its bounding box. A subject on a plain ground does not.
+        if cv2.contourArea(contour) < 0.9 * area or area <= best_area:
+            continue
+        # Dilation grew the edges by two pixels on every side.
+        box = Box(min(x + 2, width - 1), min(y + 2, height - 1), max(x + w - 2, x + 3), max(y + h - 2, y + 3))
+        if _framed_by_flat(grey, box):
+            best, best_area = box, float(area)
+    return best
+
+
+def _framed_by_flat(grey: NDArray[np.uint8], box: Box) -> bool:
+    """Whether straight flat strips lie outside the box on each side that is not the image's own edge."""
+    height, width = grey.shape
+    strips = []
+    if box.left > 4:
+        strips.append(grey[box.top : box.bottom, max(0, box.left - 6) : box.left - 2])
+    if box.right < width - 4:
+        strips.append(grey[box.top : box.bottom, box.right + 2 : box.right + 6])
+    if box.top > 4:
+        strips.append(grey[max(0, box.top - 6) : box.top - 2, box.left : box.right])
+    if box.bottom < height - 4:
+        strips.append(grey[box.bottom + 2 : box.bottom + 6, box.left : box.right])
+    return len(strips) >= 2 and all(float(s.std()) < 12.0 for s in strips if s.size)
+
+
+def _trim_borders(small: NDArray[np.uint8], box: Box) -> Box:
+    """Cut rows and columns off that are of one colour, if together they look like a frame."""
+    region = small[box.top : box.bottom, box.left : box.right].astype(np.int16)
+    if region.shape[0] < 8 or region.shape[1] < 8:
+        return box
+
+    def flat_run(lines: NDArray[np.int16]) -> int:
+        # A border line hardly varies along itself and keeps the colour of the outermost line.
+        colour = np.median(lines[0], axis=0)
+        far = np.abs(lines - colour).max(axis=2)
+        flat = np.quantile(far, 0.98, axis=1) <= _BORDER_TOLERANCE
+        return len(flat) if bool(flat.all()) else int(np.argmin(flat))
+
+    top = flat_run(region)
+    if top == len(region):
+        return box
+    bottom = flat_run(region[::-1])
+    columns = region.transpose(1, 0, 2)
+    left, right = flat_run(columns), flat_run(columns[::-1])
+    trimmed = Box(box.left + left, box.top + top, box.right - right, box.bottom - bottom)
+    if trimmed.width * trimmed.height < (1 - _MAX_TRIM) * box.width * box.height:
+        # A small thing on a plain ground is a product photo, not a frame: its surroundings belong to it.
+        return box
+    return trimmed

@@ -1,0 +1,68 @@
+"""The one exception tree of the indexer and the server.
+
+CbirError
+├── ImageError            the bytes are no image that may be used
+├── SourceError           a SOURCE of images cannot be read
+├── EnsembleError         an ensemble file, a model or its weights cannot be used
+├── ArtifactError         an index on disk is absent, incomplete, damaged or of another ensemble
+├── QueryError            a query's options cannot be met
+│   └── UnknownImageError the query names an image that the gallery does not hold
+└── ConfigurationError    a setting of this machine or command line cannot be met
+
+Every message is one sentence that says what was wrong, with what value, and the way out.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArtifactError",
+    "CbirError",
+    "ConfigurationError",
+    "EnsembleError",
+    "ImageError",
+    "QueryError",
+    "SourceError",
+    "UnknownImageError",
+]
+
+
+class CbirError(Exception):
+    """Root of everything a user can cause.
+
+    Attributes:
+        reason: Stable UPPER_SNAKE name for programs; becomes ``google.rpc.ErrorInfo.reason``.
+        metadata: Further facts by name.
+    """
+
+    def __init__(self, message: str, *, reason: str, **metadata: object) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.metadata = {name: str(value) for name, value in metadata.items()}
+
+
+class ImageError(CbirError):
+    """The bytes are no image that may be used."""
+
+
+class SourceError(CbirError):
+    """A SOURCE of images cannot be read."""
+
+
+class EnsembleError(CbirError):
+    """An ensemble file, a model or its weights cannot be used."""
+
+
+class ArtifactError(CbirError):
+    """An index on disk is absent, incomplete, damaged or was made by another ensemble."""
+
+
+class QueryError(CbirError):
+    """A query's options cannot be met."""
+
+
+class UnknownImageError(QueryError):
+    """The query names an image that the gallery does not hold."""
+
+
+class ConfigurationError(CbirError):
+    """A setting of this machine or command line cannot be met."""

@@ -1,0 +1,95 @@
+"""Fusion: many members' opinions become one ranking.  Pure functions of arrays.
+
+Shapes: B queries, C candidates a query, M members.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "RANK_OFFSET",
+    "Fusion",
+    "label_probabilities",
+    "member_ranks",
+    "normalised_weights",
+    "rank_contributions",
+    "vote_contributions",
+]
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+#: Cormack, Clarke, Buettcher, "Reciprocal Rank Fusion", SIGIR 2009.
+RANK_OFFSET = 60
+
+
+class Fusion(StrEnum):
+    """A rule that merges the members' opinions."""
+
+    WEIGHTED_VOTE = "weighted-vote"
+    RECIPROCAL_RANK = "reciprocal-rank"
+
+
+def normalised_weights(weights: Floats) -> Floats:
+    """Scale (..., M) non-negative weights to sum 1, so that a fused cosine stays a cosine."""
+    total = weights.sum(axis=-1, keepdims=True)
+    return np.asarray(weights / np.where(total > 0, total, 1), dtype=np.float32)
+
+
+def vote_contributions(similarities: Floats, weights: Floats) -> Floats:
+    """Each member's share of the weighted vote.
+
+    Args:
+        similarities: (..., C, M) cosines.
+        weights: (..., M) weights that sum to 1.
+
+    Returns:
+        (..., C, M); the sum over M is the fused score.
+    """
+    return np.asarray(similarities * weights[..., None, :], dtype=np.float32)
+
+
+def member_ranks(similarities: Floats) -> Ints:
+    """The rank (from 1) each member alone gives each candidate; ties go to the earlier candidate.
+
+    Args:
+        similarities: (C, M).
+    """
+    order = np.argsort(-similarities, axis=0, kind="stable")
+    ranks = np.empty_like(order)
+    np.put_along_axis(ranks, order, np.arange(1, len(similarities) + 1)[:, None], axis=0)
+    return np.asarray(ranks, dtype=np.int64)
+
+
+def rank_contributions(ranks: Ints, weights: Floats) -> Floats:
+    """Each member's share of reciprocal rank fusion, scaled so that rank 1 everywhere scores 1.
+
+    Args:
+        ranks: (C, M), from 1.
+        weights: (M,) weights that sum to 1.
+    """
+    return np.asarray(weights * (RANK_OFFSET + 1) / (RANK_OFFSET + ranks), dtype=np.float32)
+
+
+def label_probabilities(fused: Floats, codes: NDArray[np.integer], temperature: float, classes: int) -> Floats:
+    """P(label | query) from the best candidates: their labels, weighted by exp(score / T).
+
+    Args:
+        fused: (K,) scores of the nearest candidates.
+        codes: (K,) their class numbers, negative where there is none; unlabelled ones do not vote.
+        classes: Number of classes.
+
+    Returns:
+        (classes,) probabilities that sum to 1, or zeros where no candidate has a label.
+    """
+    result = np.zeros(classes, np.float32)
+    known = codes >= 0
+    if not known.any():
+        return result
+    votes = np.exp((fused[known] - fused[known].max()) / temperature)
+    np.add.at(result, codes[known], votes / votes.sum())
+    return result

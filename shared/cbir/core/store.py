@@ -1,0 +1,388 @@
+"""The artifact store: immutable index versions below one folder, published by rename.
+
+INDEX/CURRENT                      name of the live version
+INDEX/versions/<version>/          complete or absent; manifest.json is written last
+INDEX/versions/.partial-<version>/ being written; removed by the next indexer
+INDEX/cache/                       raw embeddings, see cbir.core.embedding_cache
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.core.ensemble import EnsembleSpec, member_fingerprint
+from cbir.core.errors import ArtifactError
+from cbir.core.gallery import Gallery
+from cbir.core.projection import Projection
+
+__all__ = ["FORMAT", "IndexStore", "IndexVersion", "Manifest", "VersionWriter", "VoteSettings"]
+
+#: Version of the layout on disk; a reader refuses others.
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class VoteSettings:
+    """How the members' opinions become a score (``vote.json``).
+
+    Attributes:
+        weights: By member; they need not sum to 1.
+        neighbours: K of the label vote.
+        temperature: T of the label vote.
+        label_share: lambda of the label vote; 0 leaves labels out of the score.
+        calibration: Slope and offset of the logistic curve from fused score to probability of relevance, or None.
+    """
+
+    weights: Mapping[str, float]
+    neighbours: int = 10
+    temperature: float = 0.05
+    label_share: float = 0.0
+    calibration: tuple[float, float] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that :meth:`from_json` takes back."""
+        return {**vars(self), "weights": dict(self.weights)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> VoteSettings:
+        """Inverse of :meth:`to_json`."""
+        curve = data.get("calibration")
+        return cls(**{**data, "calibration": (float(curve[0]), float(curve[1])) if curve else None})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a version is made of (``manifest.json``).
+
+    Attributes:
+        members: By name: fingerprint, raw_dim, dim, metric, fitted_on, index.
+        files: By relative path: sha256 and size in bytes.
+        settings: What the indexer was told that changes the result (such as pseudo-labels).
+        skipped: Images that were left out: uri, reason, stamp.
+        libraries: Versions of the libraries that wrote it.
+    """
+
+    version: str
+    created: str
+    images: int
+    labels: int
+    ensemble: EnsembleSpec
+    members: Mapping[str, Mapping[str, Any]]
+    files: Mapping[str, Mapping[str, Any]]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    skipped: tuple[Mapping[str, str], ...] = ()
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that :meth:`from_json` takes back."""
+        return {**vars(self), "ensemble": self.ensemble.to_json(), "skipped": list(self.skipped)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Manifest:
+        """Inverse of :meth:`to_json`."""
+        return cls(**{**data, "ensemble": EnsembleSpec.from_json(data["ensemble"]), "skipped": tuple(data["skipped"])})
+
+
+class IndexVersion:
+    """One complete version, opened for reading."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path, self.manifest = path, manifest
+
+    @property
+    def name(self) -> str:
+        """The version's name."""
+        return self.path.name
+
+    @cached_property
+    def gallery(self) -> Gallery:
+        """The images, in row order."""
+        return Gallery.read(self.path / "images.parquet")
+
+    def embeddings(self, member: str) -> NDArray[np.float16]:
+        """(N, dim) projected unit vectors of a member, memory-mapped."""
+        return cast("NDArray[np.float16]", np.load(self.path / "members" / member / "embeddings.npy", mmap_mode="r"))
+
+    def projection(self, member: str) -> Projection:
+        """The map that queries go through."""
+        from safetensors.numpy import load_file
+
+        return Projection.from_arrays(load_file(self.path / "members" / member / "projection.safetensors"))
+
+    @cached_property
+    def vote(self) -> VoteSettings:
+        """Weights, label vote and calibration."""
+        return VoteSettings.from_json(json.loads((self.path / "vote.json").read_text()))
+
+    def verify(self) -> None:
+        """Compare every file with its checksum.
+
+        Raises:
+            ArtifactError: ``INDEX_CORRUPT`` naming the file.
+        """
+        for name, facts in self.manifest.files.items():
+            if _sha256(self.path / name) != facts["sha256"]:
+                raise ArtifactError(
+                    f"{self.path / name} does not match its checksum: roll back with `cbir rollback`, or index again",
+                    reason="INDEX_CORRUPT",
+                )
+
+    def check_ensemble(self, ensemble: EnsembleSpec) -> None:
+        """Refuse an ensemble whose embeddings are not those of this version.
+
+        Raises:
+            ArtifactError: ``INDEX_MISMATCH`` saying which member differs and how.
+        """
+        mine, theirs = [m.name for m in self.manifest.ensemble.members], [m.name for m in ensemble.members]
+        if mine != theirs:
+            raise ArtifactError(
+                f"the index {self.path} was made by ensemble {self.manifest.ensemble.name!r} with members "
+                f"{', '.join(mine)}; this is ensemble {ensemble.name!r} with {', '.join(theirs)}: "
+                "serve it with the ensemble it was made by, or index again",
+                reason="INDEX_MISMATCH",
+            )
+        for member in ensemble.members:
+            if member_fingerprint(member, ensemble.crop) != self.manifest.members[member.name]["fingerprint"]:
+                raise ArtifactError(
+                    f"member {member.name!r} has other weights, options, input or crop than when the index "
+                    f"{self.path} was made: put the old weights back, or index again",
+                    reason="INDEX_MISMATCH",
+                )
+
+
+class IndexStore:
+    """One INDEX folder."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @property
+    def _versions(self) -> Path:
+        return self.path / "versions"
+
+    def current(self) -> str:
+        """The name of the live version.
+
+        Raises:
+            ArtifactError: ``INDEX_NOT_FOUND``.
+        """
+        try:
+            name = (self.path / "CURRENT").read_text().strip()
+        except OSError:
+            raise ArtifactError(
+                f"there is no index at {self.path}: make one with `cbir index SOURCE --out {self.path}`",
+                reason="INDEX_NOT_FOUND",
+            ) from None
+        return name
+
+    def has_current(self) -> bool:
+        """Whether a version is live."""
+        return (self.path / "CURRENT").is_file()
+
+    def versions(self) -> list[str]:
+        """The complete versions, oldest first."""
+        if not self._versions.is_dir():
+            return []
+        return sorted(
+            p.parent.name for p in self._versions.glob("*/manifest.json") if not p.parent.name.startswith(".")
+        )
+
+    def open(self, version: str | None = None, *, verify: bool = False) -> IndexVersion:
+        """Open a version (default: the live one) and check that it is whole.
+
+        Raises:
+            ArtifactError: ``INDEX_NOT_FOUND``, ``VERSION_NOT_FOUND``, ``INDEX_INCOMPLETE`` or ``INDEX_CORRUPT``.
+        """
+        name = version or self.current()
+        path = self._versions / name
+        if not name or Path(name).name != name or not path.is_dir():
+            known = ", ".join(self.versions()) or "none"
+            raise ArtifactError(
+                f"the index {self.path} has no version {name!r}; complete versions are: {known}",
+                reason="VERSION_NOT_FOUND",
+            )
+        try:
+            data = json.loads((path / "manifest.json").read_text())
+        except OSError:
+            raise ArtifactError(
+                f"the version {path} has no manifest.json, so it was only half copied: copy it again",
+                reason="INDEX_INCOMPLETE",
+            ) from None
+        except ValueError:
+            raise ArtifactError(
+                f"{path}/manifest.json is damaged: roll back with `cbir rollback`, or index again",
+                reason="INDEX_CORRUPT",
+            ) from None
+        if data.get("format") != FORMAT:
+            raise ArtifactError(
+                f"{path} has index format {data.get('format')}; this program reads {FORMAT}: index again",
+                reason="INDEX_MISMATCH",
+            )
+        manifest = Manifest.from_json(data)
+        for file, facts in manifest.files.items():
+            size = (path / file).stat().st_size if (path / file).is_file() else -1
+            if size != facts["size"]:
+                found = "is missing" if size < 0 else f"has {size:,} bytes in place of {facts['size']:,}"
+                raise ArtifactError(
+                    f"{path / file} {found}, so the version was only half copied: copy it again, or roll back",
+                    reason="INDEX_INCOMPLETE",
+                )
+        opened = IndexVersion(path, manifest)
+        if verify:
+            opened.verify()
+        return opened
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the index for writing.
+
+        Raises:
+            ArtifactError: ``INDEX_LOCKED`` where another indexer holds it; ``INDEX_UNWRITABLE``.
+        """
+        try:
+            self._versions.mkdir(parents=True, exist_ok=True)
+            file = (self.path / ".lock").open("a")
+        except OSError as error:
+            raise ArtifactError(
+                f"{self.path} cannot be written ({error.strerror}): choose another --out", reason="INDEX_UNWRITABLE"
+            ) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ArtifactError(
+                    f"another process is writing {self.path}: wait for it to end", reason="INDEX_LOCKED"
+                ) from None
+            yield
+
+    def begin(self) -> VersionWriter:
+        """Start a new version.  Call with the lock held: leftovers of killed writers are removed."""
+        for leftover in self._versions.glob(".partial-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"[:-3] + f"Z-{secrets.token_hex(3)}"
+        previous = None
+        if self.has_current():
+            try:
+                previous = self.open()
+            except ArtifactError:
+                previous = None  # a damaged live version is nothing to link to
+        return VersionWriter(self, name, previous)
+
+    def activate(self, version: str) -> None:
+        """Make a complete version the live one (publish, rollback)."""
+        self.open(version)
+        partial = self.path / f".CURRENT-{secrets.token_hex(3)}"
+        with partial.open("w") as file:
+            file.write(version + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self.path / "CURRENT")
+        _sync_folder(self.path)
+
+    def rollback(self, version: str | None = None) -> str:
+        """Make ``version`` (default: the newest one older than the live one) the live one; return its name."""
+        if version is None:
+            older = [name for name in self.versions() if name < self.current()]
+            if not older:
+                raise ArtifactError(
+                    f"the index {self.path} has no version before {self.current()}: nothing to roll back to",
+                    reason="VERSION_NOT_FOUND",
+                )
+            version = older[-1]
+        self.activate(version)
+        return version
+
+    def collect(self, keep: int) -> list[str]:
+        """Remove all but the live version and the ``keep`` newest ones; return what was removed."""
+        names = self.versions()
+        kept = {self.current(), *(names[-keep:] if keep else ())}
+        removed = [name for name in names if name not in kept]
+        for name in removed:
+            # The manifest goes first: a version that is half removed is absent, not broken.
+            (self._versions / name / "manifest.json").unlink()
+            shutil.rmtree(self._versions / name)
+        return removed
+
+
+class VersionWriter:
+    """A version being written; nothing of it is seen before :meth:`publish`."""
+
+    def __init__(self, store: IndexStore, name: str, previous: IndexVersion | None) -> None:
+        self.store, self.name, self.previous = store, name, previous
+        self.path = store.path / "versions" / f".partial-{name}"
+        self.path.mkdir(parents=True)
+
+    def file(self, name: str) -> Path:
+        """The path of a new file, its folder made."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def publish(self, manifest: Manifest, *, activate: bool = True) -> IndexVersion:
+        """Hash and sync the files, write the manifest, rename the folder, and change CURRENT.
+
+        Args:
+            manifest: ``version`` and ``files`` are filled in here.
+        """
+        before = self.previous.manifest.files if self.previous else {}
+        files = {}
+        for path in sorted(p for p in self.path.rglob("*") if p.is_file()):
+            name = path.relative_to(self.path).as_posix()
+            facts = {"sha256": _sha256(path), "size": path.stat().st_size}
+            files[name] = facts
+            if self.previous and before.get(name) == facts:
+                # The same bytes are kept once: a hard link to the version before.
+                link = path.with_name(path.name + ".link")
+                try:
+                    os.link(self.previous.path / name, link)
+                    link.replace(path)
+                except OSError:
+                    link.unlink(missing_ok=True)
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        complete = Manifest(**{**vars(manifest), "version": self.name, "files": files})
+        text = json.dumps(complete.to_json(), indent=1, ensure_ascii=False)
+        with (self.path / "manifest.json").open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        _sync_folder(self.path)
+        final = self.path.with_name(self.name)
+        self.path.rename(final)
+        _sync_folder(final.parent)
+        if activate:
+            self.store.activate(self.name)
+        return IndexVersion(final, complete)
+
+    def abandon(self) -> None:
+        """Remove what was written."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,65 @@
+"""Annoy forests, memory-mapped: several processes share one copy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import annoy
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.core.errors import ArtifactError
+
+__all__ = ["AnnoyIndex", "build", "load"]
+
+_SEED = 1
+
+
+class AnnoyIndex:
+    """A forest over unit vectors, where angular order is inner-product order."""
+
+    def __init__(self, forest: annoy.AnnoyIndex, vectors: NDArray[np.float16]) -> None:
+        self._forest, self._vectors = forest, vectors
+
+    def search(self, queries: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """See :class:`cbir.core.vector_index.VectorIndex`."""
+        count = min(count, len(self._vectors))
+        rows = np.full((len(queries), count), -1, np.int64)
+        scores = np.full((len(queries), count), -np.inf, np.float32)
+        for i, query in enumerate(queries):
+            # At least this many leaves are inspected, whatever the forest's default would be.
+            found, distances = self._forest.get_nns_by_vector(
+                query, count, search_k=max(count * self._forest.get_n_trees(), 2000), include_distances=True
+            )
+            rows[i, : len(found)] = found
+            # Angular distance is sqrt(2 - 2·cos).
+            scores[i, : len(found)] = 1 - np.asarray(distances, np.float32) ** 2 / 2
+        return rows, scores
+
+
+def build(vectors: NDArray[np.float16], argument: str, path: Path) -> None:
+    """Grow ``argument`` trees (default 50) and write them."""
+    forest = annoy.AnnoyIndex(vectors.shape[1], "angular")
+    forest.set_seed(_SEED)
+    forest.on_disk_build(str(path))
+    for row, vector in enumerate(vectors):
+        forest.add_item(row, vector.astype(np.float32))
+    forest.build(int(argument or 50))
+    forest.unload()
+
+
+def load(path: Path, vectors: NDArray[np.float16], device: str) -> AnnoyIndex:
+    """See :func:`cbir.core.vector_index.load_index`."""
+    forest = annoy.AnnoyIndex(vectors.shape[1], "angular")
+    try:
+        forest.load(str(path))
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} is no readable Annoy index: run `cbir verify`, then index again", reason="INDEX_CORRUPT"
+        ) from error
+    if forest.get_n_items() != len(vectors):
+        raise ArtifactError(
+            f"{path} holds {forest.get_n_items()} vectors for {len(vectors)} images: index again",
+            reason="INDEX_CORRUPT",
+        )
+    return AnnoyIndex(forest, vectors)

@@ -1,0 +1,84 @@
+"""FAISS indexes by factory string, on the GPU where there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.core.errors import ArtifactError, ConfigurationError
+
+__all__ = ["FaissIndex", "build", "load"]
+
+_BLOCK = 65536
+_TRAIN_ROWS = 500_000
+
+
+class FaissIndex:
+    """A FAISS index; one caller at a time, as FAISS on a GPU is not safe for concurrent searches."""
+
+    def __init__(self, index: Any) -> None:
+        self._index = index
+
+    def search(self, queries: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """See :class:`cbir.core.vector_index.VectorIndex`."""
+        count = min(count, self._index.ntotal)
+        # Effort goes with the call, never into the shared index: nprobe and efSearch grow with what is asked for.
+        scores, rows = self._index.search(np.ascontiguousarray(queries), count, params=self._effort(count))
+        return np.asarray(rows, dtype=np.int64), np.asarray(scores, dtype=np.float32)
+
+    def _effort(self, count: int) -> Any:
+        inner = faiss.downcast_index(self._index) if not hasattr(self._index, "getDevice") else self._index
+        if isinstance(inner, faiss.IndexHNSW):
+            return faiss.SearchParametersHNSW(efSearch=max(64, 2 * count))
+        if isinstance(inner, faiss.IndexIVF):
+            return faiss.SearchParametersIVF(nprobe=min(inner.nlist, max(16, inner.nlist // 16)))
+        return None
+
+
+def build(vectors: NDArray[np.float16], argument: str, path: Path) -> None:
+    """Train and fill ``faiss.index_factory(d, argument)`` for inner products, and write it."""
+    try:
+        index = faiss.index_factory(vectors.shape[1], argument or "Flat", faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"FAISS does not know the factory string {argument!r}: see the FAISS wiki on the index factory",
+            reason="INDEX_UNKNOWN",
+        ) from error
+    if not index.is_trained:
+        step = max(1, len(vectors) // _TRAIN_ROWS)
+        try:
+            index.train(vectors[::step].astype(np.float32))
+        except RuntimeError as error:
+            raise ConfigurationError(
+                f"the FAISS index {argument!r} cannot be trained on {len(vectors):,} images: use fewer lists, or "
+                'index = "exact"',
+                reason="INDEX_UNTRAINABLE",
+            ) from error
+    for start in range(0, len(vectors), _BLOCK):
+        index.add(vectors[start : start + _BLOCK].astype(np.float32))
+    faiss.write_index(index, str(path))
+
+
+def load(path: Path, vectors: NDArray[np.float16], device: str) -> FaissIndex:
+    """See :func:`cbir.core.vector_index.load_index`."""
+    try:
+        index = faiss.read_index(str(path))
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"{path} is no readable FAISS index: run `cbir verify`, then index again", reason="INDEX_CORRUPT"
+        ) from error
+    if index.ntotal != len(vectors):
+        raise ArtifactError(
+            f"{path} holds {index.ntotal} vectors for {len(vectors)} images: index again", reason="INDEX_CORRUPT"
+        )
+    if device == "cuda" and faiss.get_num_gpus() > 0:
+        try:
+            index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+        except RuntimeError:
+            # Graph indexes have no GPU form; they are fast on the CPU.
+            pass
+    return FaissIndex(index)
