@@ -1,0 +1,181 @@
+"""Zips, and tars in WebDataset form, read in place."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cbir.core.errors import ImageError, SourceError
+from cbir.core.uri import ArchiveMember, archive_members, member_uri, read_uri
+from cbir.indexer.sources.image import (
+    ScanProblem,
+    SourceImage,
+    first_folder,
+    is_hidden,
+    is_image_name,
+    is_text,
+    member_stamp,
+    shared_folders,
+)
+
+__all__ = ["TarSource", "ZipSource"]
+
+_SIDECARS = ("cls", "txt", "json")
+_MAX_SIDECAR_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An image member: its name as the archive has it, and its path without the folders all images share."""
+
+    member: ArchiveMember
+    parts: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        return "/".join(self.parts)
+
+
+class _ArchiveSource:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.stem
+        self.names_ids = False
+        self.problems: list[ScanProblem] = []
+
+    def read(self, image: SourceImage) -> bytes:
+        """Return the bytes of an image; see :class:`~cbir.indexer.sources.image.Source`."""
+        return read_uri(image.uri)
+
+    def _members(self) -> Mapping[str, ArchiveMember]:
+        kind = self.path.suffix[1:].lower()
+        try:
+            return archive_members(self.path)
+        except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+            message = f"{self.path} is damaged or no {kind} archive ({error}): make it or fetch it again"
+            raise SourceError(message, reason="SOURCE_FORMAT", source=self.path) from error
+        except OSError as error:
+            message = f"{self.path} cannot be read: {error.strerror}; check its permissions"
+            raise SourceError(message, reason="SOURCE_UNREADABLE", source=self.path) from error
+
+    def _images(self, members: Mapping[str, ArchiveMember]) -> list[_Found]:
+        """Return the image members without the folders that they all share, sorted by id."""
+        self.problems = []
+        found: list[_Found] = []
+        for name, member in members.items():
+            parts = _parts(name)
+            if not parts or is_hidden(parts) or not is_image_name(name):
+                continue
+            if not is_text(name):
+                uri = member_uri(self.path, name).encode(errors="backslashreplace").decode()
+                self.problems.append(ScanProblem(uri, "its name is not valid UTF-8: rename it"))
+                continue
+            found.append(_Found(member, parts))
+        shared = shared_folders([item.parts for item in found])
+        return sorted((_Found(item.member, item.parts[shared:]) for item in found), key=lambda item: item.id)
+
+
+class ZipSource(_ArchiveSource):
+    """The images of a zip.
+
+    Folders that all images share (``train/<class>/..``) are left out of ids and labels; the first folder that is
+    left is the label.
+    """
+
+    def scan(self) -> Iterator[SourceImage]:
+        """Find the images, sorted by id; see :class:`~cbir.indexer.sources.image.Source`."""
+        for item in self._images(self._members()):
+            yield SourceImage(
+                id=item.id,
+                uri=member_uri(self.path, item.member.name),
+                label=first_folder(item.parts),
+                stamp=member_stamp(self.path, item.member),
+            )
+
+
+@dataclass
+class _Sample:
+    """What the members beside an image, ``key.cls``, ``key.json`` and ``key.txt``, tell about it."""
+
+    label: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+class TarSource(_ArchiveSource):
+    """The images of an uncompressed tar, each addressed by its offset.
+
+    In WebDataset form the members that share a key (the path up to the first dot of the file's name) are one
+    sample: the label is in ``key.cls`` or under ``label`` in ``key.json``, the further entries of ``key.json`` and
+    the text of ``key.txt`` (as ``text``) are metadata.  Without such members the folders tell the label, as in
+    zips.
+    """
+
+    def scan(self) -> Iterator[SourceImage]:
+        """Find the images, sorted by id; see :class:`~cbir.indexer.sources.image.Source`."""
+        members = self._members()
+        images = self._images(members)
+        samples = self._samples(members)
+        # A sample may hold further pictures, such as a mask in key.mask.png; only key.jpg is the image.
+        plain = {_key(item.member.name)[0] for item in images if "." not in _key(item.member.name)[1]}
+        for item in images:
+            key, kind = _key(item.member.name)
+            sample = samples.get(key)
+            if sample is not None and "." in kind and key in plain:
+                continue
+            yield SourceImage(
+                id=item.id,
+                uri=member_uri(self.path, item.member.name),
+                label=sample.label if sample is not None and sample.label else first_folder(item.parts),
+                stamp=member_stamp(self.path, item.member),
+                metadata=sample.metadata if sample is not None else {},
+            )
+
+    def _samples(self, members: Mapping[str, ArchiveMember]) -> dict[str, _Sample]:
+        samples: dict[str, _Sample] = {}
+        for name in members:
+            key, kind = _key(name)
+            if kind not in _SIDECARS or is_hidden(_parts(name)):
+                continue
+            uri = member_uri(self.path, name)
+            try:
+                text = read_uri(uri, max_bytes=_MAX_SIDECAR_BYTES).decode("utf-8-sig").strip()
+                self._read_sidecar(samples.setdefault(key, _Sample()), kind, text)
+            except (ImageError, ValueError) as error:
+                self.problems.append(ScanProblem(uri, f"cannot be read as {kind}, so it is ignored: {error}"))
+        return samples
+
+    @staticmethod
+    def _read_sidecar(sample: _Sample, kind: str, text: str) -> None:
+        if kind == "cls":
+            # key.cls is made to name the class, so it wins over the label in key.json.
+            sample.label = text or sample.label
+        elif kind == "txt":
+            sample.metadata["text"] = text
+        else:
+            facts = json.loads(text)
+            if not isinstance(facts, dict):
+                raise ValueError("it holds no JSON object")
+            # JSON can spell halves of characters, which no table can hold.
+            json.dumps(facts, ensure_ascii=False).encode()
+            for name, value in facts.items():
+                if name == "label":
+                    sample.label = sample.label or (str(value) if value not in (None, "") else None)
+                elif value is not None:
+                    sample.metadata[name] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    # Some Windows programs write backslashes into zips.
+    path = name if "/" in name else name.replace("\\", "/")
+    return tuple(part for part in path.split("/") if part not in ("", "."))
+
+
+def _key(name: str) -> tuple[str, str]:
+    """Split a WebDataset member into key and extension, at the first dot of the file's name."""
+    folder, slash, file = name.rpartition("/")
+    stem, _, extension = file.partition(".")
+    return folder + slash + stem, extension.lower()

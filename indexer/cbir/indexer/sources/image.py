@@ -1,0 +1,133 @@
+"""One image of a source, and what every source can do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from cbir.core.uri import ArchiveMember
+
+__all__ = [
+    "IMAGE_EXTENSIONS",
+    "ScanProblem",
+    "Source",
+    "SourceImage",
+    "first_folder",
+    "is_hidden",
+    "is_image_name",
+    "is_text",
+    "member_stamp",
+    "shared_folders",
+]
+
+#: A file of a folder or archive is taken for an image by its name; what it holds is seen when it is decoded.
+IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """An image that was found, not yet read.
+
+    Attributes:
+        id: Stable name: the path relative to the source (POSIX), or the manifest's ``id``; ``<source>/`` stands
+            before a path when several sources are given.
+        uri: Absolute file path, or ``<archive>!/<member>``; see :mod:`cbir.core.uri`.
+        label: The class, ``None`` where it is not known.
+        stamp: Changes when the image may have changed; made without reading its bytes.
+        metadata: Further columns.
+    """
+
+    id: str
+    uri: str
+    label: str | None
+    stamp: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ScanProblem:
+    """Something in a source that was passed over.
+
+    Attributes:
+        uri: The place.
+        reason: One sentence.
+    """
+
+    uri: str
+    reason: str
+
+
+class Source(Protocol):
+    """A place that images come from."""
+
+    @property
+    def name(self) -> str:
+        """Short name, which stands before the ids when there are several sources."""
+
+    @property
+    def names_ids(self) -> bool:
+        """Whether the ids are the user's own and so stand for themselves, whatever other sources there are."""
+
+    @property
+    def problems(self) -> Sequence[ScanProblem]:
+        """What the last :meth:`scan` passed over."""
+
+    def scan(self) -> Iterator[SourceImage]:
+        """Find the images, sorted by id (manifests: in their own order).
+
+        Raises:
+            SourceError: The source as a whole cannot be read.
+        """
+
+    def read(self, image: SourceImage) -> bytes:
+        """Return the bytes of an image.  Thread-safe.
+
+        Raises:
+            ImageError: ``IMAGE_UNREADABLE`` or ``IMAGE_TOO_LARGE``.
+        """
+
+
+def is_image_name(name: str) -> bool:
+    """Tell by the extension whether a file is taken for an image."""
+    return PurePosixPath(name).suffix.lower() in IMAGE_EXTENSIONS
+
+
+def is_hidden(parts: Sequence[str]) -> bool:
+    """Tell whether a path leads through a dot file or through the folder that macOS adds to zips."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
+
+
+def is_text(name: str) -> bool:
+    """Tell whether a name is Unicode; one that is not can be stored in no table and sent in no message."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def member_stamp(archive: Path, member: ArchiveMember) -> str:
+    """Return the :attr:`SourceImage.stamp` of a member of an archive."""
+    if member.crc is not None:
+        return f"{member.crc:08x}-{member.size}"
+    # Writers of WebDatasets often leave every member's time at 0, hence the tar's own time too.
+    return f"{member.size}-{member.mtime}-{member.offset}-{archive.stat().st_mtime_ns}"
+
+
+def first_folder(parts: Sequence[str]) -> str | None:
+    """Return the label that a relative path tells: its first folder, ``None`` for a file at the top."""
+    return parts[0] if len(parts) > 1 else None
+
+
+def shared_folders(paths: Sequence[Sequence[str]]) -> int:
+    """Count the leading folders that all paths have in common."""
+    if not paths:
+        return 0
+    # The common prefix of all is that of the smallest and the largest.
+    low, high = min(map(tuple, paths))[:-1], max(map(tuple, paths))[:-1]
+    shared = 0
+    while shared < min(len(low), len(high)) and low[shared] == high[shared]:
+        shared += 1
+    return shared
