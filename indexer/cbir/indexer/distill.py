@@ -46,9 +46,9 @@ class DistillRecipe:
     warmup: float = 0.04
     ema: float = 0.998
     label_weight: float = 0.1
-    mixup: float = 0.2
-    min_area: float = 0.35
-    jitter: float = 0.25
+    mixup: float = 0.0
+    min_area: float = 0.7
+    jitter: float = 0.1
     seed: int = 0
 
 
@@ -159,7 +159,8 @@ def distill(
     with torch.no_grad():
         student.eval()
         width = student(torch.zeros(1, 3, recipe.size, recipe.size, device=device)).shape[1]
-    regress = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, targets.shape[1])).to(device)
+    # A linear head keeps what the features know linearly readable, which is all that projection can use later.
+    regress = nn.Linear(width, targets.shape[1]).to(device)
     classes = int(label_tensor.max()) + 1 if label_tensor is not None else 1
     classify = nn.Linear(width, classes).to(device)
     model = nn.ModuleDict({"student": student, "regress": regress, "classify": classify})
@@ -211,8 +212,10 @@ def distill(
         x = augment(batch, recipe.size, recipe, generator)
         want = target_tensor[rows].to(device)
         mix = float(np.random.default_rng(recipe.seed + step).beta(recipe.mixup, recipe.mixup)) if recipe.mixup else 1.0
-        x = (mix * x + (1 - mix) * x.flip(0)).sub_(mean_t).div_(std_t)
-        want = F.normalize(mix * want + (1 - mix) * want.flip(0), dim=1)
+        if mix < 1:
+            x = mix * x + (1 - mix) * x.flip(0)
+            want = F.normalize(mix * want + (1 - mix) * want.flip(0), dim=1)
+        x = (x - mean_t) / std_t
         feature = student(x.contiguous(memory_format=torch.channels_last))
         cosine = F.cosine_similarity(regress(feature), want, dim=1).mean()
         loss = 1 - cosine
@@ -247,4 +250,5 @@ def distill(
             save()
             saved = time.monotonic()
     save()
-    return {k: v.float().cpu() if v.dtype.is_floating_point else v.cpu() for k, v in average.items()}
+    # Contiguous, as safetensors takes no channels_last tensor.
+    return {k: (v.float() if v.dtype.is_floating_point else v).cpu().contiguous() for k, v in average.items()}

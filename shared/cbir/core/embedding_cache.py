@@ -1,7 +1,7 @@
-"""Raw embeddings on disk by content: nothing is embedded twice.
+"""What was computed from an image, on disk by content: nothing is embedded twice.
 
 One folder a member fingerprint, holding blocks of safetensors: ``keys`` (n, 32) uint8 SHA-256 digests of the files and
-``embeddings`` (n, D) float16 unit vectors.  A block appears by rename, whole or not at all, so a killed run loses at
+``values`` (n, D), float16 unit vectors for embeddings.  A block appears by rename, whole or not at all, so a killed run loses at
 most the block it was filling; many writers need no lock, as each writes blocks of its own.
 """
 
@@ -12,6 +12,7 @@ import os
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +25,12 @@ _COMPACT_BLOCKS = 64
 
 
 class EmbeddingCache:
-    """The raw embeddings of one member."""
+    """The raw embeddings of one member (or other rows of numbers by content)."""
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.folder = folder / fingerprint
         self._place: dict[bytes, tuple[Path, int]] = {}
+        self._last: tuple[Path, NDArray[Any]] | None = None
         self._scan()
 
     def _scan(self) -> None:
@@ -51,23 +53,23 @@ class EmbeddingCache:
     def __len__(self) -> int:
         return len(self._place)
 
-    def put(self, keys: list[bytes], embeddings: NDArray[np.float32]) -> None:
-        """Commit a block: 32-byte digests and their (n, D) unit vectors, on disk when this returns."""
+    def put(self, keys: list[bytes], values: NDArray[Any]) -> None:
+        """Commit a block: 32-byte digests and their (n, D) rows, on disk when this returns."""
         if not keys:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{secrets.token_hex(8)}.safetensors"
         partial = path.with_suffix(".partial")
         digests = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), 32)
-        save_file({"keys": digests.copy(), "embeddings": embeddings.astype(np.float16)}, partial)
+        save_file({"keys": digests.copy(), "values": np.ascontiguousarray(values)}, partial)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
         for i, key in enumerate(keys):
             self._place[key] = (path, i)
 
-    def get(self, keys: Iterable[bytes]) -> NDArray[np.float32]:
-        """The (n, D) float32 embeddings of digests that are all there, in their order.
+    def get(self, keys: Iterable[bytes]) -> NDArray[Any]:
+        """The (n, D) rows of digests that are all there, in their order.
 
         Raises:
             KeyError: One is not.
@@ -77,16 +79,23 @@ class EmbeddingCache:
         for position, key in enumerate(wanted):
             path, row = self._place[key]
             by_block.setdefault(path, []).append((position, row))
-        result: NDArray[np.float32] | None = None
+        result: NDArray[Any] | None = None
         for path, places in by_block.items():
-            block = load_file(path)["embeddings"]
+            block = self._block(path)
             if result is None:
-                result = np.empty((len(wanted), block.shape[1]), np.float32)
+                result = np.empty((len(wanted), block.shape[1]), block.dtype)
             positions, rows = np.array(places).T
             result[positions] = block[rows]
         if result is None:
             raise KeyError("no embeddings were asked for")
         return result
+
+    def _block(self, path: Path) -> NDArray[Any]:
+        # Neighbouring images lie in one block: the one read last serves the next call.
+        last = self._last
+        if last is None or last[0] != path:
+            last = self._last = (path, load_file(path)["values"])
+        return last[1]
 
     def compact(self) -> None:
         """Merge many small blocks into one; call while nobody else writes."""

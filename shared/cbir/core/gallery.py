@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -99,6 +99,11 @@ class Gallery:
         # One row's scalars; slicing a table costs more than reading its cells.
         cell = {name: self._columns[name][row].as_py() for name in _SCHEMA.names}
         return GalleryImage(**{**cell, "crop": Box(*cell["crop"]), "metadata": dict(cell["metadata"])})
+
+    def images(self) -> Iterator[GalleryImage]:
+        """Every image in row order; faster than asking row by row."""
+        for cell in self._table.to_pylist():
+            yield GalleryImage(**{**cell, "crop": Box(*cell["crop"]), "metadata": dict(cell["metadata"])})
 
     @cached_property
     def _columns(self) -> dict[str, Any]:

@@ -334,6 +334,10 @@ class VersionWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def write_json(self, name: str, data: Any) -> None:
+        """Write a JSON file."""
+        self.file(name).write_text(json.dumps(data, indent=1, ensure_ascii=False), encoding="utf-8")
+
     def publish(self, manifest: Manifest, *, activate: bool = True) -> IndexVersion:
         """Hash and sync the files, write the manifest, rename the folder, and change CURRENT.
 

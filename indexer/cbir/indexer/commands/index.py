@@ -1,0 +1,80 @@
+"""``cbir index``: build or update an index and publish a new version."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cbir.core.ensemble import BUILT_IN, load_ensemble
+from cbir.core.errors import CbirError
+from cbir.indexer.console import add_device_arguments, print_json, progress_printer, stderr
+from cbir.indexer.embedding import RunSettings
+from cbir.indexer.pipeline import FitSettings, IndexReport, build
+from cbir.indexer.sources import open_sources
+
+__all__ = ["USER_ERRORS", "add_arguments", "run"]
+
+USER_ERRORS = (CbirError,)
+
+_SHOWN = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="folder, .zip, .tar, .csv or .parquet of images")
+    parser.add_argument("--out", required=True, type=Path, metavar="INDEX", help="folder of the index")
+    parser.add_argument(
+        "--ensemble", default="compact", metavar="NAME|FILE", help=f"{', '.join(BUILT_IN)} or an ensemble file"
+    )
+    add_device_arguments(parser)
+    parser.add_argument("--batch", type=_positive, default=32, help="images a forward pass (default 32)")
+    parser.add_argument("--workers", type=_positive, default=None, help="decoding threads (default: one a core)")
+    parser.add_argument(
+        "--index", default=None, metavar="KIND", help="auto, exact, faiss:<factory string> or annoy:<trees>, for all"
+    )
+    parser.add_argument(
+        "--pseudo-labels", action="store_true", help="fit the GLRT metric on clusters even where there are labels"
+    )
+    parser.add_argument(
+        "--label-vote", type=float, default=0.0, metavar="LAMBDA", help="share of the neighbours' labels in the score"
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON report to stdout")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return value
+
+
+def run(args: argparse.Namespace) -> int:
+    """Index and say what was done."""
+    ensemble = load_ensemble(args.ensemble)
+    settings = RunSettings(args.device, args.runtime, args.batch, args.workers or 0)
+    fit = FitSettings(args.pseudo_labels, args.label_vote, args.index)
+    try:
+        with progress_printer() as report:
+            result = build(open_sources(args.sources), args.out, ensemble, settings, fit, report)
+    except KeyboardInterrupt:
+        stderr().print("stopped; what is embedded is kept: the same command goes on from here", soft_wrap=True)
+        raise
+    _say(result)
+    if args.json:
+        print_json(result.to_json())
+    return 0
+
+
+def _say(result: IndexReport) -> None:
+    console = stderr()
+    for skipped in result.skipped[:_SHOWN]:
+        console.print(f"skipped {skipped.uri}: {skipped.reason}", style="yellow", soft_wrap=True, markup=False)
+    if len(result.skipped) > _SHOWN:
+        console.print(f"... and {len(result.skipped) - _SHOWN} more (--json lists all)", style="yellow")
+    state = "published" if result.published else "nothing changed, still"
+    console.print(
+        f"{state} version {result.version}: {result.images} images ({result.embedded} embedded, {result.reused} "
+        f"reused; {result.added} added, {result.changed} changed, {result.removed} removed, "
+        f"{len(result.skipped)} skipped) in {result.seconds:.1f} s",
+        soft_wrap=True,
+    )

@@ -1,0 +1,129 @@
+"""``cbir info | versions | verify | rollback | gc``: look after an index."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cbir.core.embedding_cache import EmbeddingCache
+from cbir.core.errors import CbirError
+from cbir.core.store import IndexStore, IndexVersion
+from cbir.indexer.console import print_json, stderr
+
+__all__ = ["USER_ERRORS", "add_arguments", "run"]
+
+USER_ERRORS = (CbirError,)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the five commands; ``args.command`` tells which was called."""
+    command = parser.prog.split()[-1]
+    parser.add_argument("index", type=Path, metavar="INDEX", help="folder of the index")
+    if command in ("info", "verify", "rollback"):
+        parser.add_argument("--version-name", default=None, metavar="VERSION", help="default: the live version")
+    if command == "gc":
+        parser.add_argument("--keep", type=int, default=3, help="newest versions to keep beside the live one (3)")
+    parser.add_argument("--json", action="store_true", help="print a JSON document to stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what ``args.command`` names."""
+    store = IndexStore(args.index)
+    document = _ACTIONS[args.command](store, args)
+    if args.json:
+        print_json(document)
+    return 0
+
+
+def _info(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
+    version = store.open(args.version_name)
+    manifest = version.manifest
+    size = sum(int(facts["size"]) for facts in manifest.files.values())
+    document = {
+        "index": str(store.path),
+        "version": version.name,
+        "created": manifest.created,
+        "images": manifest.images,
+        "labels": manifest.labels,
+        "skipped": len(manifest.skipped),
+        "ensemble": manifest.ensemble.name,
+        "crop": str(manifest.ensemble.crop),
+        "members": {name: {**facts, "weight": version.vote.weights[name]} for name, facts in manifest.members.items()},
+        "bytes": size,
+        "libraries": dict(manifest.libraries),
+    }
+    if not args.json:
+        console = Console(highlight=False)
+        console.print(
+            f"{store.path}  version {version.name}, {manifest.created}\n"
+            f"{manifest.images} images, {manifest.labels} labels, {len(manifest.skipped)} skipped, "
+            f"{size / 2**20:.1f} MiB; ensemble {manifest.ensemble.name!r}, crop {document['crop']}",
+            soft_wrap=True,
+            markup=False,
+        )
+        table = Table("member", "weight", "dim", "metric", "fitted on", "index", "fingerprint")
+        for name, facts in manifest.members.items():
+            table.add_row(
+                name, f"{version.vote.weights[name]:g}", f"{facts['raw_dim']} → {facts['dim']}", facts["metric"],
+                facts["fitted_on"], facts["index"], facts["fingerprint"][:12],
+            )  # fmt: skip
+        console.print(table)
+    return document
+
+
+def _versions(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
+    live = store.current()
+    rows = [{"version": name, "live": name == live, **_summary(store, name)} for name in store.versions()]
+    if not args.json:
+        table = Table("version", "live", "created", "images", "state")
+        for row in rows:
+            table.add_row(
+                row["version"], "*" if row["live"] else "", str(row.get("created", "")), str(row.get("images", "")),
+                str(row["state"]),
+            )  # fmt: skip
+        Console(highlight=False).print(table)
+    return {"index": str(store.path), "current": live, "versions": rows}
+
+
+def _summary(store: IndexStore, name: str) -> dict[str, Any]:
+    try:
+        manifest = store.open(name).manifest
+    except CbirError as error:
+        return {"state": str(error)}
+    return {"state": "complete", "created": manifest.created, "images": manifest.images}
+
+
+def _verify(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
+    version: IndexVersion = store.open(args.version_name, verify=True)
+    count = len(version.manifest.files)
+    stderr().print(f"version {version.name} is sound: {count} files match their checksums", soft_wrap=True)
+    return {"index": str(store.path), "version": version.name, "files": count, "sound": True}
+
+
+def _rollback(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
+    with store.lock():
+        before = store.current()
+        now = store.rollback(args.version_name)
+    stderr().print(f"version {now} is live (before: {before}); reload the servers", soft_wrap=True)
+    return {"index": str(store.path), "previous": before, "version": now}
+
+
+def _gc(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
+    with store.lock():
+        removed = store.collect(args.keep)
+        kept = set()
+        for name in store.versions():
+            gallery = store.open(name).gallery
+            kept |= {bytes.fromhex(gallery.sha256(row)) for row in range(len(gallery))}
+        forgotten = 0
+        for folder in sorted(p for p in (store.path / "cache").glob("*") if p.is_dir()):
+            forgotten += EmbeddingCache(folder.parent, folder.name).discard(kept)
+    stderr().print(f"removed {len(removed)} versions and {forgotten} cached rows of images in none", soft_wrap=True)
+    return {"index": str(store.path), "removed": removed, "forgotten": forgotten}
+
+
+_ACTIONS = {"info": _info, "versions": _versions, "verify": _verify, "rollback": _rollback, "gc": _gc}
