@@ -226,7 +226,7 @@ def distill(
             cross = cross + (1 - mix) * F.cross_entropy(logits, truth.flip(0), label_smoothing=0.1)
             loss = loss + recipe.label_weight * cross
             running_ce = 0.98 * running_ce + 0.02 * float(cross.detach())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

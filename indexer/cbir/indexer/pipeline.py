@@ -21,7 +21,7 @@ from cbir.core.store import IndexStore, IndexVersion, Manifest, VersionWriter, V
 from cbir.core.vector_index import build_index, index_file, resolve_index
 from cbir.core.version import __version__
 from cbir.indexer.embedding import EmbeddingRun, ImageFacts, Progress, RunSettings, SkippedImage
-from cbir.indexer.sources import SourceImage
+from cbir.indexer.sources import ScanProblem, SourceImage
 
 __all__ = ["FitSettings", "ImageSources", "IndexReport", "build"]
 
@@ -32,7 +32,10 @@ _TRY_AGAIN = ("IMAGE_UNREADABLE",)
 class ImageSources(Protocol):
     """What is indexed (see :func:`cbir.indexer.sources.open_sources`)."""
 
-    problems: Sequence[Any]
+    @property
+    def problems(self) -> Sequence[ScanProblem]:
+        """What the last scan passed over."""
+        ...
 
     def scan(self) -> list[SourceImage]:
         """Every image that is there, with distinct ids."""
@@ -117,7 +120,7 @@ def build(
         run = EmbeddingRun(ensemble, out / "cache", run_settings, on_progress)
         plan = _Plan.make(found, previous, run)
         settings = {"pseudo_labels": fit.pseudo_labels, "label_share": fit.label_share, "index": fit.index}
-        problems = [SkippedImage(str(p.uri), str(p.reason), "SOURCE_PROBLEM", "") for p in sources.problems]
+        problems = [SkippedImage(p.uri, p.reason, "SOURCE_PROBLEM", "") for p in sources.problems]
         facts, newly_skipped = run.run(plan.todo, sources)
         skipped = (*problems, *plan.skipped, *newly_skipped)
         if previous and plan.unchanged and not facts and _same_make(previous, run, ensemble, settings, skipped):

@@ -1,8 +1,8 @@
 """What was computed from an image, on disk by content: nothing is embedded twice.
 
 One folder a member fingerprint, holding blocks of safetensors: ``keys`` (n, 32) uint8 SHA-256 digests of the files and
-``values`` (n, D), float16 unit vectors for embeddings.  A block appears by rename, whole or not at all, so a killed run loses at
-most the block it was filling; many writers need no lock, as each writes blocks of its own.
+``values`` (n, D), float16 unit vectors for embeddings.  A block appears by rename, whole or not at all, so a killed
+run loses at most the block it was filling; many writers need no lock, as each writes blocks of its own.
 """
 
 from __future__ import annotations

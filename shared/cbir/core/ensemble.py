@@ -138,10 +138,7 @@ def load_ensemble(name_or_path: str | Path) -> EnsembleSpec:
         EnsembleError: ``ENSEMBLE_NOT_FOUND``, or ``ENSEMBLE_INVALID`` naming the line.
     """
     text = str(name_or_path)
-    if text in BUILT_IN:
-        path = _package_folder() / f"{text}.toml"
-    else:
-        path = Path(name_or_path).expanduser()
+    path = _package_folder() / f"{text}.toml" if text in BUILT_IN else Path(name_or_path).expanduser()
     if not path.is_file():
         raise EnsembleError(
             f"there is no ensemble {text!r}: give one of {', '.join(BUILT_IN)} or the path of an ensemble file",
@@ -181,7 +178,8 @@ class _Reader:
                 if key is not None and header[1] == f"members.{key}" and seen == member:
                     return number
             elif key is not None and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
-                if (table == wanted and (member is None or seen == member)) or (not table and member is None):
+                inside = table == wanted and (member is None or seen == member)
+                if inside or (not table and member is None):
                     return number
         return at_table
 

@@ -31,4 +31,4 @@ def perceptual_hash(pixels: NDArray[np.uint8], box: Box) -> int:
 
 def distances(hashes: NDArray[np.uint64], other: int) -> NDArray[np.uint8]:
     """(N,) number of bits in which each hash differs from ``other``."""
-    return np.bitwise_count(hashes ^ np.uint64(other))
+    return np.asarray(np.bitwise_count(hashes ^ np.uint64(other)), dtype=np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,7 @@ def load(path: Path, vectors: NDArray[np.float16], device: str) -> FaissIndex:
             f"{path} holds {index.ntotal} vectors for {len(vectors)} images: index again", reason="INDEX_CORRUPT"
         )
     if device == "cuda" and faiss.get_num_gpus() > 0:
-        try:
+        # Graph indexes have no GPU form; they are fast on the CPU.
+        with contextlib.suppress(RuntimeError):
             index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
-        except RuntimeError:
-            # Graph indexes have no GPU form; they are fast on the CPU.
-            pass
     return FaissIndex(index)
