@@ -34,22 +34,24 @@ class _Subject:
 
 
 _SUBJECTS: dict[str, _Subject] = {
-    "balloon": _Subject(vehicles.balloon, ("sky", "meadow", "sea"), (0.28, 0.42), 10, (0.42, 0.54)),
-    "bicycle": _Subject(vehicles.bicycle, ("street", "meadow", "wall"), (0.32, 0.42), 4, (0.52, 0.62)),
+    "balloon": _Subject(vehicles.balloon, ("sky", "sky", "meadow", "sea"), (0.34, 0.44), 8, (0.46, 0.54)),
+    "bicycle": _Subject(vehicles.bicycle, ("street", "meadow", "wall"), (0.36, 0.43), 4, (0.52, 0.62)),
     "car": _Subject(vehicles.car, ("street", "meadow", "rain"), (0.34, 0.45), 3, (0.6, 0.72)),
-    "cat": _Subject(nature.cat, ("room", "bokeh", "studio", "wall"), (0.34, 0.46), 10, (0.46, 0.56)),
-    "clock": _Subject(things.clock, ("wall", "studio", "room"), (0.28, 0.42), 5, (0.42, 0.54)),
-    "cup": _Subject(things.cup, ("room", "studio", "bokeh"), (0.28, 0.4), 4, (0.52, 0.6)),
+    "cat": _Subject(nature.cat, ("room", "bokeh", "studio", "wall"), (0.4, 0.48), 8, (0.46, 0.56)),
+    "clock": _Subject(things.clock, ("wall", "studio", "wall", "room"), (0.34, 0.44), 5, (0.46, 0.54)),
+    "cup": _Subject(things.cup, ("room", "studio", "bokeh"), (0.32, 0.42), 4, (0.52, 0.6)),
     "fish": _Subject(nature.fish, ("underwater",), (0.3, 0.44), 22, (0.36, 0.62)),
-    "flower": _Subject(nature.flower, ("bokeh", "meadow", "studio"), (0.34, 0.46), 10, (0.46, 0.58)),
+    "flower": _Subject(nature.flower, ("bokeh", "bokeh", "meadow", "studio"), (0.42, 0.52), 8, (0.5, 0.6)),
     "guitar": _Subject(things.guitar, ("room", "wall", "studio", "meadow"), (0.4, 0.48), 40, (0.46, 0.54)),
-    "house": _Subject(things.house, ("meadow", "forest"), (0.32, 0.42), 2, ground=(0.82, 0.92)),
+    "house": _Subject(things.house, ("meadow", "forest", "meadow"), (0.34, 0.42), 2, ground=(0.82, 0.92)),
     "mountains": _Subject(nature.mountains, ("sky",)),
-    "mushroom": _Subject(nature.mushroom, ("forest", "bokeh", "meadow"), (0.3, 0.42), 6, ground=(0.84, 0.94)),
+    "mushroom": _Subject(
+        nature.mushroom, ("forest", "forest", "bokeh", "meadow"), (0.38, 0.46), 5, ground=(0.86, 0.94)
+    ),
     "rocket": _Subject(vehicles.rocket, ("night", "night", "sky"), (0.34, 0.44), 32, (0.44, 0.54)),
     "sailboat": _Subject(vehicles.sailboat, ("sea",), (0.28, 0.42), 6, ground=(0.78, 0.9)),
-    "tree": _Subject(nature.tree, ("meadow", "street", "meadow"), (0.36, 0.46), 3, ground=(0.82, 0.94)),
-    "umbrella": _Subject(things.umbrella, ("rain", "street", "studio", "meadow"), (0.34, 0.44), 16, (0.46, 0.56)),
+    "tree": _Subject(nature.tree, ("meadow", "meadow", "street", "meadow"), (0.4, 0.47), 3, ground=(0.82, 0.94)),
+    "umbrella": _Subject(things.umbrella, ("rain", "rain", "studio", "street"), (0.38, 0.46), 14, (0.46, 0.56)),
 }
 
 #: The classes.
