@@ -1,0 +1,63 @@
+# Every target sets up what it needs: Python 3.11 to 3.13, make and a package index are enough.
+
+BIN := .venv/bin
+READY := .venv/ready
+# buf comes with npm; where there is none, what it checks is left out and said so.
+NPM := $(shell command -v npm 2>/dev/null)
+BUF := $(if $(NPM),protos/node_modules/ready)
+
+.PHONY: help setup demo test lint format proto bench lock clean
+
+help:
+	@echo "make setup             .venv with everything"
+	@echo "make demo              index, serve and search sample images; picture in demo-out/"
+	@echo "make demo IMAGES=DIR   the same with your own images"
+	@echo "make test [ARGS=..]    the test suite (ARGS go to pytest)"
+	@echo "make lint              ruff and mypy; make format repairs what can be"
+	@echo "make proto             stubs from protos/, linted and compared with the baseline"
+	@echo "make bench             speed on this machine; results in bench-out/"
+	@echo "make lock              resolve requirements.lock anew"
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml scripts/setup.sh
+	@sh scripts/setup.sh
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/cbir demo $(if $(IMAGES),"$(IMAGES)") $(ARGS)
+
+test: $(READY) $(BUF)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: $(READY) $(BUF)
+	$(BIN)/python protos/generate.py
+ifdef NPM
+	$(BIN)/python protos/check.py
+else
+	@echo "npm is not installed: the API was not linted nor compared with its baseline"
+endif
+
+bench: $(READY)
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+lock: $(READY)
+	$(BIN)/python -m uv pip compile --universal --no-emit-index-url --extra all --group dev pyproject.toml \
+		-o requirements.lock --python-version 3.11
+
+# Tests that need buf are skipped without it, so that its absence stops nothing.
+protos/node_modules/ready: protos/package-lock.json
+	@if (cd protos && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error); then touch $@; \
+		else echo "buf could not be installed: what it checks is left out"; fi
+
+clean:
+	rm -rf .venv demo-out bench-out protos/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
