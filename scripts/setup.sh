@@ -11,7 +11,7 @@ say() { printf 'setup: %s\n' "$*" >&2; }
 # python3 first: it is what the user chose; then those that are installed beside it.
 find_python() {
     for name in python3 python python3.13 python3.12 python3.11; do
-        if "$name" -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; then
+        if "$name" -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] < (3, 14))' >/dev/null 2>&1; then
             echo "$name"
             return
         fi
@@ -21,7 +21,7 @@ find_python() {
 if ! "$VENV/bin/python" -c '' 2>/dev/null; then
     python=$(find_python)
     if [ -z "$python" ]; then
-        say "no Python 3.11, 3.12 or 3.13 was found ($(python3 --version 2>&1 || echo 'no python3')): install one and run this again"
+        say "no Python 3.11, 3.12 or 3.13 was found ($(command -v python3 >/dev/null && python3 --version || echo 'there is no python3')): install one and run this again"
         exit 1
     fi
     say "making $VENV with $($python --version)"
