@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from dataclasses import asdict, dataclass
@@ -24,7 +26,16 @@ from cbir.core.errors import ConfigurationError, EnsembleError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["InputFormat", "OpenVinoEmbedder", "TorchEmbedder", "cache_folder", "cached_ir", "choose_runtime", "run"]
+__all__ = [
+    "InputFormat",
+    "OpenVinoEmbedder",
+    "TorchEmbedder",
+    "cache_folder",
+    "cached_ir",
+    "choose_runtime",
+    "import_openvino",
+    "run",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +51,19 @@ class InputFormat:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str
+
+
+def import_openvino() -> Any:
+    """The module ``openvino``, imported without its telemetry.
+
+    Left alone, importing it and converting with it reports to an analytics service over the network, from threads
+    that fork; without the package ``openvino_telemetry`` it uses a stub of its own that reports nothing.
+
+    Raises:
+        ModuleNotFoundError: It is not installed.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return importlib.import_module("openvino")
 
 
 def cache_folder() -> Path:
@@ -120,7 +144,7 @@ class OpenVinoEmbedder:
     runtime = "openvino"
 
     def __init__(self, model: Any, size: int, interpolation: str) -> None:
-        import openvino as ov
+        ov = import_openvino()
 
         # LATENCY gives one stream over all cores: the callers batch by themselves.
         self._compiled = ov.Core().compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
@@ -178,7 +202,7 @@ def run(
 
 
 def _convert(module: nn.Module, form: InputFormat) -> Any:
-    import openvino as ov
+    ov = import_openvino()
     import torch
 
     with warnings.catch_warnings():
@@ -191,7 +215,7 @@ def _convert(module: nn.Module, form: InputFormat) -> Any:
 
 def with_preprocessing(model: Any, form: InputFormat, layout: str) -> Any:
     """Give an OpenVINO model a uint8 (B, S, S, 3) RGB input in place of its normalised float input."""
-    import openvino as ov
+    ov = import_openvino()
     from openvino.preprocess import PrePostProcessor
 
     steps = PrePostProcessor(model)
@@ -215,7 +239,7 @@ def cached_ir(member: MemberSpec, device: str, runtime: str) -> OpenVinoEmbedder
     folder = _ir_folder(member)
     try:
         form = json.loads((folder / "input.json").read_text())
-        import openvino as ov
+        ov = import_openvino()
 
         model = ov.Core().read_model(folder / "model.xml")
         return OpenVinoEmbedder(model, form["size"], form["interpolation"])
@@ -224,7 +248,7 @@ def cached_ir(member: MemberSpec, device: str, runtime: str) -> OpenVinoEmbedder
 
 
 def _keep_ir(model: Any, form: InputFormat, member: MemberSpec) -> None:
-    import openvino as ov
+    ov = import_openvino()
 
     folder = _ir_folder(member)
     try:

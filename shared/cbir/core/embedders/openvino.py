@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import openvino as ov
-
 from cbir.core.embedder import Embedder
 from cbir.core.ensemble import MemberSpec
 from cbir.core.errors import EnsembleError
-from cbir.core.runtime import InputFormat, OpenVinoEmbedder, choose_runtime, with_preprocessing
+from cbir.core.runtime import InputFormat, OpenVinoEmbedder, choose_runtime, import_openvino, with_preprocessing
 
 __all__ = ["load"]
 
@@ -35,6 +33,7 @@ def load(member: MemberSpec, device: str, runtime: str) -> Embedder:
             f"member {member.name!r}: unknown option {sorted(unknown)[0]!r} for backend openvino; known is output",
             reason="ENSEMBLE_INVALID",
         )
+    ov = import_openvino()
     model = ov.Core().read_model(file)
     if "output" in member.options:
         # Only the asked-for output is kept, so that nothing else is computed.
