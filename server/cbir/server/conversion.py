@@ -1,0 +1,157 @@
+"""Between the messages of ``cbir.v1`` and the engine's own types.  Protobuf stops here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import numpy as np
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from cbir.core.crop import Crop
+from cbir.core.errors import QueryError
+from cbir.core.fusion import Fusion
+from cbir.core.version import __version__
+from cbir.server.limits import Limits
+from cbir.server.query import (
+    Embedding,
+    EngineInfo,
+    EngineQuery,
+    EngineResult,
+    Filter,
+    Hit,
+    ImageBytes,
+    Source,
+    StoredImage,
+    Text,
+    Timings,
+)
+from cbir.v1 import search_pb2
+
+__all__ = ["DEFAULT_LIMIT", "index_info", "query_from_request", "response_from_result"]
+
+#: What an unset limit means.
+DEFAULT_LIMIT = 10
+
+_FUSIONS: Mapping[search_pb2.Fusion, Fusion] = {
+    search_pb2.FUSION_UNSPECIFIED: Fusion.WEIGHTED_VOTE,
+    search_pb2.FUSION_WEIGHTED_VOTE: Fusion.WEIGHTED_VOTE,
+    search_pb2.FUSION_RECIPROCAL_RANK: Fusion.RECIPROCAL_RANK,
+}
+_CROPS: Mapping[search_pb2.Crop, Crop | None] = {
+    search_pb2.CROP_UNSPECIFIED: None,
+    search_pb2.CROP_NONE: Crop.NONE,
+    search_pb2.CROP_BORDER: Crop.BORDER,
+    search_pb2.CROP_CONTENT: Crop.CONTENT,
+}
+_CROP_NUMBERS = {crop: number for number, crop in _CROPS.items()}
+
+
+def query_from_request(request: search_pb2.SearchRequest) -> EngineQuery:
+    """Read a request.
+
+    Raises:
+        QueryError: An enum value that this server does not know.
+    """
+    query, options = request.query, request.options
+    if options.fusion not in _FUSIONS:
+        raise QueryError(f"fusion is {options.fusion}, which this server does not know", reason="BAD_FUSION")
+    if options.crop not in _CROPS:
+        raise QueryError(f"crop is {options.crop}, which this server does not know", reason="BAD_CROP")
+    condition = options.filter
+    return EngineQuery(
+        source=_source(query),
+        positive_ids=tuple(query.positive_ids),
+        negative_ids=tuple(query.negative_ids),
+        limit=options.limit or DEFAULT_LIMIT,
+        min_score=options.min_score if options.HasField("min_score") else None,
+        fusion=_FUSIONS[options.fusion],
+        weights=dict(options.weights) or None,
+        filter=Filter(
+            tuple(condition.labels),
+            tuple(condition.exclude_labels),
+            {column: tuple(alternatives.values) for column, alternatives in condition.metadata.items()},
+        ),
+        exclude_query=options.exclude_query,
+        crop=_CROPS[options.crop],
+    )
+
+
+def _source(query: search_pb2.Query) -> Source | None:
+    kind = query.WhichOneof("source")
+    if kind == "image":
+        return ImageBytes(query.image)
+    if kind == "image_id":
+        return StoredImage(query.image_id)
+    if kind == "embedding":
+        vectors = query.embedding.vectors.items()
+        return Embedding({name: np.array(vector.values, dtype=np.float32) for name, vector in vectors})
+    if kind == "text":
+        return Text(query.text)
+    return None
+
+
+def response_from_result(result: EngineResult) -> search_pb2.SearchResponse:
+    """Write an answer."""
+    box = result.crop
+    return search_pb2.SearchResponse(
+        hits=[_hit(hit) for hit in result.hits],
+        labels=[search_pb2.LabelPrediction(label=label, probability=p) for label, p in result.labels],
+        crop=search_pb2.Box(left=box.left, top=box.top, right=box.right, bottom=box.bottom) if box else None,
+        index_version=result.version,
+        timings=_timings(result.timings),
+    )
+
+
+def _hit(hit: Hit) -> search_pb2.Hit:
+    return search_pb2.Hit(
+        image_id=hit.image.id,
+        uri=hit.image.uri,
+        label=hit.image.label,
+        score=hit.score,
+        fused_score=hit.fused_score,
+        label_contribution=hit.label_contribution,
+        votes=[
+            search_pb2.Vote(member=v.member, rank=v.rank, similarity=v.similarity, contribution=v.contribution)
+            for v in hit.votes
+        ],
+        metadata=hit.image.metadata,
+    )
+
+
+def _timings(timings: Timings) -> search_pb2.Timings:
+    return search_pb2.Timings(**{stage: _duration(seconds) for stage, seconds in vars(timings).items()})
+
+
+def _duration(seconds: float) -> Duration:
+    nanoseconds = max(0, round(seconds * 1e9))
+    return Duration(seconds=nanoseconds // 10**9, nanos=nanoseconds % 10**9)
+
+
+def index_info(info: EngineInfo, limits: Limits) -> search_pb2.GetIndexInfoResponse:
+    """Write what is loaded."""
+    return search_pb2.GetIndexInfoResponse(
+        version=info.version,
+        created_at=_timestamp(info.created),
+        images=info.images,
+        labels=info.labels,
+        ensemble=info.ensemble,
+        members=[search_pb2.MemberInfo(**vars(member)) for member in info.members],
+        crop=_CROP_NUMBERS[info.crop],
+        max_limit=limits.max_limit,
+        max_image_bytes=limits.max_image_bytes,
+        server_version=__version__,
+        index=info.index,
+    )
+
+
+def _timestamp(text: str) -> Timestamp | None:
+    """Read ISO 8601; a time without a zone is UTC.  None where a foreign writer left something else."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    stamp = Timestamp()
+    stamp.FromDatetime(time if time.tzinfo else time.replace(tzinfo=UTC))
+    return stamp

@@ -1,0 +1,66 @@
+"""What the server bounds, in one frozen value that is checked once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+
+from cbir.core.decode import DecodeLimits
+from cbir.core.errors import ConfigurationError
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on queries and on the machine.
+
+    Attributes:
+        max_limit: Most hits that a query may ask for.
+        max_examples: Most positive and negative ids in a query.
+        max_image_bytes: Largest query image in bytes.
+        max_pixels: Largest query image in pixels.
+        max_batch: Most queries in one forward pass and one search.
+        queue: Most queries that are admitted and not yet answered; one more is refused with a time to retry after.
+        queue_bytes: Most bytes of query images among them.
+        window: Most queries of one stream that are under way; further ones wait in the client.
+        decoders: Threads that decode and crop query images.
+        downloads: Most gallery images that are being sent.
+        max_thumbnail: Longest side of a thumbnail in pixels.
+        max_calls: Most calls at once, streams and health checks included.
+        ping_seconds: Shortest time between the keepalive pings of a client.
+    """
+
+    max_limit: int = 100
+    max_examples: int = 256
+    max_image_bytes: int = 32 * 2**20
+    max_pixels: int = 100_000_000
+    max_batch: int = 32
+    queue: int = 256
+    queue_bytes: int = 512 * 2**20
+    window: int = 64
+    decoders: int = 0
+    downloads: int = 32
+    max_thumbnail: int = 2048
+    max_calls: int = 8192
+    ping_seconds: int = 300
+
+    def __post_init__(self) -> None:
+        if not self.decoders:
+            object.__setattr__(self, "decoders", min(16, os.cpu_count() or 2))
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value < 1:
+                raise ConfigurationError(
+                    f"{item.name.replace('_', '-')} is {value}; it must be at least 1", reason="BAD_LIMIT_SETTING"
+                )
+
+    @property
+    def decode(self) -> DecodeLimits:
+        """Bounds on decoding; otherwise as the indexer decodes, so that equal bytes give equal pixels."""
+        return DecodeLimits(max_bytes=self.max_image_bytes, max_pixels=self.max_pixels)
+
+    @property
+    def max_message_bytes(self) -> int:
+        """Largest request.  The slack lets images that are a little too large be refused by name."""
+        return self.max_image_bytes + 4 * 2**20

@@ -1,0 +1,182 @@
+"""The first stage of a query: its options checked, its image decoded, cut and resized.  Safe for many threads."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.core.crop import Box, Crop, find_content
+from cbir.core.decode import decode_image
+from cbir.core.embedder import prepare
+from cbir.core.errors import QueryError
+from cbir.core.gallery import Gallery
+from cbir.core.retriever import SearchSpec
+from cbir.server.limits import Limits
+from cbir.server.query import Embedding, EngineQuery, ImageBytes, StoredImage, Text
+
+__all__ = ["InputForm", "Preparation", "PreparedQuery"]
+
+#: Side in pixels and resampling of a square model input; members that share one share the resized image.
+InputForm = tuple[int, str]
+
+
+@dataclass(frozen=True)
+class PreparedQuery:
+    """A query that is ready for the models and the search.
+
+    Attributes:
+        inputs: (S, S, 3) uint8 RGB by input form; empty unless the query is an image.
+        vectors: (raw_dim,) float32 by member; empty unless the query is an embedding.
+        row: The gallery row, where the query is a stored image.
+        positives: Gallery rows of the positive examples.
+        negatives: Gallery rows of the negative examples.
+        crop: What was embedded, in pixels of the upright image.
+        seconds: What the preparation took.
+    """
+
+    spec: SearchSpec
+    inputs: Mapping[InputForm, NDArray[np.uint8]]
+    vectors: Mapping[str, NDArray[np.float32]]
+    row: int | None
+    positives: tuple[int, ...]
+    negatives: tuple[int, ...]
+    crop: Box | None
+    seconds: float
+
+
+class Preparation:
+    """Prepares queries for one gallery and one ensemble."""
+
+    def __init__(
+        self, gallery: Gallery, members: tuple[str, ...], forms: Iterable[InputForm], crop: Crop, limits: Limits
+    ) -> None:
+        self._gallery, self._members, self._crop, self._limits = gallery, members, crop, limits
+        self._forms = tuple(dict.fromkeys(forms))
+
+    @staticmethod
+    def is_light(query: EngineQuery) -> bool:
+        """Whether preparing the query takes microseconds, so that no thread is worth its while."""
+        return not isinstance(query.source, ImageBytes) and not query.filter
+
+    def __call__(self, query: EngineQuery) -> PreparedQuery:
+        """Check and prepare a query.
+
+        Raises:
+            QueryError: Options that cannot be met, by reason.
+            UnknownImageError: An id that the gallery does not hold.
+            ImageError: Bytes that are no usable image.
+        """
+        begun = perf_counter()
+        source = query.source
+        self._check(query)
+        row = self._gallery.row(source.image_id) if isinstance(source, StoredImage) else None
+        positives = tuple(self._gallery.row(name) for name in query.positive_ids)
+        negatives = tuple(self._gallery.row(name) for name in query.negative_ids)
+        spec = SearchSpec(
+            limit=query.limit,
+            weights=None if query.weights is None else self._weights(query.weights),
+            fusion=query.fusion,
+            mask=self._mask(query),
+            exclude_rows=self._excluded(query, row, positives) if query.exclude_query else (),
+            min_score=query.min_score,
+        )
+        inputs, crop = self._inputs(source.data, query.crop) if isinstance(source, ImageBytes) else ({}, None)
+        vectors = self._vectors(source) if isinstance(source, Embedding) else {}
+        return PreparedQuery(spec, inputs, vectors, row, positives, negatives, crop, perf_counter() - begun)
+
+    def _check(self, query: EngineQuery) -> None:
+        if isinstance(query.source, Text):
+            raise QueryError(
+                "no member of this ensemble understands words: send an image, an image_id or an embedding",
+                reason="TEXT_UNSUPPORTED",
+            )
+        if query.source is None and not query.positive_ids:
+            raise QueryError(
+                "the query is empty: give an image, an image_id, an embedding or positive_ids", reason="EMPTY_QUERY"
+            )
+        if not 1 <= query.limit <= self._limits.max_limit:
+            raise QueryError(
+                f"limit is {query.limit}; it must be from 1 to {self._limits.max_limit}",
+                reason="BAD_LIMIT",
+                limit=query.limit,
+                max_limit=self._limits.max_limit,
+            )
+        if query.min_score is not None and not 0 <= query.min_score <= 1:
+            raise QueryError(f"min_score is {query.min_score}; it must be from 0 to 1", reason="BAD_MIN_SCORE")
+        examples = len(query.positive_ids) + len(query.negative_ids)
+        if examples > self._limits.max_examples:
+            raise QueryError(
+                f"the query has {examples} positive and negative ids; at most {self._limits.max_examples} are allowed",
+                reason="TOO_MANY_EXAMPLES",
+                max_examples=self._limits.max_examples,
+            )
+
+    def _weights(self, given: Mapping[str, float]) -> NDArray[np.float32]:
+        for name, weight in given.items():
+            if name not in self._members:
+                raise QueryError(
+                    f"weights name the member {name!r}, which the ensemble does not have; members are "
+                    f"{', '.join(self._members)}",
+                    reason="UNKNOWN_MEMBER",
+                    member=name,
+                    option="weights",
+                )
+            if not math.isfinite(weight) or weight < 0:
+                raise QueryError(
+                    f"the weight of member {name!r} is {weight}; it must be a finite number of at least 0",
+                    reason="BAD_WEIGHT",
+                    member=name,
+                )
+        weights = np.array([given.get(name, 0.0) for name in self._members], np.float32)
+        if not weights.any():
+            raise QueryError(f"all weights are 0: raise that of one of {', '.join(self._members)}", reason="BAD_WEIGHT")
+        return weights
+
+    def _mask(self, query: EngineQuery) -> NDArray[np.bool_] | None:
+        condition = query.filter
+        for column, values in condition.metadata.items():
+            if not values:
+                raise QueryError(
+                    f"the filter on the metadata column {column!r} lists no value: list those that are wanted",
+                    reason="BAD_FILTER",
+                    column=column,
+                )
+        return self._gallery.mask(condition.labels, condition.exclude_labels, condition.metadata)
+
+    def _excluded(self, query: EngineQuery, row: int | None, positives: tuple[int, ...]) -> tuple[int, ...]:
+        if isinstance(query.source, ImageBytes):
+            return tuple(self._gallery.rows_with_sha256(hashlib.sha256(query.source.data).hexdigest()))
+        if query.source is None:
+            return tuple(dict.fromkeys(positives))
+        if row is None:
+            return ()
+        return tuple({row, *self._gallery.rows_with_sha256(self._gallery.sha256(row))})
+
+    def _inputs(self, data: bytes, crop: Crop | None) -> tuple[dict[InputForm, NDArray[np.uint8]], Box]:
+        image = decode_image(data, self._limits.decode)
+        box = find_content(image.pixels, self._crop if crop is None else crop)
+        inputs = {form: prepare(image.pixels, box, *form) for form in self._forms}
+        # Large JPEGs are decoded at a reduced scale; the box is told in pixels of the original.
+        height, width = image.pixels.shape[:2]
+        told = box.scaled(image.width / width, image.height / height)
+        return inputs, Box(told.left, told.top, min(told.right, image.width), min(told.bottom, image.height))
+
+    @staticmethod
+    def _vectors(source: Embedding) -> dict[str, NDArray[np.float32]]:
+        if not source.vectors:
+            raise QueryError("the embedding names no member: give at least one vector", reason="EMPTY_QUERY")
+        vectors = {name: np.asarray(vector, np.float32) for name, vector in source.vectors.items()}
+        for name, vector in vectors.items():
+            if vector.ndim != 1:
+                raise QueryError(
+                    f"the embedding of member {name!r} has {vector.ndim} dimensions; it must be one row of numbers",
+                    reason="BAD_EMBEDDING",
+                    member=name,
+                )
+        return vectors
