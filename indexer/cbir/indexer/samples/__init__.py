@@ -34,7 +34,7 @@ class _Subject:
 
 
 _SUBJECTS: dict[str, _Subject] = {
-    "balloon": _Subject(vehicles.balloon, ("sky", "sky", "meadow", "sea"), (0.34, 0.44), 8, (0.46, 0.54)),
+    "balloon": _Subject(vehicles.balloon, ("sky", "sky", "meadow"), (0.4, 0.46), 8, (0.46, 0.54)),
     "bicycle": _Subject(vehicles.bicycle, ("street", "meadow", "wall"), (0.36, 0.43), 4, (0.52, 0.62)),
     "car": _Subject(vehicles.car, ("street", "meadow", "rain"), (0.34, 0.45), 3, (0.6, 0.72)),
     "cat": _Subject(nature.cat, ("room", "bokeh", "studio", "wall"), (0.4, 0.48), 8, (0.46, 0.56)),
