@@ -1,0 +1,86 @@
+"""The settings of a connection: sizes, keepalive and retries, bounded on purpose."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import grpc
+
+from cbir.client._retry import RetryPolicy
+
+__all__ = ["ChannelSettings"]
+
+#: Methods that gRPC itself may repeat. SearchStream is taken up again by the client, which knows what is unanswered;
+#: ReloadIndex is left alone, because the second answer would deny that anything changed.
+_REPEATABLE = ("Search", "GetIndexInfo", "GetImage")
+_LOOPBACK = ("localhost:", "127.", "[::1]:")
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelSettings:
+    """How a server is reached.
+
+    Attributes:
+        target: gRPC target: ``host:port``, ``unix:path``, ``dns:///name:port``.
+        timeout: Default deadline of a call in seconds, retries included.
+        retry: When a call is tried again.
+        max_message_bytes: Largest message either way.
+        keepalive: Seconds between pings on a quiet connection. Servers hang up on clients that ping more often than
+            every 5 minutes unless they were told otherwise.
+        credentials: TLS; None is a plain connection.
+        metadata: Sent with every call (lower-case names).
+    """
+
+    target: str = "localhost:50051"
+    timeout: float = 10.0
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    max_message_bytes: int = 64 * 2**20
+    keepalive: float = 300.0
+    credentials: grpc.ChannelCredentials | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.target:
+            raise ValueError("target is empty: give the server's address, such as localhost:50051")
+        if not self.timeout > 0:
+            raise ValueError(f"timeout is {self.timeout}: give a positive number of seconds")
+        if not self.max_message_bytes > 0:
+            raise ValueError(f"max_message_bytes is {self.max_message_bytes}: give a positive number of bytes")
+        if not self.keepalive > 0:
+            raise ValueError(f"keepalive is {self.keepalive}: give a positive number of seconds")
+
+    def options(self) -> list[tuple[str, int | str]]:
+        """Return the channel arguments."""
+        options: list[tuple[str, int | str]] = [
+            ("grpc.max_send_message_length", self.max_message_bytes),
+            ("grpc.max_receive_message_length", self.max_message_bytes),
+            ("grpc.keepalive_time_ms", int(min(self.keepalive * 1000, 2**31 - 1))),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            # gRPC's default waits up to two minutes before it looks for a server again.
+            ("grpc.initial_reconnect_backoff_ms", 200),
+            ("grpc.max_reconnect_backoff_ms", 5_000),
+            # Each client has its own connection, and so its own fate.
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.enable_retries", int(self.retry.attempts > 1)),
+            # A request can only be repeated while it is kept; the default keeps 256 KiB, less than most photos.
+            ("grpc.per_rpc_retry_buffer_size", self.max_message_bytes),
+        ]
+        if self.target.startswith(_LOOPBACK):
+            # gRPC would ask the proxy of the environment for a server on this very machine.
+            options.append(("grpc.enable_http_proxy", 0))
+        if self.retry.attempts > 1:
+            options.append(("grpc.service_config", self._service_config()))
+        return options
+
+    def _service_config(self) -> str:
+        methods = [{"service": "cbir.v1.SearchService", "method": name} for name in _REPEATABLE]
+        policy = {
+            "maxAttempts": self.retry.attempts,
+            "initialBackoff": f"{self.retry.first_pause}s",
+            "maxBackoff": f"{self.retry.longest_pause}s",
+            "backoffMultiplier": 2,
+            "retryableStatusCodes": ["UNAVAILABLE"],
+        }
+        return json.dumps({"methodConfig": [{"name": methods, "retryPolicy": policy}]})

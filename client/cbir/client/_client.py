@@ -1,0 +1,277 @@
+"""The synchronous client."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Self, TypeVar, Unpack
+
+import grpc
+
+from cbir.client._conversion import ImageAssembly, RequestTemplate, index_info, one_query, reloaded, search_result
+from cbir.client._dialogue import Dialogue
+from cbir.client._errors import CbirClientError
+from cbir.client._queries import Embedding, Query, SearchOptions
+from cbir.client._results import ImageBytes, IndexInfo, Reloaded, SearchResult
+from cbir.client._session import NO_SERVICE, SERVING, Patience, Session
+from cbir.v1 import admin_pb2, search_pb2
+
+__all__ = ["Client"]
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+
+class Client(Session):
+    """A client of one server. Threads may share it; close it, or use it as a context manager.
+
+    >>> with Client("localhost:50051") as client:  # doctest: +SKIP
+    ...     for hit in client.search("cat.jpg", limit=5).hits:
+    ...         print(hit.score, hit.label, hit.image_id)
+    """
+
+    def _start(self) -> None:
+        target, options = self._settings.target, self._settings.options()
+        credentials = self._settings.credentials
+        if credentials is None:
+            self._bind(grpc.insecure_channel(target, options))
+        else:
+            self._bind(grpc.secure_channel(target, credentials, options))
+
+    def search(
+        self,
+        query: Query | None = None,
+        *,
+        image_id: str | None = None,
+        embedding: Embedding | Mapping[str, Sequence[float]] | None = None,
+        text: str | None = None,
+        timeout: float | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> SearchResult:
+        """Find the images of the gallery that are most like the query.
+
+        Args:
+            query: The bytes of an image file, the path of one (``str`` or path object), a PIL image, or an
+                :class:`ImageId`, :class:`Embedding` or :class:`Text`.
+            image_id: Short for ``ImageId(image_id)``.
+            embedding: Short for ``Embedding(embedding)``.
+            text: Short for ``Text(text)``.
+            timeout: Seconds for the whole call, retries included; default the client's.
+            options: See :class:`SearchOptions`.
+
+        Raises:
+            CbirClientError: One of its kinds.
+            TypeError: Not exactly one query, or an unknown option.
+        """
+        template = self._template(**options)
+        request = template.fill(one_query(query, image_id, embedding, text))
+        return search_result(self._call(self._searching.Search, request, timeout))
+
+    def search_stream(
+        self,
+        queries: Iterable[tuple[K, Query]],
+        *,
+        window: int = 32,
+        timeout: float | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> Generator[tuple[K, SearchResult | CbirClientError], None, None]:
+        """Answer many queries over one call.
+
+        A query that cannot be answered yields its error in place of a result, and the stream goes on. A connection
+        that breaks is opened again and what is unanswered is asked again.
+
+        Args:
+            queries: Pairs of a key of your own and a query; ``enumerate(paths)`` will do. They are drawn one by one
+                by another thread, as room comes free.
+            window: How many queries may be drawn and not yet answered; bounds memory here and load there.
+            timeout: Longest wait for the next answer in seconds; default the client's.
+            options: See :class:`SearchOptions`; they hold for every query.
+
+        Returns:
+            Pairs of key and result or error, in the order they are ready. Close it to leave early
+            (``contextlib.closing``); the call is then cancelled.
+
+        Raises:
+            CbirClientError: The server cannot be reached, or is silent for too long.
+            TypeError: A query of no known kind, or an unknown option.
+        """
+        return self._converse(queries, self._template(**options), self._dialogue(timeout, window), window)
+
+    def index_info(self, *, timeout: float | None = None) -> IndexInfo:
+        """Describe the index the server has loaded, and the server's limits.
+
+        Raises:
+            CbirClientError: One of its kinds.
+        """
+        return index_info(self._call(self._searching.GetIndexInfo, search_pb2.GetIndexInfoRequest(), timeout))
+
+    def image(self, image_id: str, thumbnail: int | None = None, *, timeout: float | None = None) -> ImageBytes:
+        """Fetch an image of the gallery.
+
+        Args:
+            image_id: The image's id, as in :attr:`Hit.image_id`.
+            thumbnail: Longest side in pixels of a smaller version; default the original file.
+            timeout: Seconds for the whole call; default the client's.
+
+        Returns:
+            The bytes of the file; their ``media_type`` says what it is.
+
+        Raises:
+            NotFound: The gallery has no image of that id.
+            TooLarge: The file has more bytes than ``max_message_bytes``.
+            CbirClientError: One of its other kinds.
+        """
+        request = search_pb2.GetImageRequest(image_id=image_id, thumbnail=thumbnail)
+
+        def fetch(request: search_pb2.GetImageRequest, **call: Any) -> ImageBytes:
+            whole = ImageAssembly(image_id, self._settings.max_message_bytes)
+            chunks = self._searching.GetImage(request, **call)
+            try:
+                for chunk in chunks:
+                    whole.add(chunk)
+            finally:
+                chunks.cancel()
+            return whole.finish()
+
+        return self._call(fetch, request, timeout)
+
+    def reload(self, version: str | None = None, *, timeout: float = 300.0) -> Reloaded:
+        """Tell the server to load an index version; the old one answers until the new one is ready.
+
+        Args:
+            version: The version; default the one that is live on the server's disk.
+            timeout: Seconds for the whole call; loading takes its time.
+
+        Raises:
+            NotFound: There is no such version.
+            FailedPrecondition: The version cannot be loaded.
+            CbirClientError: One of its other kinds.
+        """
+        request = admin_pb2.ReloadIndexRequest(version=version or "")
+        return reloaded(self._call(self._admin.ReloadIndex, request, timeout))
+
+    def wait_ready(self, timeout: float = 60.0) -> IndexInfo:
+        """Wait until the server has started and serves an index; return its description.
+
+        Raises:
+            DeadlineExceeded: It was not ready in time; the message says what was missing.
+            CbirClientError: Waiting would not have helped.
+        """
+        self._check_open()
+        patience = Patience(timeout, self.target)
+        while True:
+            failure = None
+            call = {"metadata": self._metadata, "wait_for_ready": True}
+            try:
+                if not patience.ask_health or self._health(NO_SERVICE, timeout=patience.left(), **call) == SERVING:
+                    request = search_pb2.GetIndexInfoRequest()
+                    return index_info(self._searching.GetIndexInfo(request, timeout=patience.left(), **call))
+            except grpc.RpcError as error:
+                failure = error
+            time.sleep(patience.pause(failure))
+
+    def close(self) -> None:
+        """Hang up; calls under way end with :class:`Cancelled`. May be called again."""
+        self._closed = True
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _call(self, method: Callable[..., T], request: Any, timeout: float | None) -> T:
+        budget = self._budget(timeout)
+        while True:
+            try:
+                return method(request, timeout=budget.left(), metadata=self._metadata)
+            except grpc.RpcError as error:
+                pause = budget.pause(error)
+            time.sleep(pause)
+
+    def _converse(
+        self, queries: Iterable[tuple[K, Query]], template: RequestTemplate, dialogue: Dialogue[K], window: int
+    ) -> Generator[tuple[K, SearchResult | CbirClientError], None, None]:
+        # Two threads report events: one draws queries, one listens to the server. This one owns the dialogue.
+        events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        room = threading.Semaphore(window)
+        stop = threading.Event()
+        outgoing: queue.SimpleQueue[search_pb2.SearchStreamRequest | None] = queue.SimpleQueue()
+        call: Any = None
+        drawing = partial(_draw, queries, template, dialogue, events, room, stop)
+        threading.Thread(target=drawing, name="cbir-queries", daemon=True).start()
+        try:
+            while True:
+                if dialogue.must_connect():
+                    # Frees gRPC's thread that was reading for the call before.
+                    outgoing.put(None)
+                    outgoing = queue.SimpleQueue()
+                    call = self._searching.SearchStream(iter(outgoing.get, None), metadata=self._metadata)
+                    listening = partial(_listen, call, dialogue, events)
+                    threading.Thread(target=listening, name="cbir-answers", daemon=True).start()
+                for message in dialogue.send():
+                    outgoing.put(message)
+                if dialogue.must_half_close():
+                    outgoing.put(None)
+                while (answer := dialogue.take()) is not None:
+                    room.release()
+                    yield answer
+                if dialogue.finished():
+                    return
+                try:
+                    happened = events.get(timeout=dialogue.patience())
+                except queue.Empty:
+                    dialogue.check()
+                else:
+                    happened()
+        finally:
+            stop.set()
+            room.release()
+            outgoing.put(None)
+            if call is not None:
+                call.cancel()
+
+
+def _draw(
+    queries: Iterable[tuple[K, Query]],
+    template: RequestTemplate,
+    dialogue: Dialogue[K],
+    events: queue.SimpleQueue[Callable[[], None]],
+    room: threading.Semaphore,
+    stop: threading.Event,
+) -> None:
+    """Draw queries while there is room, and report each."""
+    try:
+        pairs = iter(queries)
+        while True:
+            room.acquire()
+            if stop.is_set():
+                return
+            try:
+                key, query = next(pairs)
+            except StopIteration:
+                break
+            try:
+                event = partial(dialogue.query, key, template.fill(query))
+            except CbirClientError as error:
+                event = partial(dialogue.refused, key, error)
+            events.put(event)
+    except BaseException as error:  # noqa: BLE001 - raised again where the caller waits
+        events.put(partial(dialogue.failed, error))
+    else:
+        events.put(dialogue.exhausted)
+
+
+def _listen(call: Any, dialogue: Dialogue[Any], events: queue.SimpleQueue[Callable[[], None]]) -> None:
+    """Report what the server says until the call ends."""
+    try:
+        for response in call:
+            events.put(partial(dialogue.answer, response))
+    except grpc.RpcError as error:
+        events.put(partial(dialogue.closed, error))
+    else:
+        events.put(partial(dialogue.closed, None))

@@ -1,0 +1,204 @@
+"""The course of a search stream, without its I/O: what to send, what to hand over, when to give up.
+
+The threads of the synchronous client and the tasks of the asynchronous one report what happened; the dialogue says what
+to do next.  It survives a broken connection: what is unanswered is asked again over the next one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, NoReturn, TypeVar
+
+import grpc
+
+from cbir.client._conversion import search_result
+from cbir.client._errors import CbirClientError, DeadlineExceeded, Unavailable
+from cbir.client._results import SearchResult
+from cbir.client._retry import RetryPolicy
+from cbir.client._status import from_rpc_error, from_status
+from cbir.v1 import search_pb2
+
+__all__ = ["Dialogue"]
+
+K = TypeVar("K")
+
+
+class _Asked(Generic[K]):
+    """A query on its way."""
+
+    __slots__ = ("key", "message", "tries")
+
+    def __init__(self, key: K, message: search_pb2.SearchStreamRequest) -> None:
+        self.key = key
+        self.message = message
+        self.tries = 1
+
+
+class Dialogue(Generic[K]):
+    """The state of one search stream; used by one thread.
+
+    Args:
+        policy: When an overloaded server or a broken connection is tried again.
+        timeout: Longest wait for the next answer in seconds.
+        target: The server, for messages.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(
+        self, policy: RetryPolicy, timeout: float, target: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._policy = policy
+        self._timeout = timeout
+        self._target = target
+        self._clock = clock
+        self._numbers = itertools.count()
+        self._pending: dict[str, _Asked[K]] = {}
+        self._later: dict[str, float] = {}
+        self._unsent: deque[str] = deque()
+        self._answers: deque[tuple[K, SearchResult | CbirClientError]] = deque()
+        self._exhausted = False
+        self._connected = False
+        self._closing = False
+        self._handed_over = False
+        self._breaks = 0
+        self._reconnect_at = -math.inf
+        self._quiet_since = clock()
+
+    # What happened.
+
+    def query(self, key: K, request: search_pb2.SearchRequest) -> None:
+        """A query is to be asked."""
+        # The caller's keys may be anything and may repeat, so the wire gets numbers.
+        name = str(next(self._numbers))
+        self._pending[name] = _Asked(key, search_pb2.SearchStreamRequest(request_id=name, request=request))
+        self._unsent.append(name)
+
+    def refused(self, key: K, error: CbirClientError) -> None:
+        """A query cannot be asked."""
+        self._answers.append((key, error))
+
+    def exhausted(self) -> None:
+        """There are no more queries."""
+        self._exhausted = True
+
+    def failed(self, error: BaseException) -> NoReturn:
+        """The caller's own iterable failed."""
+        raise error
+
+    def answer(self, response: search_pb2.SearchStreamResponse) -> None:
+        """The server answered one query."""
+        self._quiet_since = self._clock()
+        self._breaks = 0
+        asked = self._pending.get(response.request_id)
+        if asked is None or response.request_id in self._later:
+            return  # asked twice because the connection broke, and answered twice
+        if response.WhichOneof("outcome") == "response":
+            outcome: SearchResult | CbirClientError = search_result(response.response)
+        else:
+            outcome = from_status(response.error, self._target)
+            pause = self._policy.pause(outcome, asked.tries, self._timeout)
+            if pause is not None:
+                asked.tries += 1
+                self._later[response.request_id] = self._clock() + pause
+                return
+        del self._pending[response.request_id]
+        self._answers.append((asked.key, outcome))
+
+    def closed(self, error: grpc.RpcError | None) -> None:
+        """The call ended; ``error`` is None when the server ended it in good order.
+
+        Raises:
+            CbirClientError: Queries are unanswered and there is no use in trying again.
+        """
+        self._connected = False
+        if not self._pending:
+            return  # nothing is lost; if another query comes, it opens the next call
+        if error is None:
+            failure: CbirClientError = Unavailable(
+                f"{self._target} ended the stream with {len(self._pending)} queries unanswered: look at its log"
+            )
+        else:
+            failure = from_rpc_error(error, self._target)
+        self._breaks += 1
+        if isinstance(failure, Unavailable) and self._breaks < self._policy.attempts:
+            pause: float | None = self._policy.backoff(self._breaks)
+        else:
+            pause = self._policy.pause(failure, self._breaks, self._timeout)
+        if pause is None:
+            raise failure from error
+        self._reconnect_at = self._clock() + pause
+        self._unsent = deque(name for name in self._pending if name not in self._later)
+
+    # What to do.
+
+    def take(self) -> tuple[K, SearchResult | CbirClientError] | None:
+        """Return an answer to hand over, if there is one."""
+        if self._handed_over:
+            # The caller's own time with the last answer is not the server's.
+            self._quiet_since = self._clock()
+        self._handed_over = bool(self._answers)
+        return self._answers.popleft() if self._answers else None
+
+    def must_connect(self) -> bool:
+        """Tell whether a call is to be opened now (and count it as open)."""
+        if self._connected or not self._unsent or self._clock() < self._reconnect_at:
+            return False
+        self._connected = True
+        return True
+
+    def send(self) -> list[search_pb2.SearchStreamRequest]:
+        """Return the messages to send now."""
+        now = self._clock()
+        for name in [name for name, due in self._later.items() if due <= now]:
+            del self._later[name]
+            self._unsent.append(name)
+        if not self._connected:
+            return []
+        messages = [self._pending[name].message for name in self._unsent]
+        self._unsent.clear()
+        if messages:
+            self._quiet_since = now
+        return messages
+
+    def must_half_close(self) -> bool:
+        """Tell whether to say, once, that nothing more will be sent."""
+        if self._closing or not (self._connected and self._exhausted) or self._pending:
+            return False
+        self._closing = True
+        return True
+
+    def finished(self) -> bool:
+        """Tell whether every answer was handed over and the call has ended."""
+        return self._exhausted and not (self._pending or self._answers or self._connected)
+
+    def patience(self) -> float | None:
+        """Seconds until :meth:`check` wants to be called if nothing happens; None is for ever."""
+        times = list(self._later.values())
+        if self._unsent and not self._connected:
+            times.append(self._reconnect_at)
+        if self._waiting() and not math.isinf(self._timeout):
+            times.append(self._quiet_since + self._timeout)
+        return max(min(times) - self._clock(), 0.0) if times else None
+
+    def check(self) -> None:
+        """Look at the clock.
+
+        Raises:
+            DeadlineExceeded: The server was silent for too long.
+        """
+        if not self._waiting() or self._clock() - self._quiet_since < self._timeout:
+            return
+        if not self._pending:
+            self._connected = False  # everything is answered: a server that will not hang up is left hanging
+            return
+        raise DeadlineExceeded(
+            f"{self._target} sent no answer for {self._timeout:g} s while {len(self._pending)} queries waited: "
+            "raise the timeout or look at the server's load"
+        )
+
+    def _waiting(self) -> bool:
+        return bool(self._pending) or self._closing

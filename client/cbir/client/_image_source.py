@@ -1,0 +1,143 @@
+"""The bytes that are sent for an image, whatever it was given as. Pillow is loaded only when it is needed."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cbir.client._errors import InvalidQuery, TooLarge
+
+if TYPE_CHECKING:
+    import PIL.Image
+    from typing_extensions import TypeIs
+
+__all__ = ["image_bytes", "is_pil_image"]
+
+#: PIL images with more pixels than this go as JPEG: a lossless photo of that size has tens of megabytes.
+_LOSSLESS_PIXELS = 1_000_000
+#: JPEG cannot be larger than this on a side.
+_JPEG_SIDE = 65_500
+
+
+def is_pil_image(value: object) -> TypeIs[PIL.Image.Image]:
+    """Tell whether the value is a PIL image, without loading Pillow: who has such an image has Pillow loaded."""
+    module = sys.modules.get("PIL.Image")
+    return module is not None and isinstance(value, module.Image)
+
+
+def image_bytes(
+    source: bytes | bytearray | memoryview | str | os.PathLike[str] | PIL.Image.Image,
+    *,
+    max_side: int | None = None,
+    max_bytes: int = 64 * 2**20,
+) -> bytes:
+    """Return an image file's bytes.
+
+    Bytes and files go as they are. A PIL image is turned upright and written as PNG, or as JPEG (quality 95, full
+    colour resolution, transparency on white) when it has more than a million pixels.
+
+    Args:
+        source: The image.
+        max_side: Shrink the image when its longer side has more pixels than this.
+        max_bytes: The most that may be sent.
+
+    Raises:
+        InvalidQuery: A file that cannot be read, or an image that cannot be shrunk or written.
+        TooLarge: More than ``max_bytes``.
+    """
+    if max_side is not None and max_side < 1:
+        raise InvalidQuery(f"max_side is {max_side}: give a positive number of pixels", reason="BAD_MAX_SIDE")
+    if is_pil_image(source):
+        data = _encode(source, max_side)
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        data = bytes(source)
+        if max_side is not None:
+            data = _shrink(io.BytesIO(data), max_side) or data
+    else:
+        data = _read(Path(source), max_side, max_bytes)
+    if len(data) > max_bytes:
+        raise TooLarge(
+            f"the image has {len(data):,} bytes, more than the {max_bytes:,} that may be sent: shrink it (max_side=)",
+            reason="IMAGE_TOO_LARGE",
+        )
+    return data
+
+
+def _read(path: Path, max_side: int | None, max_bytes: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            shrunk = _shrink(file, max_side) if max_side is not None else None
+            if shrunk is not None:
+                return shrunk
+            file.seek(0)
+            # One byte more than allowed tells "too large" apart from "just fits", and bounds endless files.
+            return file.read(max_bytes + 1)
+    except OSError as error:
+        raise InvalidQuery(
+            f"cannot read {str(path)!r} ({error.strerror or error}): give the path of an image file",
+            reason="FILE_UNREADABLE",
+        ) from error
+
+
+def _shrink(file: Any, max_side: int) -> bytes | None:
+    """Return a smaller image file, or None where the image is small enough or no image to this machine's Pillow."""
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(file) as image:
+            if max(image.size) <= max_side:
+                return None
+            # Lets JPEG skip most of the work; keeps at least max_side.
+            image.draft(None, (max_side, max_side))
+            return _encode(image, max_side)
+    except PIL.UnidentifiedImageError:
+        # Not ours to judge: the server knows more formats than this Pillow may, and names what is wrong.
+        return None
+    except (PIL.Image.DecompressionBombError, ValueError, SyntaxError, EOFError) as error:
+        raise InvalidQuery(f"the image cannot be shrunk ({error}): send it as it is", reason="IMAGE_CORRUPT") from error
+
+
+def _encode(image: PIL.Image.Image, max_side: int | None) -> bytes:
+    from PIL import Image, ImageOps
+
+    if image.mode == "F":
+        raise InvalidQuery(
+            "an image of mode 'F' does not say which of its values are black and white: convert it to 'L' or 'RGB'",
+            reason="IMAGE_FORMAT",
+        )
+    buffer = io.BytesIO()
+    try:
+        upright = ImageOps.exif_transpose(image)
+        if max_side is not None and max(upright.size) > max_side:
+            upright.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=3.0)
+        pixels = upright.width * upright.height
+        deep = upright.mode.startswith("I")
+        if pixels > _LOSSLESS_PIXELS and max(upright.size) <= _JPEG_SIDE and not deep:
+            _opaque(upright).save(buffer, "JPEG", quality=95, subsampling=0)
+        else:
+            if upright.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
+                upright = upright.convert("I").convert("I;16") if deep else upright.convert("RGB")
+            upright.save(buffer, "PNG", compress_level=1, exif=b"")
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise InvalidQuery(
+            f"the image of mode {image.mode!r} and size {image.size} cannot be written ({error})",
+            reason="IMAGE_CORRUPT",
+        ) from error
+    return buffer.getvalue()
+
+
+def _opaque(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Lay transparency on white, as the server does."""
+    from PIL import Image
+
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
+        return image
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        opaque = Image.new("RGB", layer.size, "white")
+        opaque.paste(layer, mask=layer.getchannel("A"))
+        return opaque
+    return image.convert("RGB")

@@ -1,0 +1,104 @@
+"""What a caller may look for, and how: small values that hold no resources."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeAlias, TypedDict, Union
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+__all__ = ["Crop", "Embedding", "Fusion", "ImageId", "Query", "SearchOptions", "Text"]
+
+
+class Fusion(StrEnum):
+    """A rule that merges the members' opinions into one ranking."""
+
+    WEIGHTED_VOTE = "weighted-vote"
+    """Adds the members' cosine similarities, each times its weight."""
+    RECIPROCAL_RANK = "reciprocal-rank"
+    """Adds weight / (60 + rank) over the members."""
+
+
+class Crop(StrEnum):
+    """How an image is cut before it is embedded."""
+
+    NONE = "none"
+    """The whole image."""
+    BORDER = "border"
+    """Uniform borders are trimmed."""
+    CONTENT = "content"
+    """The largest plausible picture inside a screenshot or frame, without its borders."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageId:
+    """Looks for the likes of an image of the gallery (a plain ``str`` is a path).
+
+    Attributes:
+        id: The image's id, as in :attr:`cbir.client.Hit.image_id`.
+    """
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """Looks for the likes of an image that was embedded elsewhere with the same ensemble.
+
+    Attributes:
+        vectors: One vector a member name, before the index's projection; its length is the member's
+            ``embedding_dim``. Lists and one-dimensional arrays will do. Members that are left out do not vote.
+    """
+
+    vectors: Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Looks for images by words; the ensemble needs a member with a text tower (``IndexInfo.members[i].text``).
+
+    Attributes:
+        text: The words.
+    """
+
+    text: str
+
+
+#: What can be searched for: the bytes of an image file, the path of one, a PIL image, or one of the values above.
+Query: TypeAlias = Union[
+    bytes, bytearray, memoryview, str, os.PathLike[str], "PIL.Image.Image", ImageId, Embedding, Text
+]
+
+
+class SearchOptions(TypedDict, total=False):
+    """The options of :meth:`cbir.client.Client.search`; ``None`` everywhere means the server's default."""
+
+    limit: int | None
+    """The largest number of hits; default 10."""
+    min_score: float | None
+    """Hits with a lower score (0..1) are left out, so that fewer than ``limit`` may come back."""
+    fusion: Fusion | str | None
+    """The rule that merges the members' opinions; default the weighted vote."""
+    weights: Mapping[str, float] | None
+    """The weight of each member in this query; members that are left out have weight 0."""
+    labels: str | Iterable[str] | None
+    """Labels of which a hit must carry one."""
+    exclude_labels: str | Iterable[str] | None
+    """Labels that a hit must not carry."""
+    metadata: Mapping[str, str | Iterable[str]] | None
+    """Metadata columns with the values of which a hit must carry one."""
+    exclude_query: bool
+    """Leaves images out whose bytes are those of the query."""
+    crop: Crop | str | None
+    """The crop of the query image; default the rule the gallery was indexed with."""
+    positive_ids: Iterable[str] | None
+    """Ids of gallery images that show what is meant."""
+    negative_ids: Iterable[str] | None
+    """Ids of gallery images that do not show what is meant."""
+    max_side: int | None
+    """An image whose longer side has more pixels is shrunk to this before it is sent (needs Pillow). The crop box in
+    the result is then in pixels of the smaller image. Default: images are sent as they are."""

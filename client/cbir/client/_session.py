@@ -1,0 +1,151 @@
+"""What the synchronous and the asynchronous client share: everything but waiting."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Mapping
+from typing import Any, Unpack
+
+import grpc
+
+from cbir.client._channel import ChannelSettings
+from cbir.client._conversion import RequestTemplate
+from cbir.client._dialogue import Dialogue
+from cbir.client._errors import CbirClientError, DeadlineExceeded, Unavailable, Unsupported
+from cbir.client._queries import SearchOptions
+from cbir.client._retry import Budget, RetryPolicy
+from cbir.client._status import from_rpc_error
+from cbir.v1 import admin_pb2_grpc, search_pb2_grpc
+
+__all__ = ["NO_SERVICE", "SERVING", "Patience", "Session"]
+
+# The standard health service, spoken by hand: two constants are no reason for every client to install a package.
+_HEALTH_METHOD = "/grpc.health.v1.Health/Check"
+#: HealthCheckRequest about the server as a whole.
+NO_SERVICE = b""
+#: HealthCheckResponse { status: SERVING }.
+SERVING = b"\x08\x01"
+
+
+class Session:
+    """One client's settings, and the objects that each call begins with."""
+
+    def __init__(
+        self,
+        target: str = "localhost:50051",
+        *,
+        timeout: float = 10.0,
+        attempts: int = 4,
+        max_message_bytes: int = 64 * 2**20,
+        keepalive: float = 300.0,
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Make a client; nothing is sent before the first call.
+
+        Args:
+            target: gRPC target: ``host:port``, ``unix:path``, ``dns:///name:port``.
+            timeout: Default deadline of a call in seconds, retries included; ``math.inf`` waits for ever.
+            attempts: How often a call is made at most, 1 (never again) to 5. Repeated are calls that no server took,
+                and calls that an overloaded server asked to repeat, after the time it asked for.
+            max_message_bytes: Largest message either way, and the largest image that is sent or received.
+            keepalive: Seconds between pings on a quiet connection; servers dislike less than 5 minutes.
+            credentials: TLS credentials (``grpc.ssl_channel_credentials()``); ``None``: a plain connection.
+            metadata: Sent with every call, such as ``{"authorization": "Bearer ..."}``; lower-case names.
+
+        Raises:
+            ValueError: A setting out of range.
+        """
+        self._settings = ChannelSettings(
+            target=target,
+            timeout=timeout,
+            retry=RetryPolicy(attempts),
+            max_message_bytes=max_message_bytes,
+            keepalive=keepalive,
+            credentials=credentials,
+            metadata=dict(metadata or {}),
+        )
+        self._metadata = tuple(self._settings.metadata.items())
+        self._closed = False
+        self._start()
+
+    def _start(self) -> None:
+        """Make what the kind of client needs before its first call."""
+
+    def _bind(self, channel: Any) -> None:
+        """Take a channel of either kind into use."""
+        self._channel = channel
+        self._searching = search_pb2_grpc.SearchServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._admin = admin_pb2_grpc.AdminServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._health = channel.unary_unary(_HEALTH_METHOD)
+
+    @property
+    def target(self) -> str:
+        """The server's address."""
+        return self._settings.target
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.target}{', closed' if self._closed else ''}>"
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError(f"this client of {self.target} was closed: make another one")
+
+    def _budget(self, timeout: float | None) -> Budget:
+        self._check_open()
+        return Budget(self._seconds(timeout), self._settings.retry, self.target)
+
+    def _template(self, **options: Unpack[SearchOptions]) -> RequestTemplate:
+        return RequestTemplate(self._settings.max_message_bytes, **options)
+
+    def _dialogue(self, timeout: float | None, window: int) -> Dialogue[Any]:
+        self._check_open()
+        if window < 1:
+            raise ValueError(f"window is {window}: give the number of queries that may be on their way, at least 1")
+        return Dialogue(self._settings.retry, self._seconds(timeout), self.target)
+
+    def _seconds(self, timeout: float | None) -> float:
+        return self._settings.timeout if timeout is None else timeout
+
+
+class Patience:
+    """The wait for a server that is still starting or loading.
+
+    Attributes:
+        ask_health: Whether the server has a health service to ask.
+    """
+
+    def __init__(self, timeout: float, target: str) -> None:
+        if not timeout > 0:
+            raise ValueError(f"timeout is {timeout}: give a positive number of seconds, or math.inf to wait for ever")
+        self.ask_health = True
+        self._timeout = timeout
+        self._end = time.monotonic() + timeout
+        self._target = target
+        self._pauses = itertools.chain((0.05, 0.1, 0.2), itertools.repeat(0.5))
+
+    def left(self) -> float | None:
+        """Seconds left, as gRPC wants them: None is for ever."""
+        return None if math.isinf(self._end) else max(self._end - time.monotonic(), 0.0)
+
+    def pause(self, error: grpc.RpcError | None) -> float:
+        """Return the seconds until it is worth asking again; ``error`` is None when the server said "not yet".
+
+        Raises:
+            DeadlineExceeded: The time is up.
+            CbirClientError: Waiting will not help.
+        """
+        failure: CbirClientError = Unavailable("it answers, but is not serving yet")
+        if error is not None:
+            failure = from_rpc_error(error, self._target)
+            if isinstance(failure, Unsupported) and self.ask_health:
+                self.ask_health = False
+                return 0.0
+            if not isinstance(failure, (Unavailable, DeadlineExceeded)):
+                raise failure from error
+        pause = next(self._pauses)
+        if time.monotonic() + pause >= self._end:
+            raise DeadlineExceeded(f"{self._target} was not ready within {self._timeout:g} s: {failure}") from error
+        return pause

@@ -1,0 +1,98 @@
+"""gRPC's errors in, the client's exceptions out: the only place where the two meet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+
+from cbir.client import _errors as errors
+
+__all__ = ["from_rpc_error", "from_status"]
+
+_KINDS: dict[Any, type[errors.CbirClientError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidQuery,
+    grpc.StatusCode.OUT_OF_RANGE: errors.InvalidQuery,
+    grpc.StatusCode.NOT_FOUND: errors.NotFound,
+    grpc.StatusCode.FAILED_PRECONDITION: errors.FailedPrecondition,
+    grpc.StatusCode.UNIMPLEMENTED: errors.Unsupported,
+    grpc.StatusCode.UNAVAILABLE: errors.Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
+    grpc.StatusCode.CANCELLED: errors.Cancelled,
+    grpc.StatusCode.UNAUTHENTICATED: errors.Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: errors.PermissionDenied,
+}
+#: What grpc.aio says when a message could not be sent because the call had just ended: the server's own status is
+#: lost, and asking again will bring it to light.
+_LOST_STATUS = "Internal error from Core"
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def from_rpc_error(error: grpc.RpcError, target: str) -> errors.CbirClientError:
+    """Translate the failure of a call to ``target``; to be raised ``from`` the original."""
+    if error.code() == grpc.StatusCode.INTERNAL and error.details() == _LOST_STATUS:
+        return errors.Unavailable(f"the connection to {target} broke while a query was being sent")
+    status = status_pb2.Status(code=error.code().value[0], message=error.details() or "")
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            try:
+                status.MergeFromString(value)
+            except DecodeError:
+                # A proxy may cut trailers; code and message still tell most of it.
+                continue
+    return from_status(status, target)
+
+
+def from_status(status: status_pb2.Status, target: str) -> errors.CbirClientError:
+    """Translate a ``google.rpc.Status``, in band or out of it; ``target`` names the server in messages."""
+    code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
+    info = _detail(status, error_details_pb2.ErrorInfo()) or error_details_pb2.ErrorInfo()
+    retry = _detail(status, error_details_pb2.RetryInfo())
+    bad = _detail(status, error_details_pb2.BadRequest())
+    kind = _KINDS.get(code, errors.ServerError)
+    if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+        # The same code stands for "come back later" and for "never this big". Only the first says when to retry;
+        # gRPC's own size check gives no details at all.
+        sized = bool(info.reason) or "larger than max" in status.message
+        kind = errors.TooLarge if retry is None and sized else errors.Overloaded
+    return kind(
+        _message(code, status.message, bool(info.reason), target),
+        reason=info.reason,
+        metadata=info.metadata,
+        violations=tuple(errors.FieldViolation(v.field, v.description) for v in bad.field_violations) if bad else (),
+        retry_after=retry.retry_delay.ToNanoseconds() / 1e9 if retry else None,
+    )
+
+
+def _detail(status: status_pb2.Status, kind: Any) -> Any:
+    """Return the first detail of the kind, filled in, or None."""
+    packed: any_pb2.Any
+    for packed in status.details:
+        if packed.Is(kind.DESCRIPTOR):
+            try:
+                if packed.Unpack(kind):
+                    return kind
+            except DecodeError:
+                return None
+    return None
+
+
+def _message(code: Any, text: str, explained: bool, target: str) -> str:
+    """Keep a sentence that the server wrote; gRPC's own words get a way out."""
+    if explained and text:
+        return text
+    text = text or "no details were given"
+    if code == grpc.StatusCode.UNAVAILABLE:
+        return f"no server answers at {target}: start one with 'cbir serve INDEX' or correct the address ({text})"
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"{target} did not answer in time: raise the timeout or look at the server's load ({text})"
+    if code == grpc.StatusCode.UNIMPLEMENTED:
+        return f"the server at {target} does not offer this call: is it an Ensemble-CBIR server of this age? ({text})"
+    if code == grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text:
+        return f"a message is larger than {target} or this client takes: send a smaller image ({text})"
+    if code in _KINDS:
+        return text
+    return f"the server at {target} failed with {code.name}: look at its log ({text})"

@@ -1,0 +1,171 @@
+"""A sheet of paper with what Pillow's own drawing lacks: smooth round corners, and text that fits."""
+
+from __future__ import annotations
+
+import unicodedata
+from functools import lru_cache
+
+from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
+
+__all__ = ["Area", "Canvas", "backdrop", "contain"]
+
+#: Left, top, right, bottom in pixels; right and bottom exclusive.
+Area = tuple[int, int, int, int]
+
+#: How much finer than a pixel the corners are computed.
+_FINE = 8
+
+
+class Canvas:
+    """An RGB picture to draw on.
+
+    Args:
+        size: Width and height in pixels.
+        colour: The paper.
+    """
+
+    def __init__(self, size: tuple[int, int], colour: str) -> None:
+        self.image = Image.new("RGB", size, colour)
+        self._draw = ImageDraw.Draw(self.image)
+
+    def panel(self, area: Area, colour: str, radius: int = 0) -> None:
+        """Fill a rectangle with round corners."""
+        self.image.paste(Image.new("RGB", _size(area), colour), area[:2], _mask(_size(area), radius))
+
+    def frame(self, area: Area, colour: str, radius: int, width: int) -> None:
+        """Draw a line of the given width along the inside of a rectangle with round corners."""
+        outer = _mask(_size(area), radius)
+        hole = Image.new("L", outer.size, 0)
+        inner = (outer.width - 2 * width, outer.height - 2 * width)
+        hole.paste(_mask(inner, max(radius - width, 0)), (width, width))
+        self.image.paste(Image.new("RGB", outer.size, colour), area[:2], ImageChops.subtract(outer, hole))
+
+    def picture(self, picture: Image.Image, at: tuple[int, int], radius: int = 0) -> None:
+        """Lay a picture down, its corners rounded."""
+        self.image.paste(picture.convert("RGB"), at, _mask(picture.size, radius))
+
+    def bar(self, area: Area, parts: list[tuple[float, str]], track: str) -> None:
+        """Draw a horizontal stacked bar with round ends.
+
+        Args:
+            area: The whole of the bar.
+            parts: Fractions of its width and their colours, from the left; negative ones are left out.
+            track: The colour of what remains.
+        """
+        width, height = _size(area)
+        strip = Image.new("RGB", (width, height), track)
+        draw, end = ImageDraw.Draw(strip), 0.0
+        for fraction, colour in parts:
+            start, end = end, min(end + max(fraction, 0.0), 1.0)
+            # Rounded at the edges, not in the widths: errors do not add up.
+            if round(end * width) > round(start * width):
+                draw.rectangle((round(start * width), 0, round(end * width) - 1, height), fill=colour)
+        self.picture(strip, area[:2], height // 2)
+
+    def text(
+        self,
+        at: tuple[float, float],
+        text: str,
+        size: int,
+        colour: str,
+        *,
+        anchor: str = "ls",
+        room: float | None = None,
+        strong: bool = False,
+        keep_end: bool = False,
+    ) -> float:
+        """Write one line and return its width in pixels.
+
+        Args:
+            at: The anchor point; by default the left end of the baseline.
+            text: What to write; shortened with "…" to fit.
+            size: Height of the letters in pixels.
+            colour: Their colour.
+            anchor: As in Pillow.
+            room: The most pixels it may take.
+            strong: Thicker strokes.
+            keep_end: Shorten at the start, as suits paths.
+        """
+        line = _fit(_drawable(text), size, room, keep_end)
+        self._draw.text(at, line, colour, _font(size), anchor=anchor, stroke_width=size / 50 if strong else 0)
+        return _font(size).getlength(line)
+
+    def paragraph(self, at: tuple[int, int], text: str, size: int, colour: str, room: int, lines: int) -> None:
+        """Write text in at most ``lines`` lines of at most ``room`` pixels, the first baseline at ``at``."""
+        words, line, number = _drawable(text).split(), "", 0
+        while words and number < lines:
+            last = number == lines - 1
+            line = " ".join(words) if last else words.pop(0)
+            while not last and words and _font(size).getlength(f"{line} {words[0]}") <= room:
+                line += f" {words.pop(0)}"
+            self.text((at[0], at[1] + number * size * 1.4), line, size, colour, room=room)
+            number += 1
+
+
+def contain(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Return the picture resized to just fit, whole and undistorted; small ones grow at most threefold."""
+    scale = min(size[0] / picture.width, size[1] / picture.height, 3.0)
+    fitted = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
+    return picture.convert("RGB").resize(fitted, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def backdrop(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Return a pale blur of the picture that fills the size, to lay a picture of another shape on."""
+    # A few pixels, stretched smoothly, are a blur that costs nothing.
+    few = ImageOps.fit(picture.convert("RGB"), (5, 4), Image.Resampling.BOX)
+    return Image.blend(few.resize(size, Image.Resampling.BICUBIC), Image.new("RGB", size, "white"), 0.62)
+
+
+def _size(area: Area) -> tuple[int, int]:
+    return area[2] - area[0], area[3] - area[1]
+
+
+def _mask(size: tuple[int, int], radius: int) -> Image.Image:
+    mask = Image.new("L", size, 255)
+    radius = min(radius, size[0] // 2, size[1] // 2)
+    if radius > 0:
+        disc, side = _disc(radius), 2 * radius
+        right, bottom = size[0] - radius, size[1] - radius
+        mask.paste(disc.crop((0, 0, radius, radius)), (0, 0))
+        mask.paste(disc.crop((radius, 0, side, radius)), (right, 0))
+        mask.paste(disc.crop((0, radius, radius, side)), (0, bottom))
+        mask.paste(disc.crop((radius, radius, side, side)), (right, bottom))
+    return mask
+
+
+@lru_cache(maxsize=64)
+def _disc(radius: int) -> Image.Image:
+    side = 2 * radius * _FINE
+    disc = Image.new("L", (side, side), 0)
+    ImageDraw.Draw(disc).ellipse((0, 0, side - 1, side - 1), fill=255)
+    return disc.resize((2 * radius, 2 * radius), Image.Resampling.BOX)
+
+
+@lru_cache(maxsize=32)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _drawable(text: str) -> str:
+    """Take accents off: the font that comes with Pillow has plain letters only."""
+    plain = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
+    return "".join(letter if letter.isprintable() else " " for letter in plain)
+
+
+def _fit(text: str, size: int, room: float | None, keep_end: bool) -> str:
+    font = _font(size)
+    if room is None or font.getlength(text) <= room:
+        return text
+    # The longest piece that fits, by halving: measuring every length takes long for long texts.
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if font.getlength(_cut(text, middle, keep_end)) <= room:
+            low = middle
+        else:
+            high = middle - 1
+    return _cut(text, low, keep_end)
+
+
+def _cut(text: str, length: int, keep_end: bool) -> str:
+    return "…" + text[len(text) - length :] if keep_end else text[:length].rstrip() + "…"
