@@ -9,7 +9,6 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +114,7 @@ class EnsembleSpec:
 
 
 def _package_folder() -> Path:
-    return Path(str(resources.files("cbir.core"))) / "ensembles"
+    return Path(__file__).parent / "ensembles"
 
 
 def _portable(weights: str | None) -> str | None:

@@ -1,0 +1,1 @@
+"""What indexer and server must agree on; it imports nothing else of this project."""

@@ -1,0 +1,154 @@
+"""Embedders: every backend loads, agrees with eager float32, and refuses what does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from images import pattern
+from safetensors.torch import save_file
+
+from cbir.core.crop import Box
+from cbir.core.embedder import load_embedder, prepare
+from cbir.core.ensemble import InputSpec, MemberSpec
+from cbir.core.errors import ConfigurationError, EnsembleError
+from cbir.core.runtime import import_openvino
+
+SMALL = InputSpec(size=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), interpolation="bilinear")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CBIR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def member(**changes: object) -> MemberSpec:
+    values = {"name": "m", "backend": "timm", "model": "test_resnet", "input": SMALL}
+    return MemberSpec(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def batch(count: int = 3) -> np.ndarray:
+    box = Box(0, 0, 48, 48)
+    return np.stack([prepare(np.asarray(pattern(i % 4, i)), box, 32, "bilinear") for i in range(count)])
+
+
+def eager(model: torch.nn.Module, images: np.ndarray) -> np.ndarray:
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    with torch.inference_mode():
+        y = torch.nn.functional.normalize(model.eval()((x - 0.5) / 0.25).flatten(1), dim=1)
+    return y.numpy()
+
+
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_timm_file_agrees_with_eager_float32(tmp_path: Path, runtime: str) -> None:
+    model = timm.create_model("test_resnet", num_classes=7)
+    file = tmp_path / "w.safetensors"
+    save_file({k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}, file)
+    embedder = load_embedder(member(weights=str(file)), "cpu", runtime)
+    model.load_state_dict({k: v.half().float() if v.is_floating_point() else v for k, v in model.state_dict().items()})
+    model.reset_classifier(0)
+    ours = embedder.embed(batch())
+    assert ours.shape == (3, embedder.dim)
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-4)
+    assert (ours * eager(model, batch())).sum(axis=1).min() > 0.999
+    # One image alone gets the embedding it gets in a batch.
+    assert (embedder.embed(batch()[1:2])[0] * ours[1]).sum() > 0.9999
+
+
+def test_converted_networks_are_kept_and_used_again(tmp_path: Path) -> None:
+    first = load_embedder(member(), "cpu", "openvino")
+    kept = list((tmp_path / "cache").rglob("model.xml"))
+    assert len(kept) == 1
+    second = load_embedder(member(), "cpu", "openvino")
+    np.testing.assert_allclose(first.embed(batch()), second.embed(batch()), atol=1e-5)
+    kept[0].write_text("damaged")
+    third = load_embedder(member(), "cpu", "openvino")
+    np.testing.assert_allclose(first.embed(batch()), third.embed(batch()), atol=1e-5)
+
+
+def test_random_weights_are_the_same_at_every_start() -> None:
+    a, b = (load_embedder(member(), "cpu", "torch").embed(batch()) for _ in range(2))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_torchvision_and_open_clip() -> None:
+    vision = load_embedder(member(backend="torchvision", model="mobilenet_v3_small"), "cpu", "torch")
+    assert vision.dim == 1024
+    assert vision.embed(batch()).shape == (3, 1024)
+    clip = load_embedder(
+        member(backend="open_clip", model="RN50", input=InputSpec()), "cpu", "torch"
+    )
+    assert (clip.size, clip.dim) == (224, 1024)
+
+
+def test_openvino_takes_onnx_and_ir(tmp_path: Path) -> None:
+    ov = import_openvino()
+    ops = ov.opset13
+
+    # The mean of each channel of a normalised image: a model small enough to check by hand.
+    image = ops.parameter([1, 3, 32, 32], np.float32, "image")
+    mean = ops.reduce_mean(image, np.array([2, 3]), keep_dims=False)
+    ov.save_model(ov.Model([mean.output(0)], [image], "means"), tmp_path / "m.xml", compress_to_fp16=False)
+    embedder = load_embedder(member(backend="openvino", model="means", weights=str(tmp_path / "m.xml")))
+    expected = batch().reshape(3, -1, 3).mean(axis=1) / 255
+    expected = (expected - 0.5) / 0.25
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(embedder.embed(batch()), expected, atol=1e-3)
+    assert embedder.runtime == "openvino"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "words"),
+    [
+        ({"backend": "keras"}, "BACKEND_UNKNOWN", "known are timm"),
+        ({"model": "resnet_of_dreams"}, "MODEL_UNKNOWN", "timm has no model"),
+        ({"backend": "open_clip", "model": "ViT-X"}, "MODEL_UNKNOWN", "open_clip has no model"),
+        ({"backend": "torchvision", "model": "x"}, "MODEL_UNKNOWN", "torchvision has no"),
+        ({"backend": "open_clip", "model": "RN50", "weights": "nope"}, "WEIGHTS_UNKNOWN", "known are openai"),
+        ({"backend": "torchvision", "model": "resnet18", "weights": "nope"}, "WEIGHTS_UNKNOWN", "IMAGENET1K_V1"),
+        ({"options": {"colour": "blue"}}, "MODEL_UNUSABLE", "check model, options and weights"),
+        ({"backend": "openvino", "weights": None}, "WEIGHTS_MISMATCH", ".onnx"),
+    ],
+)
+def test_what_cannot_be_loaded_is_named(changes: dict[str, object], reason: str, words: str) -> None:
+    with pytest.raises(EnsembleError) as caught:
+        load_embedder(member(**changes), "cpu", "torch")
+    assert caught.value.reason == reason
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "other.safetensors"
+    save_file(timm.create_model("test_vit").state_dict(), file)
+    with pytest.raises(EnsembleError, match="does not fit 'test_resnet'"):
+        load_embedder(member(weights=str(file)), "cpu", "torch")
+    file.write_bytes(b"\x00" * 50)
+    with pytest.raises(EnsembleError, match="no readable safetensors file"):
+        load_embedder(member(weights=str(file)), "cpu", "torch")
+
+
+def test_an_unreachable_hub_says_which_file_goes_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError("connection refused")
+
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", refuse)
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_url", refuse)
+    with pytest.raises(EnsembleError) as caught:
+        load_embedder(member(model="resnet18", weights="a1_in1k"), "cpu", "torch")
+    assert caught.value.reason == "WEIGHTS_UNREACHABLE"
+    assert "connection refused" in str(caught.value)
+    assert 'weights = "path/to/file.safetensors"' in str(caught.value)
+
+
+def test_devices_that_are_not_there() -> None:
+    with pytest.raises(ConfigurationError, match="drop --device cuda"):
+        load_embedder(member(), "cuda", "openvino")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigurationError, match="no CUDA GPU"):
+            load_embedder(member(), "cuda", "torch")
