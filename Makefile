@@ -6,6 +6,9 @@ READY := .venv/ready
 NPM := $(shell command -v npm 2>/dev/null)
 BUF := $(if $(NPM),protos/node_modules/ready)
 
+# Compiling torch's sources anew in every process would cost ten seconds each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo test lint format proto bench lock clean
 
 help:

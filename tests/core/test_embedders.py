@@ -80,9 +80,7 @@ def test_torchvision_and_open_clip() -> None:
     vision = load_embedder(member(backend="torchvision", model="mobilenet_v3_small"), "cpu", "torch")
     assert vision.dim == 1024
     assert vision.embed(batch()).shape == (3, 1024)
-    clip = load_embedder(
-        member(backend="open_clip", model="RN50", input=InputSpec()), "cpu", "torch"
-    )
+    clip = load_embedder(member(backend="open_clip", model="RN50", input=InputSpec()), "cpu", "torch")
     assert (clip.size, clip.dim) == (224, 1024)
 
 

@@ -47,7 +47,8 @@ def test_glrt_by_hand_in_one_dimension() -> None:
 def test_glrt_by_hand_in_two_dimensions() -> None:
     # Within: variance 1 along x, 4 along y (four points a class, three degrees of freedom each).
     shape = np.array([[1, 0], [-1, 0], [0, 2], [0, -2]], np.float64) * np.sqrt(1.5)
-    z = np.concatenate([shape + [10, 0], shape - [10, 0]]).astype(np.float32)
+    away = np.array([10, 0])
+    z = np.concatenate([shape + away, shape - away]).astype(np.float32)
     codes = np.repeat([0, 1], 4)
     metric = fit_glrt(z, codes, ridge=0.0)
     m = metric.T @ metric
@@ -62,9 +63,11 @@ def test_glrt_by_hand_in_two_dimensions() -> None:
 def test_glrt_draws_classes_together() -> None:
     x, codes = _two_gaussians()
     z = x @ fit_glrt(x, codes).T
+
     def gap(v: np.ndarray) -> float:
         centre = np.abs(v[codes == 0].mean(0) - v[codes == 1].mean(0))
         return float(np.linalg.norm(centre) / v[codes == 0].std(0).max())
+
     assert gap(z) > 3 * gap(x)
 
 

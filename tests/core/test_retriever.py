@@ -31,13 +31,19 @@ def vectors() -> list[np.ndarray]:
 def gallery(labelled: bool = True) -> Gallery:
     codes = np.random.default_rng(0).integers(0, 40, N)
     return Gallery.from_images(
-        GalleryImage(f"{i:05d}", f"/{i}", f"c{codes[i]:02d}" if labelled else None, 1, 1, f"{i:064x}", i, Box(0, 0, 1, 1))
+        GalleryImage(
+            f"{i:05d}", f"/{i}", f"c{codes[i]:02d}" if labelled else None, 1, 1, f"{i:064x}", i, Box(0, 0, 1, 1)
+        )
         for i in range(N)
     )
 
 
 def retriever(
-    vectors: list[np.ndarray], kinds: list[str | None], folder: Path, vote: VoteSettings | None = None, labelled: bool = True
+    vectors: list[np.ndarray],
+    kinds: list[str | None],
+    folder: Path,
+    vote: VoteSettings | None = None,
+    labelled: bool = True,
 ) -> Retriever:
     indexes: list[VectorIndex | None] = []
     for i, kind in enumerate(kinds):
@@ -56,7 +62,9 @@ def retriever(
 def queries(vectors: list[np.ndarray], count: int = 40, seed: int = 1, noise: float = 0.1) -> np.ndarray:
     rng = np.random.default_rng(seed)
     rows = rng.integers(0, N, count)
-    return np.hstack([normalise(v[rows].astype(np.float32) + noise * rng.normal(size=(count, v.shape[1]))) for v in vectors])
+    return np.hstack(
+        [normalise(v[rows].astype(np.float32) + noise * rng.normal(size=(count, v.shape[1]))) for v in vectors]
+    )
 
 
 def brute_force(vectors: list[np.ndarray], query: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -65,7 +73,9 @@ def brute_force(vectors: list[np.ndarray], query: np.ndarray, weights: np.ndarra
 
 
 @pytest.mark.parametrize("weights", [WEIGHTS, (1.0, 0.0, 0.0), (0.0, 1.0, 4.0)])
-def test_exact_is_brute_force_for_any_weights(vectors: list[np.ndarray], tmp_path: Path, weights: tuple[float, ...]) -> None:
+def test_exact_is_brute_force_for_any_weights(
+    vectors: list[np.ndarray], tmp_path: Path, weights: tuple[float, ...]
+) -> None:
     search = retriever(vectors, [None] * 3, tmp_path)
     w = np.array(weights, np.float32)
     q = queries(vectors)
@@ -142,14 +152,18 @@ def test_label_vote_raises_the_likely_class(vectors: list[np.ndarray], tmp_path:
 
 def test_galleries_without_labels_predict_none(vectors: list[np.ndarray], tmp_path: Path) -> None:
     vote = VoteSettings({"m0": 1, "m1": 1, "m2": 1}, label_share=1.0)
-    found = retriever(vectors, [None] * 3, tmp_path, vote, labelled=False).search(queries(vectors, 1), [SearchSpec()])[0]
+    found = retriever(vectors, [None] * 3, tmp_path, vote, labelled=False).search(queries(vectors, 1), [SearchSpec()])[
+        0
+    ]
     assert found.labels == []
     assert not found.label_contributions.any()
 
 
 def test_ties_break_by_image_id(tmp_path: Path) -> None:
     same = [np.tile(normalise(np.ones((1, d))), (N, 1)).astype(np.float16) for d in DIMS]
-    r = retriever(same, [None] * 3, tmp_path).search(np.hstack([s[:1].astype(np.float32) for s in same]), [SearchSpec()])
+    r = retriever(same, [None] * 3, tmp_path).search(
+        np.hstack([s[:1].astype(np.float32) for s in same]), [SearchSpec()]
+    )
     assert np.ptp(r[0].fused) == 0
     assert r[0].rows.tolist() == sorted(r[0].rows.tolist())
 
