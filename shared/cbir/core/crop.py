@@ -17,6 +17,8 @@ CROP_VERSION = 1
 _WORK_SIDE = 320
 _BORDER_TOLERANCE = 10.0
 _MAX_TRIM = 0.7
+#: Share of a trimmed picture's edge that must differ from the border.
+_STRAIGHT_EDGE = 0.6
 
 
 class Crop(StrEnum):
@@ -137,12 +139,25 @@ def _trim_borders(small: NDArray[np.uint8], box: Box) -> Box:
         flat = np.quantile(far, 0.98, axis=1) <= _BORDER_TOLERANCE
         return len(flat) if bool(flat.all()) else int(np.argmin(flat))
 
-    top = flat_run(region)
-    if top == len(region):
+    def straight_run(lines: NDArray[np.int16], run: int) -> int:
+        # Where a picture begins, it begins along its whole edge; a thing on a plain ground touches its bounding box
+        # here and there, and its ground belongs to it.
+        if run == 0 or run == len(lines):
+            return run
+        colour = np.median(lines[0], axis=0)
+        edge = lines[run : run + 3]
+        begins = (np.abs(edge - colour).max(axis=2) > _BORDER_TOLERANCE).any(axis=0).mean()
+        return run if begins >= _STRAIGHT_EDGE else 0
+
+    height, width = region.shape[:2]
+    top, bottom = flat_run(region), flat_run(region[::-1])
+    if top == height:
         return box
-    bottom = flat_run(region[::-1])
-    columns = region.transpose(1, 0, 2)
+    columns = region.transpose(1, 0, 2)[:, top : height - bottom]
     left, right = flat_run(columns), flat_run(columns[::-1])
+    inner = region[:, left : width - right]
+    top, bottom = straight_run(inner, top), straight_run(inner[::-1], bottom)
+    left, right = straight_run(columns, left), straight_run(columns[::-1], right)
     trimmed = Box(box.left + left, box.top + top, box.right - right, box.bottom - bottom)
     if trimmed.width * trimmed.height < (1 - _MAX_TRIM) * box.width * box.height:
         # A small thing on a plain ground is a product photo, not a frame: its surroundings belong to it.
