@@ -77,7 +77,7 @@ def test_each_step_of_the_recipe_pays(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "index"
     cosine, pca, glrt = (figure(photos, out, metric) for metric in ("cosine", "pca", "glrt"))
     voted = figure(photos, out, "glrt", label_share=1.0)
-    assert cosine > 0.8
+    assert cosine > 0.75
     assert pca > cosine - 0.01
     assert glrt > pca + 0.01
     assert voted >= glrt
@@ -98,4 +98,4 @@ def test_each_step_of_the_recipe_pays(photos: Path, tmp_path: Path) -> None:
 def test_the_content_crop_costs_nothing(photos: Path, tmp_path: Path) -> None:
     plain = figure(photos, tmp_path / "plain", "glrt")
     cropped = figure(photos, tmp_path / "cropped", "glrt", Crop.CONTENT)
-    assert cropped > plain - 0.02
+    assert cropped > plain - 0.01

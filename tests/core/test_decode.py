@@ -110,3 +110,17 @@ def test_large_jpegs_are_decoded_at_a_reduced_scale() -> None:
     assert (decoded.width, decoded.height) == (4000, 3000)
     assert 512 <= min(decoded.pixels.shape[:2]) < 1500
     assert decode_image(data, DecodeLimits(draft_side=None)).pixels.shape == (3000, 4000, 3)
+
+
+def test_damaged_avif_is_refused_not_raised() -> None:
+    # Pillow's AVIF decoder raises RuntimeError where the others raise OSError.
+    whole = encode(pattern(3, 1, 96), "AVIF")
+    refused = 0
+    for position in range(0, len(whole), 7):
+        data = bytearray(whole)
+        data[position] ^= 0xFF
+        try:
+            decode_image(bytes(data))
+        except ImageError as error:
+            refused += error.reason.startswith("IMAGE_")
+    assert refused > 5

@@ -133,6 +133,7 @@ def test_masks_exclusions_and_thresholds(vectors: list[np.ndarray], tmp_path: Pa
         some = search.search(q, [SearchSpec(min_score=float(full.scores[4]))])[0]
         assert some.rows.tolist() == full.rows[:5].tolist()
         assert not len(search.search(q, [SearchSpec(mask=np.zeros(N, bool))])[0].rows)
+        assert len(search.search(q, [SearchSpec(limit=2500)])[0].rows) == 2500
 
 
 def test_label_vote_raises_the_likely_class(vectors: list[np.ndarray], tmp_path: Path) -> None:
@@ -210,3 +211,15 @@ def test_index_names(vectors: list[np.ndarray], tmp_path: Path) -> None:
         build_index("faiss:Nonsense7", vectors[0], tmp_path / "x")
     with pytest.raises(ConfigurationError, match="cannot be trained"):
         build_index("faiss:IVF4096,Flat", vectors[0][:50], tmp_path / "x")
+
+
+def test_a_filter_finds_all_its_images_through_an_index_that_gives_up(
+    vectors: list[np.ndarray], tmp_path: Path
+) -> None:
+    exact = retriever(vectors, [None] * 3, tmp_path)
+    ivf = retriever(vectors, ["faiss:IVF64,Flat"] * 3, tmp_path)
+    q = queries(vectors, 8)
+    for label in ("c03", "c17", "c29"):
+        spec = SearchSpec(mask=exact.gallery.mask([label]))
+        for a, b in zip(exact.search(q, [spec] * 8), ivf.search(q, [spec] * 8), strict=True):
+            assert a.rows.tolist() == b.rows.tolist()

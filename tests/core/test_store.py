@@ -187,3 +187,24 @@ def test_cache_survives_a_block_that_was_cut_off(tmp_path: Path) -> None:
     victim.write_bytes(victim.read_bytes()[:30])
     (tmp_path / "f" / "x.partial").write_bytes(b"half")
     assert len(EmbeddingCache(tmp_path, "f")) == 1
+
+
+def test_damage_to_the_live_version_is_named_and_never_linked_on(tmp_path: Path) -> None:
+    store = IndexStore(tmp_path)
+    first = publish(store, [image("a")])
+    victim = first.path / "members/m/embeddings.npy"
+    data = bytearray(victim.read_bytes())
+    data[-1] ^= 1
+    victim.write_bytes(data)
+    # The same content again: the damaged file must not be linked into the new version.
+    publish(store, [image("a")]).verify()
+    for damage in (b"[]", b"{}", b'{"format": 1}', b"\xff\xfe"):
+        (store.path / "versions" / store.current() / "manifest.json").write_bytes(damage)
+        with pytest.raises(ArtifactError, match=r"manifest.json is damaged|index format None"):
+            store.open()
+    (tmp_path / "CURRENT").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ArtifactError, match="CURRENT is damaged"):
+        store.open()
+    victim.write_bytes(b"no array")
+    with pytest.raises(ArtifactError, match=r"embeddings.npy is damaged"):
+        first.embeddings("m")

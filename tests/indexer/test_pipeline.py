@@ -17,7 +17,7 @@ from images import encode, gradient, pattern, png_bomb, truncated_jpeg
 from PIL import Image
 
 from cbir.core.ensemble import load_ensemble
-from cbir.core.errors import ArtifactError, SourceError
+from cbir.core.errors import ArtifactError, ConfigurationError, SourceError
 from cbir.core.retriever import Retriever, SearchSpec
 from cbir.core.store import IndexStore
 from cbir.indexer.embedding import EmbeddingRun, RunSettings
@@ -226,3 +226,53 @@ def test_a_source_without_a_good_image_changes_nothing(
     with pytest.raises(SourceError, match="none of the 1 images could be read"):
         index(bad, out, tiny)
     assert IndexStore(out).open().name == live
+
+
+def test_damage_is_mended_by_a_rebuild(pictures: Callable[..., Path], tmp_path: Path, tiny: Path) -> None:
+    source, out = pictures(3), tmp_path / "index"
+    first = index(source, out, tiny)
+    victim = out / "versions" / first.version / "images.parquet"
+    victim.write_bytes(b"x" * victim.stat().st_size)
+    again = index(source, out, tiny)
+    assert again.published
+    assert again.embedded == 0
+    IndexStore(out).open(verify=True)
+    rebuilt = index(source, out, tiny, FitSettings(rebuild=True))
+    assert rebuilt.published
+    assert rebuilt.version != again.version
+
+
+def test_unknown_indexes_are_refused_before_any_work(pictures: Callable[..., Path], tmp_path: Path, tiny: Path) -> None:
+    for name in ("foo", "annoy:abc", "faiss:", "annoy:0"):
+        with pytest.raises(ConfigurationError, match="there is no index"):
+            index(pictures(1), tmp_path / "index", tiny, FitSettings(index=name))
+    assert not (tmp_path / "index").exists()
+
+
+def test_the_crop_of_another_ensemble_is_not_taken_over(
+    pictures: Callable[..., Path], tmp_path: Path, tiny: Path
+) -> None:
+    source, out = pictures(1), tmp_path / "index"
+    for path in source.rglob("*.png"):
+        framed = Image.new("RGB", (72, 72), "white")
+        framed.paste(Image.open(path), (12, 12))
+        framed.save(path)
+    border = tmp_path / "border.toml"
+    border.write_text(tiny.read_text().replace('crop = "none"', 'crop = "border"'))
+    boxes = []
+    for ensemble in (tiny, border, tiny):
+        index(source, out, ensemble)
+        boxes.append(IndexStore(out).open().gallery[0].crop)
+    assert boxes[0] == boxes[2]
+    assert boxes[1] != boxes[0]
+
+
+def test_a_gallery_of_one_picture_many_times(tmp_path: Path, tiny: Path) -> None:
+    source = tmp_path / "same"
+    source.mkdir()
+    for i in range(60):
+        pattern(0, 0).save(source / f"{i}.png")
+    index(source, tmp_path / "index", tiny)
+    retriever = Retriever.load(IndexStore(tmp_path / "index").open(), "cpu")
+    found = retriever.search(retriever.stored([3]), [SearchSpec()])[0]
+    assert found.fused.min() == pytest.approx(1, abs=1e-3)

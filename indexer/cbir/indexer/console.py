@@ -13,10 +13,16 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from safetensors import SafetensorError
 
+from cbir.core.errors import CbirError
 from cbir.indexer.embedding import Progress
 
-__all__ = ["add_device_arguments", "print_json", "progress_printer", "stderr"]
+__all__ = ["USER_ERRORS", "add_device_arguments", "print_json", "progress_printer", "stderr"]
+
+
+#: What a user or their machine can cause: a full disk and a file in place of a folder among it.
+USER_ERRORS = (CbirError, OSError, SafetensorError)
 
 
 def stderr() -> Console:

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cbir.core.errors import EnsembleError
+
 __all__ = ["DistillRecipe", "TrainingProgress", "augment", "distill", "teacher_targets"]
 
 
@@ -133,6 +135,7 @@ def distill(
     device: str = "cpu",
     on_progress: Callable[[TrainingProgress], None] | None = None,
     checkpoint_seconds: float = 120.0,
+    identity: str = "",
 ) -> dict[str, Tensor]:
     """Train ``student`` (a feature extractor) and return its averaged weights.
 
@@ -141,13 +144,15 @@ def distill(
         images: (N, H, W, 3) uint8, all of one size (a memory map is fine).
         targets: (N, T) float32 unit rows from :func:`teacher_targets`.
         labels: (N,) class numbers or None.
+        identity: What the run is made of beside the recipe; a checkpoint of another one is refused.
         checkpoint: File that is replaced every ``checkpoint_seconds``; an interrupted run goes on from it.
 
     Returns:
         The exponential moving average of the student's state dict (heads excluded), float32 on the CPU.
 
     Raises:
-        ValueError: The arrays disagree in length or the checkpoint belongs to another recipe.
+        ValueError: The arrays disagree in length.
+        EnsembleError: The checkpoint belongs to another run.
     """
     if len(images) != len(targets) or (labels is not None and len(labels) != len(images)):
         raise ValueError(f"{len(images)} images, {len(targets)} targets: the arrays must have one row an image")
@@ -173,8 +178,12 @@ def distill(
     step, spent = 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
-        if state["recipe"] != asdict(recipe):
-            raise ValueError(f"{checkpoint} was written by another recipe; remove it or name another output folder")
+        if state["recipe"] != asdict(recipe) or state["identity"] != identity:
+            raise EnsembleError(
+                f"{checkpoint} was written with another recipe, network, teacher or other images: remove it or name "
+                "another output folder",
+                reason="OTHER_CHECKPOINT",
+            )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         average, step, spent = state["average"], state["step"], state["spent"]
@@ -183,8 +192,8 @@ def distill(
     def save() -> None:
         partial = checkpoint.with_suffix(".partial")
         torch.save(
-            {"recipe": asdict(recipe), "model": model.state_dict(), "optimizer": optimizer.state_dict(),
-             "average": average, "step": step, "spent": spent},
+            {"recipe": asdict(recipe), "identity": identity, "model": model.state_dict(),
+             "optimizer": optimizer.state_dict(), "average": average, "step": step, "spent": spent},
             partial,
         )  # fmt: skip
         partial.replace(checkpoint)

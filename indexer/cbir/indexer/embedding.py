@@ -129,6 +129,7 @@ class EmbeddingRun:
         self._facts = EmbeddingCache(cache, f"facts-{ensemble.crop}-{CROP_VERSION}")
         self._embedders: dict[str, Embedder] = {}
         self._loading = threading.Lock()
+        self._stopped = threading.Event()
         self._pending: list[_Decoded] = []
         self._vectors: dict[str, tuple[list[bytes], list[NDArray[np.float32]]]] = {m: ([], []) for m in self._caches}
         self._new_facts: dict[bytes, ImageFacts] = {}
@@ -159,6 +160,7 @@ class EmbeddingRun:
         Raises:
             KeyboardInterrupt: After what is finished was committed.
         """
+        self._stopped.clear()
         facts: dict[str, ImageFacts] = {}
         skipped: list[SkippedImage] = []
         workers = self.settings.workers or os.cpu_count() or 1
@@ -182,7 +184,8 @@ class EmbeddingRun:
                 self._report(Progress("embed", done, len(images), rate, (len(images) - done) / max(rate, 1e-9)))
             self._forward()
         finally:
-            # Also on Ctrl-C: what is embedded is kept, what is queued is dropped.
+            # Also on Ctrl-C: what is embedded is kept, what is queued is dropped, no further model is loaded.
+            self._stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
             self._commit()
         return facts, skipped
@@ -190,7 +193,7 @@ class EmbeddingRun:
     def _load(self) -> None:
         with self._loading:
             for i, member in enumerate(self.ensemble.members):
-                if member.name not in self._embedders:
+                if member.name not in self._embedders and not self._stopped.is_set():
                     self._report(Progress(f"load {member.name}", i, len(self.ensemble.members)))
                     self._embedders[member.name] = load_embedder(member, self.settings.device, self.settings.runtime)
 
@@ -207,6 +210,8 @@ class EmbeddingRun:
             self._load()
         inputs: dict[tuple[int, str], NDArray[np.uint8]] = {}
         for member in self._missing(digest):
+            if self._stopped.is_set():
+                break  # nobody waits for the result any more
             embedder = self._embedders[member.name]
             spec = (embedder.size, embedder.interpolation)
             if spec not in inputs:

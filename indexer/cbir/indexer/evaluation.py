@@ -169,7 +169,11 @@ def evaluate(
     query_source: str,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> EvaluationReport:
-    """Measure the ensemble, rank fusion, and each member alone."""
+    """Measure the ensemble, rank fusion, and each member alone.
+
+    Raises:
+        SourceError: No query has a relevant image.
+    """
     one_hot = np.eye(len(retriever.members), dtype=np.float32)
     settings: dict[str, tuple[NDArray[np.float32] | None, Fusion]] = {
         "": (None, Fusion.WEIGHTED_VOTE),
@@ -181,6 +185,12 @@ def evaluate(
         if on_progress is not None:
             on_progress(Progress("measure", i, len(settings)))
         results[name] = _measure(retriever, queries, weights, fusion)
+        if results[name].queries == 0:
+            raise SourceError(
+                f"none of the {results[name].without_relevant} queries has a relevant image in the gallery: "
+                "their labels must be those of the gallery, which must hold other images of them",
+                reason="NO_RELEVANT_IMAGES",
+            )
     return EvaluationReport(
         str(index), version.name, len(retriever.gallery), results[""],
         {name: results[name] for name in retriever.members}, results["rank fusion"],

@@ -18,7 +18,7 @@ from cbir.core.errors import ArtifactError, SourceError
 from cbir.core.gallery import Gallery, GalleryImage
 from cbir.core.projection import fit_projection
 from cbir.core.store import IndexStore, IndexVersion, Manifest, VersionWriter, VoteSettings
-from cbir.core.vector_index import build_index, index_file, resolve_index
+from cbir.core.vector_index import build_index, check_index, index_file, resolve_index
 from cbir.core.version import __version__
 from cbir.indexer.embedding import EmbeddingRun, ImageFacts, Progress, RunSettings, SkippedImage
 from cbir.indexer.sources import ScanProblem, SourceImage
@@ -54,12 +54,14 @@ class FitSettings:
         pseudo_labels: Fit GLRT on clusters even where the gallery has labels.
         label_share: lambda of the label vote; 0 leaves labels out of the score.
         index: Overrides the members' own ``index``.
+        rebuild: Publish a new version even where nothing changed (a damaged version is replaced so).
     """
 
     pseudo_labels: bool = False
     label_share: float = 0.0
     index: str | None = None
     seed: int = 0
+    rebuild: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ def build(
         KeyboardInterrupt: What was embedded is kept for the next run; the live version stays.
     """
     started = time.monotonic()
+    if fit and fit.index:
+        check_index(fit.index)
     run_settings, fit = run_settings or RunSettings(), fit or FitSettings()
     report = on_progress or (lambda _: None)
     store = IndexStore(out)
@@ -116,7 +120,7 @@ def build(
     # Row order is id order: ties between equal scores then break by id wherever rows are sorted.
     found = sorted(sources.scan(), key=lambda image: image.id)
     with store.lock():
-        previous = _open_live(store)
+        previous = None if fit.rebuild else _open_live(store)
         run = EmbeddingRun(ensemble, out / "cache", run_settings, on_progress)
         plan = _Plan.make(found, previous, run)
         settings = {"pseudo_labels": fit.pseudo_labels, "label_share": fit.label_share, "index": fit.index}
@@ -154,7 +158,9 @@ def _open_live(store: IndexStore) -> IndexVersion | None:
     if not store.has_current():
         return None
     try:
-        return store.open()
+        version = store.open()
+        _ = version.gallery  # read now: a damaged one must not stop its own replacement
+        return version
     except ArtifactError:
         # A damaged version is rebuilt; what it cost to embed is in the cache.
         return None
@@ -186,7 +192,7 @@ class _Plan:
             old = before.get(image.id)
             digest = bytes.fromhex(old.sha256) if old else b""
             if old and (old.uri, old.stamp) == (image.uri, image.stamp) and run.known(digest):
-                plan.facts[image.id] = ImageFacts(digest, old.width, old.height, old.crop, old.phash)
+                plan.facts[image.id] = run.facts(digest)
                 same = old.label == image.label and dict(old.metadata) == dict(image.metadata)
                 plan.unchanged = plan.unchanged and same
                 kept += 1

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -15,8 +18,9 @@ from numpy.typing import NDArray
 from cbir.core.crop import Box
 from cbir.core.decode import decode_image
 from cbir.core.embedder import prepare
-from cbir.core.ensemble import EnsembleSpec
+from cbir.core.ensemble import MEMBER_NAME, EnsembleSpec
 from cbir.core.errors import EnsembleError, ImageError, SourceError
+from cbir.core.runtime import choose_runtime
 from cbir.indexer.distill import DistillRecipe, TrainingProgress, distill, teacher_targets
 from cbir.indexer.embedding import EmbeddingRun, Progress, RunSettings
 from cbir.indexer.pipeline import ImageSources
@@ -80,9 +84,18 @@ def train_member(
         SourceError: No image can be used.
         EnsembleError: A teacher or the student cannot be built.
     """
+    if not re.fullmatch(MEMBER_NAME, student.name):
+        raise EnsembleError(
+            f"a member may not be called {student.name!r}: use letters, digits, '-', '_' and '.'", reason="BAD_NAME"
+        )
+    if min(recipe.minutes, recipe.epochs, recipe.batch, recipe.size) <= 0:
+        raise EnsembleError("minutes, epochs, batch and size must be positive", reason="BAD_RECIPE")
     out.mkdir(parents=True, exist_ok=True)
     report = on_progress or (lambda _: None)
     settings = settings or RunSettings()
+    place = choose_runtime(settings.device, "torch")
+    network = _network(student)
+    ensemble_text = _ensemble_file(student, recipe, f"{student.name}.safetensors")
     found = sources.scan()
     run = EmbeddingRun(teachers, out / "cache", settings, on_progress)
     facts, skipped = run.run(found, sources)
@@ -92,20 +105,23 @@ def train_member(
         raise SourceError(f"no training image could be read{first}", reason="SOURCE_EMPTY")
     digests = [facts[image.id].sha256 for image in good]
     targets = teacher_targets([run.raw(m.name, digests) for m in teachers.members])
-    images = _pixels(good, sources, student.image_size or recipe.size, out / "images.npy", report)
     labels, classes = _labels(good)
-    network = _network(student)
+    content = hashlib.sha256(b"".join(digests) + (labels.tobytes() if labels is not None else b"")).hexdigest()
+    side = student.image_size or recipe.size
+    images = _pixels(good, sources, side, out / f"images-{side}-{content[:16]}.npy", report)
+    identity = json.dumps([asdict(student), asdict(recipe), content, sorted(run.fingerprints.values())], default=str)
     parameters = sum(p.numel() for p in network.parameters())
     state = distill(
         network, images, targets, labels, recipe, out / f"{student.name}.checkpoint",
-        mean=_MEAN, std=_STD, device="cuda" if settings.device == "cuda" else "cpu", on_progress=on_training,
+        mean=_MEAN, std=_STD, device="cuda" if place == "torch-cuda" else "cpu", on_progress=on_training,
+        identity=hashlib.sha256(identity.encode()).hexdigest(),
     )  # fmt: skip
     weights = out / f"{student.name}.safetensors"
     _save(state, weights)
     facts_file = {"student": asdict(student), "recipe": asdict(recipe), "images": len(good), "teachers": teachers.name}
     (out / f"{student.name}.json").write_text(json.dumps(facts_file, indent=1, default=str))
     ensemble = out / f"{student.name}.toml"
-    ensemble.write_text(_ensemble_file(student, recipe, weights.name))
+    ensemble.write_text(ensemble_text)
     return TrainedMember(weights, ensemble, len(good), classes, parameters)
 
 
@@ -176,7 +192,7 @@ def _save(state: Mapping[str, Any], path: Path) -> None:
 
 def _ensemble_file(student: StudentSpec, recipe: DistillRecipe, weights: str) -> str:
     options = ", ".join(f"{key} = {json.dumps(value)}" for key, value in student.options.items())
-    return f"""[ensemble]
+    text = f"""[ensemble]
 name = "{student.name}"
 crop = "content"
 
@@ -189,3 +205,12 @@ options = {{ {options} }}
 input = {{ size = {recipe.size}, mean = {list(_MEAN)}, std = {list(_STD)}, interpolation = "bicubic" }}
 dim = 256
 """
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise EnsembleError(
+            f"the options {dict(student.options)} cannot be written to an ensemble file ({error}): use numbers, texts, "
+            "true, false and lists of them",
+            reason="BAD_OPTIONS",
+        ) from error
+    return text

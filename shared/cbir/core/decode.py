@@ -15,6 +15,12 @@ from cbir.core.errors import ImageError
 
 __all__ = ["FORMATS", "DecodeLimits", "DecodedImage", "decode_image"]
 
+#: What Pillow's decoders raise on damaged files; AVIF's raises RuntimeError.
+_DECODER_ERRORS = (
+    OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error, EOFError,
+    ZeroDivisionError, OverflowError, RuntimeError, MemoryError,
+)  # fmt: skip
+
 #: The formats that are decoded; everything else Pillow knows stays shut, which keeps the attack surface small.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
@@ -83,7 +89,7 @@ def decode_image(data: bytes, limits: DecodeLimits | None = None) -> DecodedImag
             ) from None
         except Image.DecompressionBombError:
             raise _too_many_pixels("an enormous number of", limits) from None
-        except (OSError, SyntaxError, ValueError, struct.error, EOFError, MemoryError) as error:
+        except _DECODER_ERRORS as error:
             raise _corrupt(error) from error
         with image:
             width, height = image.size
@@ -106,8 +112,7 @@ def decode_image(data: bytes, limits: DecodeLimits | None = None) -> DecodedImag
                 elif orientation in (5, 6, 7, 8):
                     width, height = height, width
                 pixels = np.array(upright, dtype=np.uint8)
-            except (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, struct.error, EOFError,
-                    ZeroDivisionError, OverflowError, AttributeError) as error:  # fmt: skip
+            except _DECODER_ERRORS as error:  # fmt: skip
                 text = str(error).lower()
                 if "truncated" in text or "broken data stream" in text or "unexpected end" in text or not text:
                     raise ImageError(

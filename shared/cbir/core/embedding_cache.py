@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from safetensors.numpy import load_file, save_file
 __all__ = ["EmbeddingCache"]
 
 _COMPACT_BLOCKS = 64
+_ABANDONED_SECONDS = 3600
 
 
 class EmbeddingCache:
@@ -40,10 +42,12 @@ class EmbeddingCache:
             try:
                 with safe_open(path, framework="numpy") as block:
                     keys = block.get_tensor("keys")
-            except (SafetensorError, OSError):
+            except SafetensorError:
                 # A block damaged by the disk costs its embeddings, not the run.
                 path.unlink(missing_ok=True)
                 continue
+            except OSError:
+                continue  # merged by another process since it was listed, or not ours to read
             for i, key in enumerate(keys):
                 self._place[key.tobytes()] = (path, i)
 
@@ -75,6 +79,15 @@ class EmbeddingCache:
             KeyError: One is not.
         """
         wanted = list(keys)
+        try:
+            return self._gather(wanted)
+        except FileNotFoundError:
+            # An indexer that ended just now merged the blocks: look again where things are.
+            self._place.clear()
+            self._scan()
+            return self._gather(wanted)
+
+    def _gather(self, wanted: list[bytes]) -> NDArray[Any]:
         by_block: dict[Path, list[tuple[int, int]]] = {}
         for position, key in enumerate(wanted):
             path, row = self._place[key]
@@ -101,7 +114,9 @@ class EmbeddingCache:
         """Merge many small blocks into one; call while nobody else writes."""
         with contextlib.suppress(OSError):
             for leftover in self.folder.glob("*.partial"):
-                leftover.unlink()
+                # A young one may be another process's block, about to be renamed.
+                if time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS:
+                    leftover.unlink()
         blocks = {path for path, _ in self._place.values()}
         if len(blocks) < _COMPACT_BLOCKS:
             return

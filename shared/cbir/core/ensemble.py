@@ -15,12 +15,23 @@ from typing import Any
 from cbir.core.crop import CROP_VERSION, Crop
 from cbir.core.errors import EnsembleError
 
-__all__ = ["BUILT_IN", "EnsembleSpec", "InputSpec", "MemberSpec", "Metric", "load_ensemble", "member_fingerprint"]
+__all__ = [
+    "BUILT_IN",
+    "MEMBER_NAME",
+    "EnsembleSpec",
+    "InputSpec",
+    "MemberSpec",
+    "Metric",
+    "load_ensemble",
+    "member_fingerprint",
+]
 
 #: Ensembles that ship with the package, by name.
 BUILT_IN = ("compact", "standard")
 
 Metric = str
+#: What a member may be called, as its name becomes a folder's.
+MEMBER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}"
 _METRICS = ("cosine", "pca", "glrt")
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "area")
 _WEIGHT_FILES = (".safetensors", ".onnx", ".tflite", ".xml")
@@ -117,6 +128,14 @@ def _package_folder() -> Path:
     return Path(__file__).parent / "ensembles"
 
 
+def _expanded(path: Path) -> Path:
+    """The path with ``~`` filled in; as it stands where there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def _portable(weights: str | None) -> str | None:
     """Name weights that ship with the package by their place in it, which differs from machine to machine."""
     if weights and Path(weights).parent == _package_folder():
@@ -137,7 +156,7 @@ def load_ensemble(name_or_path: str | Path) -> EnsembleSpec:
         EnsembleError: ``ENSEMBLE_NOT_FOUND``, or ``ENSEMBLE_INVALID`` naming the line.
     """
     text = str(name_or_path)
-    path = _package_folder() / f"{text}.toml" if text in BUILT_IN else Path(name_or_path).expanduser()
+    path = _package_folder() / f"{text}.toml" if text in BUILT_IN else _expanded(Path(name_or_path))
     if not path.is_file():
         raise EnsembleError(
             f"there is no ensemble {text!r}: give one of {', '.join(BUILT_IN)} or the path of an ensemble file",
@@ -218,13 +237,13 @@ class _Reader:
         for key in ("name", "backend", "model"):
             if not isinstance(table.get(key), str) or not table[key]:
                 raise self.fail(f"{key} is missing or no text", key, i)
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}", table["name"]):
+        if not re.fullmatch(MEMBER_NAME, table["name"]):
             raise self.fail(f"name {table['name']!r} may hold letters, digits, '-', '_', '.' (at most 64)", "name", i)
         weights = table.get("weights")
         if weights is not None and (not isinstance(weights, str) or not weights):
             raise self.fail("weights must be a tag of the backend or the path of a file", "weights", i)
         if weights is not None and weights.endswith(_WEIGHT_FILES):
-            file = (self.path.parent / Path(weights).expanduser()).resolve()
+            file = (self.path.parent / _expanded(Path(weights))).resolve()
             if not file.is_file():
                 raise self.fail(f"the weights file {file} is not there", "weights", i)
             weights = str(file)
@@ -249,6 +268,12 @@ class _Reader:
         options = table.get("options", {})
         if not isinstance(options, dict):
             raise self.fail("options must be a table", "options", i)
+        try:
+            json.dumps(options)
+        except TypeError as error:
+            raise self.fail(
+                f"options may hold texts, numbers, true, false and lists ({error})", "options", i
+            ) from error
         return MemberSpec(
             table["name"], table["backend"], table["model"], weights, options, self.input(i, table.get("input", {})),
             dim, metric, float(weight), index,

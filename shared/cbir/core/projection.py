@@ -194,6 +194,9 @@ def fit_projection(
     if count < MIN_IMAGES:
         return Projection(zero, None, None), "none"
     mean, basis = fit_pca(raw, dim)
+    if float(np.abs(raw - mean).max()) < 1e-3:
+        # Images that are all alike differ by rounding only: centring would leave nothing.
+        return Projection(zero, None, None), "none"
     plain = Projection(mean, basis, None)
     if metric == "pca":
         return plain, "gallery"

@@ -284,6 +284,10 @@ class Retriever:
             rows = np.unique(np.concatenate(proposed))
             if probabilities is None:
                 probabilities = self._label_vote(rows, query, weights, spec)
+            if allowed is not None and possible <= DEEPEST:
+                # A narrow filter, which the indexes cannot see: scoring its few images is cheaper than digging.
+                ranking = self._rank(np.flatnonzero(allowed), query, weights, spec, probabilities)
+                return _at_least(ranking, spec.min_score)
             if allowed is not None:
                 rows = rows[allowed[rows]]
             ranking = self._rank(rows, query, weights, spec, probabilities)
@@ -294,11 +298,13 @@ class Retriever:
                 if probabilities is not None:
                     bound += self._vote.label_share * float(probabilities.max())
                 exact = float(ranking.fused[-1]) >= bound
-            if depth >= count or (complete and (exact or depth >= DEEPEST)):
+            deepest = depth >= min(count, DEEPEST)
+            if complete and (exact or deepest):
                 return _at_least(ranking, spec.min_score)
-            if depth >= DEEPEST and allowed is not None:
-                # A narrow filter that the indexes cannot see: its few images are scored one and all.
-                ranking = self._rank(np.flatnonzero(allowed), query, weights, spec, probabilities)
+            if deepest:
+                # The indexes give up before there is an answer: whatever is allowed is scored one and all.
+                everything = np.arange(count) if allowed is None else np.flatnonzero(allowed)
+                ranking = self._rank(everything, query, weights, spec, probabilities)
                 return _at_least(ranking, spec.min_score)
             depth = min(count, 4 * depth)
 

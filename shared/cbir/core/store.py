@@ -24,6 +24,7 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from cbir.core.ensemble import EnsembleSpec, member_fingerprint
 from cbir.core.errors import ArtifactError
@@ -117,18 +118,24 @@ class IndexVersion:
 
     def embeddings(self, member: str) -> NDArray[np.float16]:
         """(N, dim) projected unit vectors of a member, memory-mapped."""
-        return cast("NDArray[np.float16]", np.load(self.path / "members" / member / "embeddings.npy", mmap_mode="r"))
+        path = self.path / "members" / member / "embeddings.npy"
+        with _reading(path):
+            return cast("NDArray[np.float16]", np.load(path, mmap_mode="r"))
 
     def projection(self, member: str) -> Projection:
         """The map that queries go through."""
         from safetensors.numpy import load_file
 
-        return Projection.from_arrays(load_file(self.path / "members" / member / "projection.safetensors"))
+        path = self.path / "members" / member / "projection.safetensors"
+        with _reading(path):
+            return Projection.from_arrays(load_file(path))
 
     @cached_property
     def vote(self) -> VoteSettings:
         """Weights, label vote and calibration."""
-        return VoteSettings.from_json(json.loads((self.path / "vote.json").read_text()))
+        path = self.path / "vote.json"
+        with _reading(path):
+            return VoteSettings.from_json(json.loads(path.read_text(encoding="utf-8")))
 
     def verify(self) -> None:
         """Compare every file with its checksum.
@@ -139,7 +146,8 @@ class IndexVersion:
         for name, facts in self.manifest.files.items():
             if _sha256(self.path / name) != facts["sha256"]:
                 raise ArtifactError(
-                    f"{self.path / name} does not match its checksum: roll back with `cbir rollback`, or index again",
+                    f"{self.path / name} does not match its checksum: roll back with `cbir rollback`, or index again "
+                    "with --rebuild",
                     reason="INDEX_CORRUPT",
                 )
 
@@ -183,7 +191,12 @@ class IndexStore:
             ArtifactError: ``INDEX_NOT_FOUND``.
         """
         try:
-            name = (self.path / "CURRENT").read_text().strip()
+            name = (self.path / "CURRENT").read_text(encoding="utf-8").strip()
+        except UnicodeDecodeError:
+            raise ArtifactError(
+                f"{self.path}/CURRENT is damaged: roll back with `cbir rollback {self.path} --version-name VERSION`",
+                reason="INDEX_CORRUPT",
+            ) from None
         except OSError:
             raise ArtifactError(
                 f"there is no index at {self.path}: make one with `cbir index SOURCE --out {self.path}`",
@@ -218,23 +231,24 @@ class IndexStore:
                 reason="VERSION_NOT_FOUND",
             )
         try:
-            data = json.loads((path / "manifest.json").read_text())
+            data = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+            known = data.get("format")
+            manifest = Manifest.from_json(data) if known == FORMAT else None
         except OSError:
             raise ArtifactError(
                 f"the version {path} has no manifest.json, so it was only half copied: copy it again",
                 reason="INDEX_INCOMPLETE",
             ) from None
-        except ValueError:
+        except (ValueError, TypeError, KeyError, AttributeError):
             raise ArtifactError(
                 f"{path}/manifest.json is damaged: roll back with `cbir rollback`, or index again",
                 reason="INDEX_CORRUPT",
             ) from None
-        if data.get("format") != FORMAT:
+        if manifest is None:
             raise ArtifactError(
-                f"{path} has index format {data.get('format')}; this program reads {FORMAT}: index again",
+                f"{path} has index format {known}; this program reads {FORMAT}: index again",
                 reason="INDEX_MISMATCH",
             )
-        manifest = Manifest.from_json(data)
         for file, facts in manifest.files.items():
             size = (path / file).stat().st_size if (path / file).is_file() else -1
             if size != facts["size"]:
@@ -298,6 +312,7 @@ class IndexStore:
     def rollback(self, version: str | None = None) -> str:
         """Make ``version`` (default: the newest one older than the live one) the live one; return its name."""
         if version is None:
+            self.current()
             older = [name for name in self.versions() if name < self.current()]
             if not older:
                 raise ArtifactError(
@@ -317,6 +332,10 @@ class IndexStore:
             # The manifest goes first: a version that is half removed is absent, not broken.
             (self._versions / name / "manifest.json").unlink()
             shutil.rmtree(self._versions / name)
+        for leftover in self._versions.iterdir():
+            # What a killed writer or collector left behind.
+            if not (leftover / "manifest.json").exists():
+                shutil.rmtree(leftover, ignore_errors=True)
         return removed
 
 
@@ -350,7 +369,7 @@ class VersionWriter:
             name = path.relative_to(self.path).as_posix()
             facts = {"sha256": _sha256(path), "size": path.stat().st_size}
             files[name] = facts
-            if self.previous and before.get(name) == facts:
+            if self.previous and before.get(name) == facts and _sha256(self.previous.path / name) == facts["sha256"]:
                 # The same bytes are kept once: a hard link to the version before.
                 link = path.with_name(path.name + ".link")
                 try:
@@ -379,9 +398,24 @@ class VersionWriter:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Name the file of a version that turns out to be damaged."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
+        raise ArtifactError(
+            f"{path} is damaged: roll back with `cbir rollback`, or index again with --rebuild", reason="INDEX_CORRUPT"
+        ) from error
+
+
+def _sha256(path: Path) -> str | None:
+    """The digest of a file, None where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def _sync_folder(path: Path) -> None:

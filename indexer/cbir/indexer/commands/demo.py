@@ -20,14 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from cbir.core.errors import CbirError
-from cbir.indexer.console import print_json, stderr
+from cbir.core.errors import CbirError, ConfigurationError
+from cbir.indexer.console import USER_ERRORS, print_json, stderr
 from cbir.indexer.samples import LABELS, SampleSplit, write_split
 from cbir.indexer.sources import SourceImage, Sources, open_sources
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
-
-USER_ERRORS = (CbirError,)
 
 T = TypeVar("T")
 
@@ -70,8 +68,9 @@ class _Material:
 def run(args: argparse.Namespace) -> int:
     """Index, measure, serve, search, and say where the picture is."""
     start = time.monotonic()
-    material = _own(args.images) if args.images else _samples(args.out / "samples", args.per_class)
-    args.out.mkdir(parents=True, exist_ok=True)
+    own = _own(args.images) if args.images else None
+    _claim(args.out, args.images)
+    material = own or _samples(args.out / "samples", args.per_class)
     index, picture = args.out / "index", args.out / "search.png"
     device = ["--device", args.device]
 
@@ -101,6 +100,22 @@ def run(args: argparse.Namespace) -> int:
     _tell_result(measured, picture, time.monotonic() - start)
     _tell_way_on(index, args.out / "queries")
     return 0
+
+
+def _claim(out: Path, images: str | None) -> None:
+    """Make the folder of results, or see that it is the demo's own: what is in it will be replaced."""
+    marker = out / ".cbir-demo"
+    if images and Path(images).resolve().is_relative_to(out.resolve()):
+        raise ConfigurationError(
+            f"the images {images} lie in {out}, whose contents the demo replaces: choose another --out",
+            reason="DEMO_FOLDER",
+        )
+    if out.exists() and not marker.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigurationError(
+            f"{out} holds something that is not the demo's: choose another --out", reason="DEMO_FOLDER"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    marker.touch()
 
 
 def _samples(folder: Path, per_class: int) -> _Material:

@@ -6,15 +6,12 @@ import argparse
 from pathlib import Path
 
 from cbir.core.ensemble import BUILT_IN, load_ensemble
-from cbir.core.errors import CbirError
-from cbir.indexer.console import add_device_arguments, print_json, progress_printer, stderr
+from cbir.indexer.console import USER_ERRORS, add_device_arguments, print_json, progress_printer, stderr
 from cbir.indexer.embedding import RunSettings
 from cbir.indexer.pipeline import FitSettings, IndexReport, build
 from cbir.indexer.sources import open_sources
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
-
-USER_ERRORS = (CbirError,)
 
 _SHOWN = 10
 
@@ -36,8 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pseudo-labels", action="store_true", help="fit the GLRT metric on clusters even where there are labels"
     )
     parser.add_argument(
-        "--label-vote", type=float, default=0.0, metavar="LAMBDA", help="share of the neighbours' labels in the score"
+        "--label-vote", type=_share, default=0.0, metavar="LAMBDA", help="share of the neighbours' labels in the score"
     )
+    parser.add_argument("--rebuild", action="store_true", help="publish anew though nothing changed (mends damage)")
     parser.add_argument("--json", action="store_true", help="print a JSON report to stdout")
 
 
@@ -48,11 +46,18 @@ def _positive(text: str) -> int:
     return value
 
 
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 100")
+    return value
+
+
 def run(args: argparse.Namespace) -> int:
     """Index and say what was done."""
     ensemble = load_ensemble(args.ensemble)
     settings = RunSettings(args.device, args.runtime, args.batch, args.workers or 0)
-    fit = FitSettings(args.pseudo_labels, args.label_vote, args.index)
+    fit = FitSettings(args.pseudo_labels, args.label_vote, args.index, rebuild=args.rebuild)
     try:
         with progress_printer() as report:
             result = build(open_sources(args.sources), args.out, ensemble, settings, fit, report)

@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from cbir.core.ensemble import load_ensemble
-from cbir.core.errors import CbirError
-from cbir.indexer.console import add_device_arguments, print_json, progress_printer, stderr
+from cbir.indexer.console import USER_ERRORS, add_device_arguments, print_json, progress_printer, stderr
 from cbir.indexer.distill import DistillRecipe, TrainingProgress
 from cbir.indexer.embedding import Progress, RunSettings
 from cbir.indexer.sources import open_sources
 from cbir.indexer.training import StudentSpec, train_member
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
-
-USER_ERRORS = (CbirError, ValueError)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

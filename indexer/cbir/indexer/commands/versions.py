@@ -12,11 +12,9 @@ from rich.table import Table
 from cbir.core.embedding_cache import EmbeddingCache
 from cbir.core.errors import CbirError
 from cbir.core.store import IndexStore, IndexVersion
-from cbir.indexer.console import print_json, stderr
+from cbir.indexer.console import USER_ERRORS, print_json, stderr
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
-
-USER_ERRORS = (CbirError,)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +24,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     if command in ("info", "verify", "rollback"):
         parser.add_argument("--version-name", default=None, metavar="VERSION", help="default: the live version")
     if command == "gc":
-        parser.add_argument("--keep", type=int, default=3, help="newest versions to keep beside the live one (3)")
+        parser.add_argument(
+            "--keep", type=_count, default=3, help="newest versions to keep, the live one in any case (3)"
+        )
     parser.add_argument("--json", action="store_true", help="print a JSON document to stdout")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,11 +86,12 @@ def _versions(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
     live = store.current()
     rows = [{"version": name, "live": name == live, **_summary(store, name)} for name in store.versions()]
     if not args.json:
-        table = Table("version", "live", "created", "images", "state")
+        table = Table("live", "created", "images", "state")
+        table.add_column("version", no_wrap=True, overflow="fold")
         for row in rows:
             table.add_row(
-                row["version"], "*" if row["live"] else "", str(row.get("created", "")), str(row.get("images", "")),
-                str(row["state"]),
+                "*" if row["live"] else "", str(row.get("created", "")), str(row.get("images", "")),
+                str(row["state"]), row["version"],
             )  # fmt: skip
         Console(highlight=False).print(table)
     return {"index": str(store.path), "current": live, "versions": rows}
@@ -105,23 +113,32 @@ def _verify(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _rollback(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
+    before = store.current() if args.version_name is None else None
     with store.lock():
-        before = store.current()
         now = store.rollback(args.version_name)
     stderr().print(f"version {now} is live (before: {before}); reload the servers", soft_wrap=True)
     return {"index": str(store.path), "previous": before, "version": now}
 
 
 def _gc(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
+    store.current()
     with store.lock():
         removed = store.collect(args.keep)
-        kept = set()
+        kept: set[bytes] = set()
+        prints: set[str] = set()
         for name in store.versions():
-            gallery = store.open(name).gallery
+            try:
+                version = store.open(name)
+                gallery = version.gallery
+            except CbirError as error:
+                stderr().print(f"left alone: {error}", soft_wrap=True, markup=False)
+                continue
             kept |= {bytes.fromhex(gallery.sha256(row)) for row in range(len(gallery))}
+            prints |= {str(facts["fingerprint"]) for facts in version.manifest.members.values()}
         forgotten = 0
         for folder in sorted(p for p in (store.path / "cache").glob("*") if p.is_dir()):
-            forgotten += EmbeddingCache(folder.parent, folder.name).discard(kept)
+            used = folder.name in prints or folder.name.startswith("facts-")
+            forgotten += EmbeddingCache(folder.parent, folder.name).discard(kept if used else set())
     stderr().print(f"removed {len(removed)} versions and {forgotten} cached rows of images in none", soft_wrap=True)
     return {"index": str(store.path), "removed": removed, "forgotten": forgotten}
 

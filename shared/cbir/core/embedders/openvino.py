@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from cbir.core.embedder import Embedder
 from cbir.core.ensemble import MemberSpec
 from cbir.core.errors import EnsembleError
@@ -33,12 +36,7 @@ def load(member: MemberSpec, device: str, runtime: str) -> Embedder:
             f"member {member.name!r}: unknown option {sorted(unknown)[0]!r} for backend openvino; known is output",
             reason="ENSEMBLE_INVALID",
         )
-    ov = import_openvino()
-    model = ov.Core().read_model(file)
-    if "output" in member.options:
-        # Only the asked-for output is kept, so that nothing else is computed.
-        port = model.output(member.options["output"])
-        model = ov.Model([port], model.get_parameters(), member.name)
+    model = _read(member, file)
     shape = model.input(0).partial_shape
     if len(model.inputs) != 1 or len(shape) != 4:
         raise EnsembleError(
@@ -53,9 +51,19 @@ def load(member: MemberSpec, device: str, runtime: str) -> Embedder:
         model.reshape([-1, 3, size, size] if channels_first else [-1, size, size, 3])
     except RuntimeError:
         # Some converters fix the batch inside the graph: such models see one image at a time.
-        model = ov.Core().read_model(file)
+        model = _read(member, file)
     form = InputFormat(
         size, member.input.mean or (0.0, 0.0, 0.0), member.input.std or (1.0, 1.0, 1.0),
         member.input.interpolation or "bilinear",
     )  # fmt: skip
     return OpenVinoEmbedder(with_preprocessing(model, form, layout), size, form.interpolation)
+
+
+def _read(member: MemberSpec, file: Path) -> Any:
+    """Read a model file; of several outputs keep the one that is asked for, so that nothing else is computed."""
+    ov = import_openvino()
+    model = ov.Core().read_model(file)
+    if "output" in member.options:
+        port = model.output(member.options["output"])
+        model = ov.Model([port], model.get_parameters(), member.name)
+    return model

@@ -31,6 +31,13 @@ def load(member: MemberSpec, device: str, runtime: str) -> Embedder:
         )
     file = member.weights_file
     if member.weights and not file:
+        tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{member.model}.*")]
+        if member.weights not in tags:
+            raise EnsembleError(
+                f"timm has no weights {member.weights!r} for {member.model!r} (member {member.name!r}); "
+                f"known are {', '.join(tags) or 'none'}",
+                reason="WEIGHTS_UNKNOWN",
+            )
         with hub_unreachable(member):
             model = timm.create_model(f"{member.model}.{member.weights}", pretrained=True, **options)
     else:

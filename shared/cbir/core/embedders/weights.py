@@ -61,6 +61,8 @@ def hub_unreachable(member: MemberSpec) -> Iterator[None]:
     """Turn a failed download into one sentence that says what goes where."""
     try:
         yield
+    except TypeError:
+        raise  # an option the network does not know, not the network connection
     except Exception as error:  # the hub's client raises errors of several HTTP libraries
         detail = " ".join(str(error).split())[:160]
         raise EnsembleError(

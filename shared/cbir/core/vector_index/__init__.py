@@ -6,6 +6,7 @@ An index is one module with ``build(vectors, argument, path)`` and ``load(path, 
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from cbir.core.errors import ConfigurationError
 
-__all__ = ["INDEXES", "VectorIndex", "build_index", "index_file", "load_index", "resolve_index"]
+__all__ = ["INDEXES", "VectorIndex", "build_index", "check_index", "index_file", "load_index", "resolve_index"]
 
 #: Index kind -> module.
 INDEXES = {
@@ -50,13 +51,29 @@ def index_file(name: str) -> str | None:
     return {"faiss": "index.faiss", "annoy": "index.ann"}.get(name.partition(":")[0])
 
 
+def check_index(name: str) -> None:
+    """Refuse an index name that no builder understands, before any work is spent on it.
+
+    Raises:
+        ConfigurationError: ``INDEX_UNKNOWN``, or ``INDEX_MISSING`` where its package is.
+    """
+    if not re.fullmatch(r"auto|exact|faiss:.+|annoy:[1-9]\d*", name):
+        raise _unknown(name)
+    if name != "auto":
+        _module(name)
+
+
+def _unknown(name: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"there is no index {name!r}: write auto, exact, faiss:<factory string> or annoy:<trees>",
+        reason="INDEX_UNKNOWN",
+    )
+
+
 def _module(name: str) -> ModuleType:
     kind = name.partition(":")[0]
     if kind not in INDEXES:
-        raise ConfigurationError(
-            f"there is no index {name!r}: write auto, exact, faiss:<factory string> or annoy:<trees>",
-            reason="INDEX_UNKNOWN",
-        )
+        raise _unknown(name)
     try:
         return importlib.import_module(INDEXES[kind])
     except ModuleNotFoundError as error:
