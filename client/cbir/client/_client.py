@@ -146,8 +146,7 @@ class Client(Session):
             timeout: Seconds for the whole call; loading takes its time.
 
         Raises:
-            NotFound: There is no such version.
-            FailedPrecondition: The version cannot be loaded.
+            FailedPrecondition: There is no such version, or it cannot be loaded; the old one goes on answering.
             CbirClientError: One of its other kinds.
         """
         request = admin_pb2.ReloadIndexRequest(version=version or "")

@@ -231,3 +231,6 @@ class ImageBytes(bytes):
 
     def __repr__(self) -> str:
         return f"<ImageBytes {self.media_type or 'of unknown type'}, {len(self):,} bytes>"
+
+    # Those of bytes would print the whole file.
+    __str__ = __repr__

@@ -15,15 +15,12 @@ from cbir.core.errors import ConfigurationError
 from cbir.server.deployment import Deployment, EngineConfig
 from cbir.server.engine import Engine
 from cbir.server.health import Health
-from cbir.server.limits import Limits
+from cbir.server.limits import GRACE, Limits
 from cbir.server.pipeline import Pipeline
 from cbir.server.service import AdminService, SearchService
 from cbir.v1 import admin_pb2, admin_pb2_grpc, search_pb2, search_pb2_grpc
 
-__all__ = ["GRACE", "Server"]
-
-#: Seconds that calls under way get to end when the server stops.
-GRACE = 10.0
+__all__ = ["Server"]
 
 _SEARCH = search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name
 _ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name

@@ -8,7 +8,10 @@ from dataclasses import dataclass, fields
 from cbir.core.decode import DecodeLimits
 from cbir.core.errors import ConfigurationError
 
-__all__ = ["Limits"]
+__all__ = ["GRACE", "Limits"]
+
+#: Seconds that calls under way get to end when the server stops.
+GRACE = 10.0
 
 
 @dataclass(frozen=True)

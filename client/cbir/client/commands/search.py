@@ -35,12 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="image file, folder of images, or - for stdin")
     parser.add_argument("--id", metavar="ID", action="append", default=[], help="query with an image of the gallery")
-    parser.add_argument("--target", default="localhost:50051", help="the server's address (default: %(default)s)")
+    parser.add_argument(
+        "--target", type=_address, default="localhost:50051", help="the server's address (default: %(default)s)"
+    )
     parser.add_argument(
         "--timeout", metavar="S", type=_positive, default=10.0, help="seconds to wait for an answer (default: 10)"
     )
     parser.add_argument("--limit", metavar="N", type=_count, help="the largest number of hits (default: 10)")
-    parser.add_argument("--min-score", metavar="P", type=float, help="leave hits with a lower score (0..1) out")
+    parser.add_argument("--min-score", metavar="P", type=_number, help="leave hits with a lower score (0..1) out")
     parser.add_argument("--fusion", choices=[rule.value for rule in Fusion], help="how the members' votes are merged")
     parser.add_argument(
         "--weight",
@@ -159,15 +161,31 @@ def _save_sheet(client: Client, queries: Sequence[NamedQuery], outcomes: Sequenc
     return True
 
 
+def _address(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty: give the server's address, such as localhost:50051")
+    return text
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
 def _positive(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not value > 0:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
 
 
 def _count(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is less than 1")
     return value

@@ -10,11 +10,14 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cbir.core.errors import CbirError
-from cbir.server.deployment import EngineConfig
-from cbir.server.lifecycle import GRACE, Server
-from cbir.server.limits import Limits
+from cbir.server.limits import GRACE, Limits
+
+if TYPE_CHECKING:
+    from cbir.server.deployment import EngineConfig
+    from cbir.server.lifecycle import Server
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
 
@@ -59,6 +62,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CbirError: The index cannot be served, or the port not be had.
     """
+    # Here and not above: help and wrong usage need not wait for torch.
+    from cbir.server.deployment import EngineConfig
+
     # Libraries that start programs while they load would make gRPC print a line for each fork; this server never forks.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -70,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _serve(config: EngineConfig, args: argparse.Namespace) -> int:
+    from cbir.server.lifecycle import Server
+
     server = Server(config, host=args.host, port=args.port)
     asked, insisted = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -110,22 +118,32 @@ async def _leave_at_once(server: Server) -> None:
     os._exit(0)
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
 def _port(text: str) -> int:
-    port = int(text)
+    port = _whole(text)
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{text} is no port: give 0 to 65535")
     return port
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    number = _whole(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not positive")
     return number
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
     if not 0 <= seconds <= 3600:
         raise argparse.ArgumentTypeError(f"{text} is not from 0 to 3600 seconds")
     return seconds
