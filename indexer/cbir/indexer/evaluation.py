@@ -63,6 +63,7 @@ class EvaluationReport:
     skipped: tuple[SkippedImage, ...]
     unlabelled: int
     query_source: str
+    caution: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The document `cbir eval --json` prints."""
@@ -72,6 +73,7 @@ class EvaluationReport:
             "near_duplicates": f"queries with a gallery image (other than their own bytes) whose perceptual hash "
             f"differs in at most {NEAR_DUPLICATE_BITS} of 64 bits; they are counted, not left out",
             "queries": self.query_source,
+            **({"caution": self.caution} if self.caution else {}),
         }
         return {
             "index": self.index,
@@ -168,8 +170,13 @@ def evaluate(
     queries: QuerySet,
     query_source: str,
     on_progress: Callable[[Progress], None] | None = None,
+    *,
+    own: bool = False,
 ) -> EvaluationReport:
     """Measure the ensemble, rank fusion, and each member alone.
+
+    Args:
+        own: The queries are gallery images themselves, which the projections were fitted on.
 
     Raises:
         SourceError: No query has a relevant image.
@@ -195,6 +202,7 @@ def evaluate(
         str(index), version.name, len(retriever.gallery), results[""],
         {name: results[name] for name in retriever.members}, results["rank fusion"],
         _near_duplicates(retriever, queries), queries.skipped, queries.unlabelled, query_source,
+        _caution(version) if own else None,
     )  # fmt: skip
 
 
@@ -216,6 +224,16 @@ def _measure(retriever: Retriever, queries: QuerySet, weights: NDArray[np.float3
         for code, ranking in zip(codes[part], retriever.search(queries.vectors[part], specs), strict=True):
             lists.append(gallery.label_codes[ranking.rows] == code)
     return measure(lists, totals, queries.labels)
+
+
+def _caution(version: IndexVersion) -> str | None:
+    """What makes figures of a gallery's own images too good, or None."""
+    if all(facts["fitted_on"] != "labels" for facts in version.manifest.members.values()):
+        return None
+    return (
+        "the GLRT metric was fitted on these very images and labels, so the figures are too high, the more so the "
+        "smaller the gallery: hold some images out and give them with --queries for honest ones"
+    )
 
 
 def _near_duplicates(retriever: Retriever, queries: QuerySet) -> int:

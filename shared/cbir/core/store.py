@@ -198,6 +198,12 @@ class IndexStore:
                 reason="INDEX_CORRUPT",
             ) from None
         except OSError:
+            if complete := self.versions():
+                raise ArtifactError(
+                    f"{self.path} has versions but no CURRENT file, so it was only half copied: copy it again, or make "
+                    f"one live with `cbir rollback {self.path} --version-name {complete[-1]}`",
+                    reason="INDEX_INCOMPLETE",
+                ) from None
             raise ArtifactError(
                 f"there is no index at {self.path}: make one with `cbir index SOURCE --out {self.path}`",
                 reason="INDEX_NOT_FOUND",

@@ -58,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
             sources = open_sources(args.queries)
             queries = source_queries(version, retriever, sources, args.index / "cache", settings, progress)
             name = ", ".join(args.queries)
-        report = evaluate(args.index, version, retriever, queries, name, progress)
+        report = evaluate(args.index, version, retriever, queries, name, progress, own=args.leave_one_out)
+    if report.caution:
+        Console(stderr=True, highlight=False).print(f"caution: {report.caution}", style="yellow", soft_wrap=True)
     if args.report:
         page = write_report(report, args.report)
         Console(stderr=True, highlight=False).print(f"report: {page}", soft_wrap=True)

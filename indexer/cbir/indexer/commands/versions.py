@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     command = parser.prog.split()[-1]
     parser.add_argument("index", type=Path, metavar="INDEX", help="folder of the index")
     if command in ("info", "verify", "rollback"):
-        parser.add_argument("--version-name", default=None, metavar="VERSION", help="default: the live version")
+        default = "the one before the live version" if command == "rollback" else "the live version"
+        parser.add_argument("--version-name", default=None, metavar="VERSION", help=f"default: {default}")
     if command == "gc":
         parser.add_argument(
             "--keep", type=_count, default=3, help="newest versions to keep, the live one in any case (3)"
