@@ -17,6 +17,8 @@ import tomllib
 import zipfile
 from pathlib import Path, PurePosixPath
 
+from cbir.core import ensemble as ensemble_module
+
 # name, metric, whether the raw width is kept, further arguments of `cbir index`
 STEPS = (
     ("cosine", "cosine", True, []),
@@ -44,7 +46,7 @@ def split(archive: Path, work: Path) -> tuple[Path, Path]:
     return folders
 
 
-def cbir(*arguments: str) -> dict:
+def run_cbir(*arguments: str) -> dict:
     """Run a command and return its JSON document."""
     command = [sys.executable, "-m", "cbir.client.cli", *arguments, "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -91,14 +93,12 @@ def main() -> None:
         gallery, queries = split(args.archive, work)
         ensemble = Path(args.ensemble)
         if not ensemble.is_file():
-            import cbir.core.ensemble
-
-            ensemble = Path(cbir.core.ensemble.__file__).parent / "ensembles" / f"{args.ensemble}.toml"
+            ensemble = Path(ensemble_module.__file__).parent / "ensembles" / f"{args.ensemble}.toml"
         rows = {}
         for name, metric, wide, extra in STEPS:
             file = variant(ensemble, work, metric, wide, args.crop, args.untrained)
-            cbir("index", str(gallery), "--out", str(work / "index"), "--ensemble", str(file), *extra)
-            report = cbir("eval", str(work / "index"), "--queries", str(queries))
+            run_cbir("index", str(gallery), "--out", str(work / "index"), "--ensemble", str(file), *extra)
+            report = run_cbir("eval", str(work / "index"), "--queries", str(queries))
             rows[name] = {
                 **{member: figures["map@10"] for member, figures in report["members"].items()},
                 "rank fusion": report["rank_fusion"]["map@10"],
