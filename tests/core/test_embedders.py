@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -150,3 +152,21 @@ def test_devices_that_are_not_there() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ConfigurationError, match="no CUDA GPU"):
             load_embedder(member(), "cuda", "torch")
+
+
+def test_a_signal_after_many_networks_is_survived() -> None:
+    # OpenVINO's plug-in moves the signal stack of the thread; see cbir.core.runtime.openvino_core.
+    script = """
+import gc, os, signal, sys
+from cbir.core.embedder import load_embedder
+from cbir.core.ensemble import InputSpec, MemberSpec
+for _ in range(3):
+    kept = load_embedder(MemberSpec("m", "timm", "test_resnet", input=InputSpec(size=32)), "cpu", "openvino")
+del kept
+gc.collect()
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+os.kill(os.getpid(), signal.SIGTERM)
+signal.pause()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=120)
+    assert done.returncode == 7, done.stderr.decode()[-500:]

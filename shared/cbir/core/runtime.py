@@ -13,6 +13,7 @@ import sys
 import tempfile
 import warnings
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ __all__ = [
     "cached_ir",
     "choose_runtime",
     "import_openvino",
+    "openvino_core",
     "run",
 ]
 
@@ -64,6 +66,17 @@ def import_openvino() -> Any:
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     return importlib.import_module("openvino")
+
+
+@lru_cache(maxsize=1)
+def openvino_core() -> Any:
+    """The one OpenVINO core of this process.
+
+    Its CPU plug-in gives the thread an alternate signal stack and takes it back when the core goes. Of several cores
+    that go in another order than they came, the last leaves a stack that is freed already, and the next signal (a
+    plain SIGTERM) kills the process: so there is one, and it stays.
+    """
+    return import_openvino().Core()
 
 
 def cache_folder() -> Path:
@@ -144,10 +157,8 @@ class OpenVinoEmbedder:
     runtime = "openvino"
 
     def __init__(self, model: Any, size: int, interpolation: str) -> None:
-        ov = import_openvino()
-
         # LATENCY gives one stream over all cores: the callers batch by themselves.
-        self._compiled = ov.Core().compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+        self._compiled = openvino_core().compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
         self._request = self._compiled.create_infer_request()
         self._single = model.input(0).partial_shape[0].is_static and model.input(0).shape[0] == 1
         self.size, self.interpolation = size, interpolation
@@ -239,9 +250,7 @@ def cached_ir(member: MemberSpec, device: str, runtime: str) -> OpenVinoEmbedder
     folder = _ir_folder(member)
     try:
         form = json.loads((folder / "input.json").read_text())
-        ov = import_openvino()
-
-        model = ov.Core().read_model(folder / "model.xml")
+        model = openvino_core().read_model(folder / "model.xml")
         return OpenVinoEmbedder(model, form["size"], form["interpolation"])
     except (OSError, ValueError, KeyError, RuntimeError):
         return None

@@ -8,7 +8,14 @@ from typing import Any
 from cbir.core.embedder import Embedder
 from cbir.core.ensemble import MemberSpec
 from cbir.core.errors import EnsembleError
-from cbir.core.runtime import InputFormat, OpenVinoEmbedder, choose_runtime, import_openvino, with_preprocessing
+from cbir.core.runtime import (
+    InputFormat,
+    OpenVinoEmbedder,
+    choose_runtime,
+    import_openvino,
+    openvino_core,
+    with_preprocessing,
+)
 
 __all__ = ["load"]
 
@@ -62,7 +69,7 @@ def load(member: MemberSpec, device: str, runtime: str) -> Embedder:
 def _read(member: MemberSpec, file: Path) -> Any:
     """Read a model file; of several outputs keep the one that is asked for, so that nothing else is computed."""
     ov = import_openvino()
-    model = ov.Core().read_model(file)
+    model = openvino_core().read_model(file)
     if "output" in member.options:
         port = model.output(member.options["output"])
         model = ov.Model([port], model.get_parameters(), member.name)
