@@ -14,6 +14,7 @@ from typing import Any
 
 from cbir.core.crop import CROP_VERSION, Crop
 from cbir.core.errors import EnsembleError
+from cbir.core.vector_index import is_index_name
 
 __all__ = [
     "BUILT_IN",
@@ -261,7 +262,7 @@ class _Reader:
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
             raise self.fail(f"weight is {weight!r}; it must be a positive number", "weight", i)
         index = table.get("index", "auto")
-        if not isinstance(index, str) or not re.fullmatch(r"auto|exact|faiss:.+|annoy:[1-9]\d*", index):
+        if not isinstance(index, str) or not is_index_name(index):
             raise self.fail(
                 f"index is {index!r}; it must be auto, exact, faiss:<factory string> or annoy:<trees>", "index", i
             )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
@@ -16,13 +17,33 @@ from numpy.typing import NDArray
 
 from cbir.core.errors import ConfigurationError
 
-__all__ = ["INDEXES", "VectorIndex", "build_index", "check_index", "index_file", "load_index", "resolve_index"]
+__all__ = [
+    "INDEXES",
+    "IndexKind",
+    "VectorIndex",
+    "build_index",
+    "check_index",
+    "index_file",
+    "is_index_name",
+    "load_index",
+    "resolve_index",
+]
 
-#: Index kind -> module.
+
+@dataclass(frozen=True)
+class IndexKind:
+    """One kind of index: its module, the file it keeps beside the embeddings (if any), and how its names look."""
+
+    module: str
+    file: str | None
+    pattern: str
+
+
+#: Index kind -> where it is.
 INDEXES = {
-    "exact": "cbir.core.vector_index.exact",
-    "faiss": "cbir.core.vector_index.faiss",
-    "annoy": "cbir.core.vector_index.annoy",
+    "exact": IndexKind("cbir.core.vector_index.exact", None, "exact"),
+    "faiss": IndexKind("cbir.core.vector_index.faiss", "index.faiss", "faiss:.+"),
+    "annoy": IndexKind("cbir.core.vector_index.annoy", "index.ann", r"annoy:[1-9]\d*"),
 }
 
 #: Galleries up to this many images are searched exactly by ``auto``.
@@ -48,7 +69,13 @@ def resolve_index(name: str, images: int) -> str:
 
 def index_file(name: str) -> str | None:
     """The file an index keeps beside the embeddings, or None."""
-    return {"faiss": "index.faiss", "annoy": "index.ann"}.get(name.partition(":")[0])
+    kind = INDEXES.get(name.partition(":")[0])
+    return kind.file if kind else None
+
+
+def is_index_name(name: str) -> bool:
+    """Whether a text is ``auto`` or names an index of a known kind."""
+    return name == "auto" or any(re.fullmatch(kind.pattern, name) for kind in INDEXES.values())
 
 
 def check_index(name: str) -> None:
@@ -57,7 +84,7 @@ def check_index(name: str) -> None:
     Raises:
         ConfigurationError: ``INDEX_UNKNOWN``, or ``INDEX_MISSING`` where its package is.
     """
-    if not re.fullmatch(r"auto|exact|faiss:.+|annoy:[1-9]\d*", name):
+    if not is_index_name(name):
         raise _unknown(name)
     if name != "auto":
         _module(name)
@@ -75,7 +102,7 @@ def _module(name: str) -> ModuleType:
     if kind not in INDEXES:
         raise _unknown(name)
     try:
-        return importlib.import_module(INDEXES[kind])
+        return importlib.import_module(INDEXES[kind].module)
     except ModuleNotFoundError as error:
         extra = "annoy" if kind == "annoy" else "indexer"
         raise ConfigurationError(
