@@ -240,6 +240,7 @@ def test_damage_is_mended_by_a_rebuild(pictures: Callable[..., Path], tmp_path: 
     rebuilt = index(source, out, tiny, FitSettings(rebuild=True))
     assert rebuilt.published
     assert rebuilt.version != again.version
+    assert counts(rebuilt) == (12, 0, 12, 0, 0, 0)
 
 
 def test_unknown_indexes_are_refused_before_any_work(pictures: Callable[..., Path], tmp_path: Path, tiny: Path) -> None:

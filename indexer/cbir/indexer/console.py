@@ -18,11 +18,19 @@ from safetensors import SafetensorError
 from cbir.core.errors import CbirError
 from cbir.indexer.embedding import Progress
 
-__all__ = ["USER_ERRORS", "add_device_arguments", "print_json", "progress_printer", "stderr"]
+__all__ = ["USER_ERRORS", "add_device_arguments", "positive", "print_json", "progress_printer", "stderr"]
 
 
 #: What a user or their machine can cause: a full disk and a file in place of a folder among it.
 USER_ERRORS = (CbirError, OSError, SafetensorError)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, as an argparse type."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return value
 
 
 def stderr() -> Console:

@@ -120,9 +120,9 @@ def build(
     # Row order is id order: ties between equal scores then break by id wherever rows are sorted.
     found = sorted(sources.scan(), key=lambda image: image.id)
     with store.lock():
-        previous = None if fit.rebuild else _open_live(store)
+        previous = _open_live(store)
         run = EmbeddingRun(ensemble, out / "cache", run_settings, on_progress)
-        plan = _Plan.make(found, previous, run)
+        plan = _Plan.make(found, None if fit.rebuild else previous, run)
         settings = {"pseudo_labels": fit.pseudo_labels, "label_share": fit.label_share, "index": fit.index}
         problems = [SkippedImage(p.uri, p.reason, "SOURCE_PROBLEM", "") for p in sources.problems]
         facts, newly_skipped = run.run(plan.todo, sources)

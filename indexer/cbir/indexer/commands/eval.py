@@ -11,7 +11,7 @@ from rich.table import Table
 from cbir.core.errors import ConfigurationError
 from cbir.core.retriever import Retriever
 from cbir.core.store import IndexStore
-from cbir.indexer.console import USER_ERRORS, add_device_arguments, print_json, progress_printer
+from cbir.indexer.console import USER_ERRORS, add_device_arguments, positive, print_json, progress_printer
 from cbir.indexer.embedding import RunSettings
 from cbir.indexer.evaluation import EvaluationReport, evaluate, gallery_queries, source_queries
 from cbir.indexer.report import write_report
@@ -28,20 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--leave-one-out", action="store_true", help="the gallery's own labelled images, each without itself"
     )
-    parser.add_argument(
-        "--most", type=_positive, default=None, metavar="N", help="leave-one-out: draw at most N images"
-    )
+    parser.add_argument("--most", type=positive, default=None, metavar="N", help="leave-one-out: draw at most N images")
     parser.add_argument("--report", type=Path, default=None, metavar="DIR", help="write a page with the figures")
     parser.add_argument("--exact", action="store_true", help="ignore approximate indexes")
     add_device_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON document to stdout")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
-    return value
 
 
 def run(args: argparse.Namespace) -> int:

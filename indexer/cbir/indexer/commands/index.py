@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from cbir.core.ensemble import BUILT_IN, load_ensemble
-from cbir.indexer.console import USER_ERRORS, add_device_arguments, print_json, progress_printer, stderr
+from cbir.indexer.console import USER_ERRORS, add_device_arguments, positive, print_json, progress_printer, stderr
 from cbir.indexer.embedding import RunSettings
 from cbir.indexer.pipeline import FitSettings, IndexReport, build
 from cbir.indexer.sources import open_sources
@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ensemble", default="compact", metavar="NAME|FILE", help=f"{', '.join(BUILT_IN)} or an ensemble file"
     )
     add_device_arguments(parser)
-    parser.add_argument("--batch", type=_positive, default=32, help="images a forward pass (default 32)")
-    parser.add_argument("--workers", type=_positive, default=None, help="decoding threads (default: one a core)")
+    parser.add_argument("--batch", type=positive, default=32, help="images a forward pass (default 32)")
+    parser.add_argument("--workers", type=positive, default=None, help="decoding threads (default: one a core)")
     parser.add_argument(
         "--index", default=None, metavar="KIND", help="auto, exact, faiss:<factory string> or annoy:<trees>, for all"
     )
@@ -37,13 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rebuild", action="store_true", help="publish anew though nothing changed (mends damage)")
     parser.add_argument("--json", action="store_true", help="print a JSON report to stdout")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
-    return value
 
 
 def _share(text: str) -> float:
