@@ -218,7 +218,10 @@ async def test_an_index_that_cannot_be_loaded_leaves_nothing_running(tmp_path: P
     with pytest.raises(ArtifactError):
         async with Server(EngineConfig(tmp_path / "nothing")):
             pass
-    assert not [t for t in set(threading.enumerate()) - before if t.name == "cbir-engine"]
+    engines = [t for t in set(threading.enumerate()) - before if t.name == "cbir-engine"]
+    for thread in engines:  # told to end, it may need a moment to
+        thread.join(5)
+    assert not [t for t in engines if t.is_alive()]
     assert threading.active_count() <= len(before) + 3
 
 
