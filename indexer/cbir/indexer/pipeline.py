@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from cbir.core.ensemble import EnsembleSpec
 from cbir.core.errors import ArtifactError, SourceError
 from cbir.core.gallery import Gallery, GalleryImage
-from cbir.core.projection import fit_projection
-from cbir.core.store import IndexStore, IndexVersion, Manifest, VersionWriter, VoteSettings
-from cbir.core.vector_index import build_index, check_index, index_file, resolve_index
-from cbir.core.version import __version__
+from cbir.core.store import IndexStore, IndexVersion, VoteSettings
+from cbir.core.vector_index import check_index
 from cbir.indexer.embedding import EmbeddingRun, ImageFacts, Progress, RunSettings, SkippedImage
+from cbir.indexer.publishing import VersionContent, write_version
 from cbir.indexer.sources import ScanProblem, SourceImage
 
 __all__ = ["FitSettings", "ImageSources", "IndexReport", "build"]
@@ -51,17 +45,18 @@ class FitSettings:
     """What the indexer learns from the gallery.
 
     Attributes:
-        pseudo_labels: Fit GLRT on clusters even where the gallery has labels.
-        label_share: lambda of the label vote; 0 leaves labels out of the score.
+        pseudo_labels: Fit GLRT on neighbours even where the gallery has labels.
+        label_share: lambda of the label vote; 0 leaves labels out of the score; None: as tuned, else 0.
         index: Overrides the members' own ``index``.
         rebuild: Publish a new version even where nothing changed (a damaged version is replaced so).
+        keep_tuning: Go on with what `cbir tune` chose, as long as the ensemble is the same.
     """
 
     pseudo_labels: bool = False
-    label_share: float = 0.0
+    label_share: float | None = None
     index: str | None = None
-    seed: int = 0
     rebuild: bool = False
+    keep_tuning: bool = True
 
 
 @dataclass(frozen=True)
@@ -123,7 +118,12 @@ def build(
         previous = _open_live(store)
         run = EmbeddingRun(ensemble, out / "cache", run_settings, on_progress)
         plan = _Plan.make(found, None if fit.rebuild else previous, run)
-        settings = {"pseudo_labels": fit.pseudo_labels, "label_share": fit.label_share, "index": fit.index}
+        settings = {
+            "pseudo_labels": fit.pseudo_labels,
+            "label_share": fit.label_share,
+            "index": fit.index,
+            "keep_tuning": fit.keep_tuning,
+        }
         problems = [SkippedImage(p.uri, p.reason, "SOURCE_PROBLEM", "") for p in sources.problems]
         facts, newly_skipped = run.run(plan.todo, sources)
         skipped = (*problems, *plan.skipped, *newly_skipped)
@@ -140,7 +140,20 @@ def build(
             raise SourceError(f"none of the {len(found)} images could be read{example}", reason="SOURCE_EMPTY")
         writer = store.begin()
         try:
-            version = _write(writer, Gallery.from_images(images), run, ensemble, fit, settings, skipped, report)
+            gallery = Gallery.from_images(images)
+            digests = [bytes.fromhex(gallery.sha256(row)) for row in range(len(gallery))]
+            content = VersionContent(
+                gallery,
+                ensemble,
+                lambda member: run.raw(member, digests),
+                run.fingerprints,
+                _vote(previous, ensemble, fit),
+                fit.pseudo_labels,
+                fit.index,
+                settings,
+                [{"uri": s.uri, "reason": s.reason, "code": s.code, "stamp": s.stamp} for s in skipped],
+            )
+            version = write_version(writer, content, report)
         except BaseException:
             writer.abandon()
             raise
@@ -229,69 +242,13 @@ def _gallery_image(image: SourceImage, facts: ImageFacts) -> GalleryImage:
     )  # fmt: skip
 
 
-def _write(
-    writer: VersionWriter,
-    gallery: Gallery,
-    run: EmbeddingRun,
-    ensemble: EnsembleSpec,
-    fit: FitSettings,
-    settings: Mapping[str, Any],
-    skipped: Sequence[SkippedImage],
-    report: Callable[[Progress], None],
-) -> IndexVersion:
-    from safetensors.numpy import save_file
-
-    gallery.write(writer.file("images.parquet"))
-    digests = [bytes.fromhex(gallery.sha256(row)) for row in range(len(gallery))]
-    codes: NDArray[np.int32] | None = gallery.label_codes if gallery.labels and not fit.pseudo_labels else None
-    members: dict[str, dict[str, Any]] = {}
-    for i, member in enumerate(ensemble.members):
-        report(Progress(f"project {member.name}", i, len(ensemble.members)))
-        raw = run.raw(member.name, digests)
-        projection, fitted_on = fit_projection(raw, member.dim, member.metric, codes, fit.seed)
-        vectors = projection.apply(raw).astype(np.float16)
-        folder = f"members/{member.name}"
-        np.save(writer.file(f"{folder}/embeddings.npy"), vectors)
-        save_file(projection.arrays(), writer.file(f"{folder}/projection.safetensors"))
-        index = resolve_index(fit.index or member.index, len(gallery))
-        if file := index_file(index):
-            report(Progress(f"index {member.name}", i, len(ensemble.members)))
-            build_index(index, vectors, writer.file(f"{folder}/{file}"))
-        members[member.name] = {
-            "fingerprint": run.fingerprints[member.name],
-            "raw_dim": int(raw.shape[1]),
-            "dim": projection.dim,
-            "metric": member.metric,
-            "fitted_on": fitted_on,
-            "index": index,
-        }
-    vote = VoteSettings({m.name: m.weight for m in ensemble.members}, label_share=fit.label_share)
-    writer.write_json("vote.json", vote.to_json())
-    report(Progress("publish", 0, 0))
-    return writer.publish(
-        Manifest(
-            version="",
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            images=len(gallery),
-            labels=len(gallery.labels),
-            ensemble=ensemble,
-            members=members,
-            files={},
-            settings=settings,
-            skipped=tuple({"uri": s.uri, "reason": s.reason, "code": s.code, "stamp": s.stamp} for s in skipped),
-            libraries=_libraries(),
-        )
-    )
-
-
-def _libraries() -> dict[str, str]:
-    versions = {"ensemble-cbir": __version__}
-    for name in ("numpy", "torch", "timm", "open_clip_torch", "openvino", "faiss-gpu", "faiss-cpu", "annoy", "pillow"):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+def _vote(previous: IndexVersion | None, ensemble: EnsembleSpec, fit: FitSettings) -> VoteSettings:
+    """The live version's tuned vote while the ensemble is the same; else what the ensemble file says."""
+    if previous and fit.keep_tuning and previous.vote.tuned and previous.manifest.ensemble == ensemble:
+        if fit.label_share is None:
+            return previous.vote
+        return replace(previous.vote, label_share=fit.label_share, calibration=None)
+    return VoteSettings({m.name: m.weight for m in ensemble.members}, label_share=fit.label_share or 0.0)
 
 
 def _count_embedded(images: Sequence[GalleryImage], run: EmbeddingRun) -> int:

@@ -5,12 +5,13 @@ All functions take and return plain arrays; nothing here knows a model or a file
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Projection", "fit_glrt", "fit_pca", "fit_projection", "normalise", "pseudo_labels"]
+__all__ = ["Projection", "enough_labels", "fit_glrt", "fit_pca", "fit_projection", "glrt_metric", "normalise"]
 
 Floats = NDArray[np.float32]
 
@@ -103,8 +104,7 @@ def fit_glrt(z: Floats, codes: NDArray[np.integer], ridge: float = 0.1) -> Float
 
     Args:
         z: (N, d) projected unit vectors.
-        codes: (N,) class numbers, negative for images without a label; or (R, N) for R labellings, whose
-            within-class covariances are averaged.
+        codes: (N,) class numbers, negative for images without a label.
         ridge: Added to both covariances, relative to their mean eigenvalue.
 
     Returns:
@@ -113,11 +113,22 @@ def fit_glrt(z: Floats, codes: NDArray[np.integer], ridge: float = 0.1) -> Float
     Raises:
         ValueError: No class has two images.
     """
-    dim = z.shape[1]
-    labellings = np.atleast_2d(codes)
-    s_within = sum((_within(z, row) for row in labellings), np.zeros((dim, dim))) * 2 / len(labellings)
     mean = z.mean(axis=0, dtype=np.float64)
-    s_total = 2 * _scatter(z, mean) / max(1, len(z) - 1)
+    return glrt_metric(_within(z, codes), _scatter(z, mean) / max(1, len(z) - 1), ridge)
+
+
+def glrt_metric(within: NDArray[np.float64], total: NDArray[np.float64], ridge: float = 0.1) -> Floats:
+    """The closed form from the covariances themselves; see :func:`fit_glrt`.
+
+    Args:
+        within: (d, d) covariance of an image around its class.
+        total: (d, d) covariance of all images.
+
+    Returns:
+        (d, d) float32.
+    """
+    dim = len(within)
+    s_within, s_total = 2 * within, 2 * total
     for s in (s_within, s_total):
         s[np.diag_indices(dim)] += ridge * np.trace(s) / dim + 1e-12
     m = np.linalg.inv(s_within) - np.linalg.inv(s_total)
@@ -145,34 +156,12 @@ def _within(z: Floats, codes: NDArray[np.integer]) -> NDArray[np.float64]:
     return np.asarray(deviations.T @ deviations / freedom, dtype=np.float64)
 
 
-def pseudo_labels(z: Floats, clusters: int | None = None, runs: int = 4, seed: int = 0) -> NDArray[np.int64]:
-    """Cluster numbers by spherical k-means, to stand in for labels.
-
-    One clustering depends on its random start (MAP@10 varies by a point); several, averaged, do not.
-
-    Args:
-        z: (N, d) unit vectors.
-        clusters: Default: one for every 25 images, between 2 and 1,000.
-
-    Returns:
-        (runs, N), a clustering a row.
-    """
-    import faiss
-
-    count = clusters or int(np.clip(len(z) // 25, 2, 1000))
-    sample = np.ascontiguousarray(z, dtype=np.float32)
-    labellings = np.empty((runs, len(z)), np.int64)
-    for run in range(runs):
-        kmeans = faiss.Kmeans(
-            z.shape[1], count, niter=20, seed=seed + run + 1, spherical=True, min_points_per_centroid=1, verbose=False
-        )
-        kmeans.train(sample)
-        labellings[run] = kmeans.index.search(sample, 1)[1][:, 0]
-    return labellings
-
-
 def fit_projection(
-    raw: Floats, dim: int, metric: str, codes: NDArray[np.integer] | None = None, seed: int = 0
+    raw: Floats,
+    dim: int,
+    metric: str,
+    codes: NDArray[np.integer] | None = None,
+    without_labels: Callable[[Floats], Floats] | None = None,
 ) -> tuple[Projection, str]:
     """Fit a member's projection on the gallery.
 
@@ -180,11 +169,13 @@ def fit_projection(
         raw: (N, D) unit vectors.
         dim: Components to keep.
         metric: ``cosine``: inner products are kept as well as ``dim`` components can; ``pca``: centred on the
-            gallery; ``glrt``: the latter, then the metric learnt from labels or pseudo-labels.
-        codes: (N,) class numbers, negative where unknown; None asks for pseudo-labels.
+            gallery; ``glrt``: the latter, then the metric learnt from labels, or from neighbours without labels.
+        codes: (N,) class numbers, negative where unknown; None: there are no labels.
+        without_labels: Gives the metric of (N, d) projected unit vectors where labels are too few; default: from
+            this member's own neighbours.
 
     Returns:
-        The projection, and what it was fitted with: ``none``, ``gallery``, ``labels`` or ``pseudo-labels``.
+        The projection, and what it was fitted with: ``none``, ``gallery``, ``labels`` or ``neighbours``.
     """
     count, width = raw.shape
     zero = np.zeros(width, np.float32)
@@ -201,13 +192,16 @@ def fit_projection(
     if metric == "pca":
         return plain, "gallery"
     z = plain.apply(raw)
-    source = "labels"
-    if codes is None or not _enough_labels(codes):
-        codes, source = pseudo_labels(z, seed=seed), "pseudo-labels"
-    return Projection(mean, basis, fit_glrt(z, codes)), source
+    if codes is not None and enough_labels(codes):
+        return Projection(mean, basis, fit_glrt(z, codes)), "labels"
+    if without_labels is None:
+        from cbir.core.neighbour_metric import neighbour_metrics
+
+        return Projection(mean, basis, neighbour_metrics([z])[0]), "neighbours"
+    return Projection(mean, basis, without_labels(z)), "neighbours"
 
 
-def _enough_labels(codes: NDArray[np.integer]) -> bool:
+def enough_labels(codes: NDArray[np.integer]) -> bool:
     """Whether at least two classes have pairs, and a fifth of the gallery lies in such classes."""
     _, counts = np.unique(codes[codes >= 0], return_counts=True)
     pairs = counts[counts >= 2]

@@ -57,6 +57,7 @@ class VoteSettings:
         augmentation_exponent: Its alpha.
         calibration: Slope and offset of the logistic curve from fused score to probability of relevance, or None.
         tuned: `cbir tune` chose these.
+        dims: Components kept of a member, where tuning chose other ones than the ensemble file.
     """
 
     weights: Mapping[str, float]
@@ -72,10 +73,11 @@ class VoteSettings:
     augmentation_exponent: float = 3.0
     calibration: tuple[float, float] | None = None
     tuned: bool = False
+    dims: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that :meth:`from_json` takes back."""
-        return {**vars(self), "weights": dict(self.weights)}
+        return {**vars(self), "weights": dict(self.weights), "dims": dict(self.dims)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> VoteSettings:

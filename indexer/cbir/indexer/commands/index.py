@@ -30,11 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--index", default=None, metavar="KIND", help="auto, exact, faiss:<factory string> or annoy:<trees>, for all"
     )
     parser.add_argument(
-        "--pseudo-labels", action="store_true", help="fit the GLRT metric on clusters even where there are labels"
+        "--pseudo-labels", action="store_true", help="fit the GLRT metric on neighbours even where there are labels"
     )
     parser.add_argument(
-        "--label-vote", type=_share, default=0.0, metavar="LAMBDA", help="share of the neighbours' labels in the score"
-    )
+        "--label-vote", type=_share, default=None, metavar="LAMBDA",
+        help="what likely labels add to the score (default: as `cbir tune` chose, else 0)",
+    )  # fmt: skip
+    parser.add_argument("--forget-tuning", action="store_true", help="drop what `cbir tune` chose")
     parser.add_argument("--rebuild", action="store_true", help="publish anew though nothing changed (mends damage)")
     parser.add_argument("--json", action="store_true", help="print a JSON report to stdout")
 
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     """Index and say what was done."""
     ensemble = load_ensemble(args.ensemble)
     settings = RunSettings(args.device, args.runtime, args.batch, args.workers or 0)
-    fit = FitSettings(args.pseudo_labels, args.label_vote, args.index, rebuild=args.rebuild)
+    fit = FitSettings(args.pseudo_labels, args.label_vote, args.index, args.rebuild, not args.forget_tuning)
     try:
         with progress_printer() as report:
             result = build(open_sources(args.sources), args.out, ensemble, settings, fit, report)

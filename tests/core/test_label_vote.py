@@ -1,0 +1,71 @@
+"""P(label | query): heads, neighbours and class names."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cbir.core.label_vote import LinearHead, fit_head, head_probabilities, mixed_probabilities, neighbour_probabilities
+
+
+def test_ridge_head_by_hand() -> None:
+    # One component, x = -1 (class 0) and +1 (class 1).  Centred X'X = 2, X'Y = [-1, 1]; ridge adds 0.5 * 2 = 1:
+    # w = [-1/3, 1/3], bias = [1/2, 1/2].
+    head = fit_head(np.array([[-1.0], [1.0]], np.float32), np.array([0, 1]), 2, ridge=0.5)
+    np.testing.assert_allclose(head.weight, [[-1 / 3, 1 / 3]], atol=1e-6)
+    np.testing.assert_allclose(head.bias, [0.5, 0.5], atol=1e-6)
+    np.testing.assert_allclose(head.scores(np.array([[0.75]], np.float32)), [[0.25, 0.75]], atol=1e-6)
+
+
+def test_heads_ignore_images_without_a_label() -> None:
+    rng = np.random.default_rng(0)
+    z, codes = rng.normal(size=(40, 4)).astype(np.float32), np.arange(40) % 3
+    more = np.concatenate([z, rng.normal(size=(9, 4)).astype(np.float32)])
+    a, b = fit_head(z, codes, 3), fit_head(more, np.concatenate([codes, np.full(9, -1)]), 3)
+    np.testing.assert_allclose(a.weight, b.weight, atol=1e-6)
+
+
+def test_heads_need_a_label() -> None:
+    with pytest.raises(ValueError, match="no image has a label"):
+        fit_head(np.eye(3, dtype=np.float32), np.full(3, -1), 2)
+
+
+@given(st.integers(0, 1000))
+def test_heads_do_not_depend_on_the_order_of_the_gallery(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    z, codes, order = rng.normal(size=(20, 3)).astype(np.float32), rng.integers(-1, 4, 20), rng.permutation(20)
+    codes[0] = 0
+    a, b = fit_head(z, codes, 4), fit_head(z[order], codes[order], 4)
+    np.testing.assert_allclose(a.weight, b.weight, atol=1e-4)
+    np.testing.assert_allclose(a.bias, b.bias, atol=1e-4)
+
+
+def test_members_heads_are_averaged_by_weight_and_silent_members_left_out() -> None:
+    sure = LinearHead(np.array([[1.0, 0.0]], np.float32), np.zeros(2, np.float32))
+    contrary = LinearHead(np.array([[0.0, 1.0]], np.float32), np.zeros(2, np.float32))
+    parts = [np.array([[1.0], [1.0]], np.float32), np.array([[1.0], [0.0]], np.float32)]
+    weights = np.array([[0.75, 0.25], [0.75, 0.25]], np.float32)
+    found = head_probabilities(parts, [sure, contrary], weights, temperature=0.5)
+    assert found is not None
+    # First query: scores 0.75 and 0.25, softmax of (1.5, 0.5).  Second: only the first member speaks: (2, 0).
+    np.testing.assert_allclose(found[:, 0], [1 / (1 + np.exp(-1)), 1 / (1 + np.exp(-2))], atol=1e-6)
+    assert head_probabilities(parts, [None, None], weights, 0.5) is None
+    np.testing.assert_allclose(head_probabilities([parts[1]], [sure], weights[:, :1], 0.5)[1], [0, 0])  # type: ignore[index]
+
+
+def test_an_absent_opinion_leaves_its_share_to_the_others() -> None:
+    a, b = np.array([1.0, 0.0], np.float32), np.array([0.0, 1.0], np.float32)
+    shares = {"a": 0.2, "b": 0.3, "c": 0.5}
+    np.testing.assert_allclose(mixed_probabilities({"a": a, "b": b, "c": None}, shares), [0.4, 0.6], atol=1e-6)
+    np.testing.assert_allclose(mixed_probabilities({"a": a, "b": np.zeros(2, np.float32), "c": None}, shares), a)
+    # Nobody with a share speaks: the one without is heard.
+    np.testing.assert_allclose(mixed_probabilities({"a": a, "b": None, "c": None}, {"a": 0, "b": 1, "c": 1}), a)
+    assert mixed_probabilities({"a": None, "b": None, "c": None}, shares) is None
+
+
+def test_only_the_nearest_vote() -> None:
+    fused, codes = np.array([0.1, 0.9, 0.8], np.float32), np.array([0, 1, 2])
+    found = neighbour_probabilities(fused, codes, 2, 0.1, 3)
+    np.testing.assert_allclose(found, [0, 1 / (1 + np.exp(-1)), np.exp(-1) / (1 + np.exp(-1))], atol=1e-5)
