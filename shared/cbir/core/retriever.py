@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cbir.core.calibration import probability_of_relevance
 from cbir.core.errors import QueryError
 from cbir.core.expansion import expanded
 from cbir.core.fusion import (
@@ -426,8 +427,7 @@ class Retriever:
             # Uncalibrated, the score is the fused cosine itself, of which a negative one means "nothing alike".
             top = 1.0 + self._vote.label_share
             return np.asarray(np.clip(fused / top, 0, 1), dtype=np.float32)
-        slope, offset = self._vote.calibration
-        return np.asarray(1 / (1 + np.exp(-(slope * fused + offset))), dtype=np.float32)
+        return probability_of_relevance(fused, self._vote.calibration)
 
     def _name_labels(self, probabilities: Floats | None, most: int = 5) -> list[tuple[str, float]]:
         if probabilities is None:

@@ -1,0 +1,134 @@
+"""The search for a better vote: CMA-ES over weights and vote parameters, then dimensions, then pruning.
+
+The objective is piecewise constant and has few, continuous parameters: what the covariance matrix adaptation evolution
+strategy is for (Hansen and Ostermeier, "Completely Derandomized Self-Adaptation in Evolution Strategies", 2001).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cbir.indexer.cross_fit import ScoreTable
+from cbir.indexer.objective import Trial, average_precisions
+
+__all__ = ["SearchBudget", "prune", "search_vote"]
+
+#: A member whose absence costs less than this much MAP@10 has no say.
+USELESS = 0.0005
+_WEIGHT = (math.log(0.005), math.log(20.0))
+_VOTE = {
+    "neighbours": (math.log(1), math.log(50)),
+    "temperature": (math.log(0.005), math.log(0.5)),
+    "label_share": (math.log(0.02), math.log(4.0)),
+    "head_share": (0.0, 1.0),
+    "head_temperature": (math.log(0.01), math.log(0.5)),
+}
+
+
+@dataclass(frozen=True)
+class SearchBudget:
+    """Trials of one search, and its random seed."""
+
+    trials: int = 600
+    seed: int = 0
+
+
+def search_vote(
+    table: ScoreTable,
+    start: Trial,
+    dims: Sequence[Sequence[int]],
+    budget: SearchBudget,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Trial:
+    """The best vote found for a table.
+
+    Args:
+        start: Where the search begins; with ``label_share`` 0 or in a table without classes, labels stay out.
+        dims: For each member the dimensions the table has.
+    """
+    with_labels = start.label_share > 0 and table.classes > 0
+    best = _evolve(table, start, with_labels, budget, report)
+    best = _choose_dims(table, best, dims)
+    return prune(table, best)
+
+
+def prune(table: ScoreTable, trial: Trial) -> Trial:
+    """Take the vote from members that add nothing, the lightest first; one always stays."""
+    value = _value(table, trial)
+    for m in np.argsort(trial.weights):
+        weights = tuple(0.0 if i == m else w for i, w in enumerate(trial.weights))
+        if trial.weights[m] <= 0 or not any(weights):
+            continue
+        without = replace(trial, weights=weights)
+        if (other := _value(table, without)) >= value - USELESS:
+            trial, value = without, max(value, other)
+    return trial
+
+
+def _value(table: ScoreTable, trial: Trial) -> float:
+    return float(average_precisions(table, trial).mean())
+
+
+def _choose_dims(table: ScoreTable, trial: Trial, dims: Sequence[Sequence[int]]) -> Trial:
+    value = _value(table, trial)
+    for m, choices in enumerate(dims):
+        for dim in choices:
+            if dim == trial.dims[m] or trial.weights[m] <= 0:
+                continue
+            other = replace(trial, dims=(*trial.dims[:m], dim, *trial.dims[m + 1 :]))
+            # More components cost memory and time: they must pay.
+            margin = 0.001 if dim > trial.dims[m] else 0.0
+            if (found := _value(table, other)) > value + margin:
+                trial, value = other, found
+    return trial
+
+
+def _evolve(
+    table: ScoreTable, start: Trial, with_labels: bool, budget: SearchBudget, report: Callable[[int, int], None]
+) -> Trial:
+    from cmaes import CMA
+
+    members = len(start.weights)
+    names = list(_VOTE) if with_labels else []
+    bounds = np.array([_WEIGHT] * members + [_VOTE[name] for name in names])
+    if len(bounds) == 1:
+        return start  # one member and no labels: there is nothing to choose
+    low, width = bounds[:, 0], bounds[:, 1] - bounds[:, 0]
+
+    def decode(x: np.ndarray) -> Trial:
+        raw = low + width * np.clip(x, 0, 1)
+        weights = np.exp(raw[:members])
+        vote = dict(zip(names, raw[members:], strict=True))
+        changes = {name: float(value if name == "head_share" else math.exp(value)) for name, value in vote.items()}
+        if "neighbours" in changes:
+            changes["neighbours"] = round(changes["neighbours"])
+        return replace(start, weights=tuple(float(w) for w in weights / weights.sum()), **changes)
+
+    def encode(trial: Trial) -> np.ndarray:
+        weights = np.maximum(np.array(trial.weights) / max(trial.weights), 0.006)
+        vote = [getattr(trial, n) if n == "head_share" else math.log(max(getattr(trial, n), 1e-6)) for n in names]
+        return np.clip((np.concatenate([np.log(weights), vote]) - low) / width, 0.02, 0.98)
+
+    optimizer = CMA(
+        mean=encode(start), sigma=0.15, bounds=np.array([[0.0, 1.0]] * len(bounds)), seed=budget.seed
+    )
+    best, best_value, done = start, _value(table, start), 0
+    while done < budget.trials and not optimizer.should_stop():
+        asked = []
+        for _ in range(optimizer.population_size):
+            x = optimizer.ask()
+            trial = decode(x)
+            value = _value(table, trial)
+            asked.append((x, -value))
+            if value > best_value:
+                best, best_value = trial, value
+        optimizer.tell(asked)
+        done += len(asked)
+        report(done, budget.trials)
+    # The mean of the last generations is less tuned to chance than the best that was drawn.
+    middle = decode(optimizer.mean)
+    return middle if _value(table, middle) >= best_value - USELESS else best
