@@ -1,0 +1,213 @@
+"""The recipe, step by step: what each part of it is worth on one gallery and one set of queries.
+
+Projections are fitted anew on the raw embeddings that the index's cache holds; every step is ranked by the retriever
+that serves, so the last one's figure is that of the index itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.core.metrics import Measures, bootstrap_interval
+from cbir.core.projection import MIN_IMAGES, Projection, fit_projection
+from cbir.core.retriever import Retriever
+from cbir.core.runtime import choose_runtime
+from cbir.core.store import IndexVersion, VoteSettings
+from cbir.indexer.answers import SHOWN, Judge, ask, measured
+from cbir.indexer.embedding import EmbeddingRun, Progress, RunSettings
+from cbir.indexer.query_set import QuerySet
+
+__all__ = ["STEPS", "RecipeTable", "Step", "StepResult", "measure_recipe"]
+
+#: Raw embeddings of more bytes than this are not loaded all at once.
+MOST_BYTES = 8 * 2**30
+
+Floats = NDArray[np.float32]
+_Fit = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One row of the table; a new one is one more entry in :data:`STEPS`.
+
+    Attributes:
+        metric: cosine (of the raw embeddings, unreduced), pca or glrt.
+        labels: What teaches the metric; a step is left out where the gallery holds too little of it.
+        vote: Settings other than the defaults.
+    """
+
+    name: str
+    metric: Literal["cosine", "pca", "glrt"]
+    labels: Literal["none", "pseudo", "gallery"]
+    vote: Callable[[VoteSettings], VoteSettings] = lambda vote: vote
+
+    @property
+    def fitted_on(self) -> str:
+        """What :func:`fit_projection` says where the gallery allows this step."""
+        if self.metric == "glrt":
+            return "labels" if self.labels == "gallery" else "pseudo-labels"
+        return {"cosine": "none", "pca": "gallery"}[self.metric]
+
+    @property
+    def fit(self) -> _Fit:
+        """What the projections depend on: steps that agree in it share them."""
+        return self.metric, self.labels
+
+
+def _label_vote(vote: VoteSettings) -> VoteSettings:
+    return replace(vote, neighbours=10, temperature=0.05, label_share=1.0)
+
+
+#: Each builds on those before it; the index as it was published comes last.
+STEPS = (
+    Step("cosine", "cosine", "none"),
+    Step("centred PCA", "pca", "none"),
+    Step("GLRT, pseudo-labels", "glrt", "pseudo"),
+    Step("GLRT, gallery labels", "glrt", "gallery"),
+    Step("+ label vote", "glrt", "gallery", _label_vote),
+)
+PUBLISHED = "the index as published"
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """Projections and gallery vectors by member, and what each was fitted on."""
+
+    projections: list[Projection]
+    embeddings: list[NDArray[np.float16]]
+    sources: list[str]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """MAP@10 after one step.
+
+    Attributes:
+        interval: 95 % bootstrap interval of ``ensemble``.
+        gain: Over the step before; None for the first.
+        gain_interval: 95 % bootstrap interval of the gain, over the same queries at both steps.
+    """
+
+    name: str
+    ensemble: float
+    members: Mapping[str, float]
+    interval: tuple[float, float]
+    gain: float | None
+    gain_interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class RecipeTable:
+    """The steps, or why there are none.
+
+    Attributes:
+        note: What was left out, and why; None where nothing was.
+    """
+
+    steps: tuple[StepResult, ...]
+    note: str | None = None
+
+
+def measure_recipe(
+    version: IndexVersion,
+    published: Retriever,
+    queries: QuerySet,
+    judge: Judge,
+    cache: Path,
+    settings: RunSettings,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> RecipeTable:
+    """Measure every step that this gallery allows.
+
+    Args:
+        published: The version's own retriever.
+        cache: The folder with the raw embeddings of gallery and queries.
+    """
+    gallery, ensemble = published.gallery, version.manifest.ensemble
+    run = EmbeddingRun(ensemble, cache, settings)
+    width = sum(int(facts["raw_dim"]) for facts in version.manifest.members.values())
+    if len(gallery) * width * 4 > MOST_BYTES:
+        return RecipeTable((), f"the gallery's raw embeddings take more than {MOST_BYTES >> 30} GiB of memory")
+    digests = [bytes.fromhex(gallery.sha256(row)) for row in range(len(gallery))]
+    asked = [bytes.fromhex(digest) for digest in queries.sha256]
+    try:
+        raw = {member: run.raw(member, digests) for member in published.members}
+        raw_queries = {member: run.raw(member, asked) for member in published.members}
+    except (KeyError, OSError):
+        return RecipeTable(
+            (),
+            "the index's cache no longer holds the raw embeddings, from which the steps are fitted: "
+            "`cbir index` of the same images fills it again",
+        )
+    place = "cuda" if choose_runtime(settings.device, "torch") == "torch-cuda" else "cpu"
+    results: list[StepResult] = []
+    left_out: list[str] = []
+    before: Sequence[float] = ()
+    fitted: tuple[_Fit, _Fitted] | None = None
+    for i, step in enumerate(STEPS):
+        _tell(on_progress, i)
+        if fitted is None or fitted[0] != step.fit:
+            fitted = (step.fit, _fit(version, raw, step, gallery.label_codes))
+        if any(source != step.fitted_on for source in fitted[1].sources):
+            left_out.append(step.name)
+            continue
+        projections, embeddings = fitted[1].projections, fitted[1].embeddings
+        vote = step.vote(VoteSettings({m.name: m.weight for m in ensemble.members}))
+        exact = [None] * len(projections)
+        retriever = Retriever(gallery, published.members, embeddings, projections, vote, exact, "exact", place)
+        projected = replace(queries, vectors=retriever.project(raw_queries))
+        result, before = _measure(step.name, retriever, projected, judge, before)
+        results.append(result)
+    _tell(on_progress, len(STEPS))
+    results.append(_measure(PUBLISHED, published, queries, judge, before)[0])
+    return RecipeTable(tuple(results), _explain(left_out, len(gallery)))
+
+
+def _explain(left_out: Sequence[str], images: int) -> str | None:
+    if not left_out:
+        return None
+    why = f"fewer than {MIN_IMAGES} images" if images < MIN_IMAGES else "too few labels, or images that are all alike"
+    return f"the gallery has {why}, so nothing can be learnt for: {', '.join(left_out)}"
+
+
+def _tell(on_progress: Callable[[Progress], None] | None, done: int) -> None:
+    if on_progress is not None:
+        on_progress(Progress("measure recipe", done, len(STEPS) + 1))
+
+
+def _measure(
+    name: str, retriever: Retriever, queries: QuerySet, judge: Judge, before: Sequence[float]
+) -> tuple[StepResult, Sequence[float]]:
+    """Result of one step, and AP@10 of every query that counts; ``before`` are those of the step before."""
+
+    def search(weights: Floats | None) -> Measures:
+        return measured(ask(retriever, queries, judge, weights, deepest=SHOWN), queries.labels)
+
+    together = search(None)
+    alone = np.eye(len(retriever.members), dtype=np.float32)
+    members = {member: search(alone[m]).map_at_10 for m, member in enumerate(retriever.members)}
+    gain, interval = None, None
+    if before:
+        differences = np.subtract(together.ap, before)
+        gain, interval = float(differences.mean()), bootstrap_interval(differences.tolist())
+    result = StepResult(name, together.map_at_10, members, bootstrap_interval(together.ap), gain, interval)
+    return result, together.ap
+
+
+def _fit(version: IndexVersion, raw: Mapping[str, Floats], step: Step, codes: NDArray[np.int32]) -> _Fitted:
+    result = _Fitted([], [], [])
+    for member in version.manifest.ensemble.members:
+        x = raw[member.name]
+        dim = x.shape[1] if step.metric == "cosine" else member.dim
+        projection, source = fit_projection(x, dim, step.metric, codes if step.labels == "gallery" else None)
+        result.projections.append(projection)
+        # Half precision, as an index stores it: the figure then is that of an index, to the digit.
+        result.embeddings.append(projection.apply(x).astype(np.float16))
+        result.sources.append(source)
+    return result
