@@ -33,10 +33,12 @@ class _Theme:
     soft: str
     line: str
     accent: str
+    #: Share of the accent from which text on it changes colour.
+    flip: float
 
 
-_LIGHT = _Theme("#ffffff", "#1b1f27", "#667080", "#e3e6eb", "#0b5cad")
-_DARK = _Theme("#16191f", "#e9ecf1", "#98a2b3", "#2e343f", "#6cb2f5")
+_LIGHT = _Theme("#ffffff", "#1b1f27", "#667080", "#e3e6eb", "#0b5cad", 0.5)
+_DARK = _Theme("#16191f", "#e9ecf1", "#98a2b3", "#2e343f", "#6cb2f5", 0.7)
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def _recipe(figure: Figure, theme: _Theme, document: Mapping[str, Any]) -> None:
     axes.plot(values, range(len(values)), color=theme.ink, lw=1.2, alpha=0.5, zorder=1)
     for y, step in enumerate(steps):
         _dot(axes, y, step["map@10"], step["map@10_ci"], theme.ink, 7.5)
-        gain = "" if step["gain"] is None else f"   {100 * step['gain']:+.1f}".replace("-", "\N{MINUS SIGN}")
+        gain = "" if not step["gain"] else f"   {100 * step['gain']:+.1f}".replace("-", "\N{MINUS SIGN}")
         axes.annotate(
             f"{values[y]:.1f}{gain}", (100 * step["map@10_ci"][1], y), (7, 0), textcoords="offset points",
             va="center", fontsize=7.5, color=theme.ink,
@@ -237,7 +239,7 @@ def _confusion(figure: Figure, theme: _Theme, table: ConfusionTable) -> None:
     axes.set_xlabel("label of the first hit")
     axes.set_ylabel("true label")
     for row, column in zip(*np.nonzero(table.matrix), strict=True):
-        strong = shares[row, column] > 0.55
+        strong = shares[row, column] > theme.flip
         axes.text(
             column, row, str(table.matrix[row, column]), ha="center", va="center", fontsize=min(size, 7.0),
             color=theme.ground if strong else theme.ink,

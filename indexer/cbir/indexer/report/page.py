@@ -76,7 +76,7 @@ def _sentences(document: Mapping[str, Any]) -> list[str]:
     steps = [step for step in document["recipe"]["steps"] if step["gain"] is not None]
     if steps:
         step = max(steps, key=lambda step: step["gain"])
-        result.append(f"Largest step of the recipe: {step['name']}, {_points(step['gain'])} points"
+        result.append(f"Largest step of the recipe: {step['name'].removeprefix('+ ')}, {_points(step['gain'])} points"
                       f"{_doubt(step['gain_ci'])}.")  # fmt: skip
     if document["confusions"]:
         pair = document["confusions"][0]
@@ -100,8 +100,8 @@ def _percent(value: float | None) -> str:
 def _points(value: float | None) -> str:
     if value is None:
         return _NONE
-    text = f"{100 * value:+.1f}"
-    return "±0.0" if text in ("+0.0", "-0.0") else text.replace("-", "\N{MINUS SIGN}")
+    # A sign that rounding leaves without a figure still tells on which side of zero a gain lies.
+    return "0.0" if value == 0 else f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _interval(ends: Sequence[float] | None, signed: bool = False) -> str:
