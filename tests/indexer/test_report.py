@@ -347,6 +347,16 @@ def test_the_command_writes_and_names_the_page(
     assert "recipe" not in plain.stderr
 
 
+def test_a_file_in_place_of_the_folder_is_refused(
+    hostile: tuple[Findings, dict[str, Any], Page, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "page").write_text("mine")
+    done = cbir("eval", str(hostile[3] / "index"), "--leave-one-out", "--report", str(tmp_path / "page"))
+    assert done.returncode == 1
+    assert "is a file: --report needs a folder" in done.stderr
+    assert (tmp_path / "page").read_text() == "mine"
+
+
 def test_without_a_report_no_chart_is_prepared() -> None:
     code = "import sys, cbir.indexer.commands.eval; print([m for m in ('matplotlib',) if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)

@@ -26,7 +26,7 @@ from cbir.indexer.query_set import QuerySet
 __all__ = ["STEPS", "RecipeTable", "Step", "StepResult", "measure_recipe"]
 
 #: Raw embeddings of more bytes than this are not loaded all at once.
-MOST_BYTES = 8 * 2**30
+MOST_BYTES = 4 * 2**30
 
 Floats = NDArray[np.float32]
 _Fit = tuple[str, str]
@@ -151,7 +151,7 @@ def measure_recipe(
     before: Sequence[float] = ()
     fitted: tuple[_Fit, _Fitted] | None = None
     for i, step in enumerate(STEPS):
-        _tell(on_progress, i)
+        _tell(on_progress, step.name, i)
         if fitted is None or fitted[0] != step.fit:
             fitted = (step.fit, _fit(version, raw, step, gallery.label_codes))
         if any(source != step.fitted_on for source in fitted[1].sources):
@@ -164,7 +164,7 @@ def measure_recipe(
         projected = replace(queries, vectors=retriever.project(raw_queries))
         result, before = _measure(step.name, retriever, projected, judge, before)
         results.append(result)
-    _tell(on_progress, len(STEPS))
+    _tell(on_progress, PUBLISHED, len(STEPS))
     results.append(_measure(PUBLISHED, published, queries, judge, before)[0])
     return RecipeTable(tuple(results), _explain(left_out, len(gallery)))
 
@@ -176,9 +176,9 @@ def _explain(left_out: Sequence[str], images: int) -> str | None:
     return f"the gallery has {why}, so nothing can be learnt for: {', '.join(left_out)}"
 
 
-def _tell(on_progress: Callable[[Progress], None] | None, done: int) -> None:
+def _tell(on_progress: Callable[[Progress], None] | None, name: str, done: int) -> None:
     if on_progress is not None:
-        on_progress(Progress("measure recipe", done, len(STEPS) + 1))
+        on_progress(Progress(f"recipe: {name}", done, len(STEPS) + 1))
 
 
 def _measure(

@@ -50,6 +50,12 @@ def run(args: argparse.Namespace) -> int:
     version = IndexStore(args.index).open()
     settings, cache = RunSettings(args.device, args.runtime), args.index / "cache"
     findings = None
+    if args.report:
+        # A place that cannot be written to is found out before the work, not after it.
+        if args.report.is_file():
+            message = f"{args.report} is a file: --report needs a folder, which is made if absent"
+            raise ConfigurationError(message, reason="BAD_OPTION")
+        args.report.mkdir(parents=True, exist_ok=True)
     with progress_printer() as progress:
         retriever = Retriever.load(version, args.device, "exact" if args.exact else None)
         if args.leave_one_out:

@@ -120,7 +120,7 @@ def _png(size: tuple[float, float], theme: _Theme, draw: Callable[[Figure, _Them
 def _style(theme: _Theme) -> Iterator[None]:
     import matplotlib as mpl
 
-    settings = {
+    settings: dict[Any, Any] = {
         "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 8.5,
         # A class may be called "$x_": it is text, not mathematics.
         "text.parse_math": False, "text.color": theme.ink, "axes.labelcolor": theme.soft, "axes.edgecolor": theme.line,
@@ -247,7 +247,7 @@ def _confusion(figure: Figure, theme: _Theme, table: ConfusionTable) -> None:
     bar = figure.colorbar(image, ax=axes, shrink=0.5, aspect=30, pad=0.02)
     bar.set_label("share of the true class", fontsize=7.5)
     bar.ax.tick_params(labelsize=7)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
 
 
 def _short(name: str) -> str:

@@ -19,6 +19,7 @@ __all__ = ["write_report"]
 
 _FOLDER = Path(__file__).parent
 _NONE = "\N{EN DASH}"
+_LONG_LABEL = 60
 _MOST_CLASSES = 400
 _MOST_CONFUSIONS = 12
 _MOST_SKIPPED = 10
@@ -47,7 +48,7 @@ def _render(findings: Findings, document: Mapping[str, Any], charts: Mapping[str
     subsets = sorted(document["subsets"], key=lambda subset: -subset["map@10"])
     environment = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
-    environment.filters.update(percent=_percent, points=_points, interval=_interval, data=_data)
+    environment.filters.update(percent=_percent, points=_points, interval=_interval, data=_data, brief=_brief)
     return environment.get_template(
         "page.html.jinja"
     ).render(
@@ -80,8 +81,9 @@ def _sentences(document: Mapping[str, Any]) -> list[str]:
                       f"{_doubt(step['gain_ci'])}.")  # fmt: skip
     if document["confusions"]:
         pair = document["confusions"][0]
-        result.append(f"Most frequent confusion: {pair['true']} taken for {pair['found']}, {pair['queries']} of "
-                      f"{document['classes'][pair['true']]['queries']} queries.")  # fmt: skip
+        asked = document["classes"][pair["true"]]["queries"]
+        names = f"{_brief(pair['true'])} taken for {_brief(pair['found'])}"
+        result.append(f"Most frequent confusion: {names}, {pair['queries']} of {asked} queries.")
     if document["near_duplicates"] and (without := document["map@10_without_near_duplicates"]) is not None:
         result.append(f"Without the {document['near_duplicates']} queries that have a near duplicate in the gallery, "
                       f"MAP@10 is {_percent(without)}.")  # fmt: skip
@@ -109,6 +111,10 @@ def _interval(ends: Sequence[float] | None, signed: bool = False) -> str:
         return ""
     low, high = (_points(end) if signed else f"{100 * end:.1f}" for end in ends)
     return f"{low} to {high}"
+
+
+def _brief(label: str) -> str:
+    return label if len(label) <= _LONG_LABEL else label[:_LONG_LABEL] + "…"
 
 
 def _data(png: bytes) -> str:
