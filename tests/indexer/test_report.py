@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -83,9 +84,15 @@ class Page(HTMLParser):
 
 
 def report(
-    index: Path, folder: Path, queries: str | None = None, cache: Path | None = None
+    index: Path,
+    folder: Path,
+    queries: str | None = None,
+    cache: Path | None = None,
+    calibration: tuple[float, float] | None = None,
 ) -> tuple[Findings, dict[str, Any], Page]:
     version = IndexStore(index).open()
+    if calibration:
+        version.__dict__["vote"] = dataclasses.replace(version.vote, calibration=calibration)
     retriever = Retriever.load(version, "cpu")
     if queries is None:
         asked = gallery_queries(retriever)
@@ -322,6 +329,39 @@ def test_without_raw_embeddings_there_is_no_recipe(
     assert document["recipe"]["steps"] == []
     assert "no longer holds the raw embeddings" in page.text
     assert not (tmp_path / "recipe.png").exists()
+
+
+def test_a_calibrated_index_is_called_that(
+    hostile: tuple[Findings, dict[str, Any], Page, Path], tmp_path: Path
+) -> None:
+    folder = hostile[3]
+    # A curve that is sure of every hit: its error is the share of the hits that are wrong.
+    _, document, page = report(folder / "index", tmp_path, str(folder / "queries/images.csv"), calibration=(0, 30))
+    assert document["calibrated"] is True
+    assert document["coverage@score>=0.5"] == 1
+    assert document["precision@score>=0.5"] == pytest.approx(document["p@10"])
+    assert document["ece"] == pytest.approx(1 - document["p@10"], abs=1e-6)
+    assert "is the probability that the hit is relevant" in page.text
+    assert document["recipe"]["steps"][-1]["map@10"] == document["map@10"] == hostile[1]["map@10"]
+
+
+@pytest.mark.parametrize("members", [1, 7])
+def test_ensembles_of_one_and_of_many(pictures: Callable[..., Path], tmp_path: Path, tiny: Path, members: int) -> None:
+    head, member, _ = tiny.read_text().split("[[members]]")
+    rows = [member.replace('"resnet"', f'"m{i}"').replace("dim = 16", f"dim = {8 + i}") for i in range(members)]
+    file = tmp_path / "many.toml"
+    file.write_text("[[members]]".join([head, *rows]))
+    build(open_sources([str(pictures(4))]), tmp_path / "index", load_ensemble(file), SETTINGS)
+    _, document, page = report(tmp_path / "index", tmp_path / "report")
+    sizes = [len(subset["members"]) for subset in document["subsets"]]
+    if members == 1:
+        assert (sizes, document["member_gains"], document["best_member"]) == ([1], {}, None)
+        assert "What each member adds" not in page.text
+    else:
+        assert sorted(sizes) == [1] * 7 + [6] * 7 + [7]
+        assert document["all_subsets"] is False
+        assert "Single members, all but one, and all" in page.text
+        assert "too many subsets to measure each" in page.text
 
 
 def cbir(*arguments: str) -> subprocess.CompletedProcess[str]:
