@@ -74,7 +74,7 @@ def _sentences(document: Mapping[str, Any]) -> list[str]:
     if best := document["best_member"]:
         result.append(f"Ensemble over its best member, {best['name']}: {_points(best['gain'])} points of MAP@10"
                       f"{_doubt(best['gain_ci'])}.")  # fmt: skip
-    steps = [step for step in document["recipe"]["steps"] if step["gain"] is not None]
+    steps = [step for step in document["recipe"]["steps"] if (step["gain"] or 0) > 0]
     if steps:
         step = max(steps, key=lambda step: step["gain"])
         result.append(f"Largest step of the recipe: {step['name'].removeprefix('+ ')}, {_points(step['gain'])} points"
