@@ -29,6 +29,7 @@ from cbir.core.store import IndexStore
 from cbir.indexer.embedding import RunSettings
 from cbir.indexer.evaluation import evaluate, gallery_queries, source_queries
 from cbir.indexer.pipeline import FitSettings, build
+from cbir.indexer.recipe_steps import Step
 from cbir.indexer.report import Findings, examine, write_report
 from cbir.indexer.sources import open_sources
 
@@ -149,8 +150,9 @@ def test_the_page_shows_the_figures_of_the_json(hostile: tuple[Findings, dict[st
         expected = [name, percent(subset["map@10"]), *(percent(subset[m]) for m in measures)]
         assert page.row(name, expected[1], expected[2]) == expected
     for step in document["recipe"]["steps"]:
-        assert page.row(step["name"])[1] == percent(step["map@10"])
-        assert page.row(step["name"])[-2:] == [percent(step["members"][name]) for name in ("resnet", "vit")]
+        name = step["name"] + (" (gain over GLRT, no labels)" if step["name"] == "GLRT, gallery labels" else "")
+        assert page.row(name)[1] == percent(step["map@10"])
+        assert page.row(name)[-2:] == [percent(step["members"][member]) for member in ("resnet", "vit")]
     for label, figures in document["classes"].items():
         expected = [
             " ".join(label.split()),
@@ -207,13 +209,44 @@ def test_the_recipe_ends_with_the_index_itself(hostile: tuple[Findings, dict[str
     assert steps[0]["gain"] is None
     assert steps[-1]["name"] == "the index as published"
     assert steps[-1]["map@10"] == document["map@10"]
+    value = {step["name"]: step["map@10"] for step in steps}
     for before, step in itertools.pairwise(steps):
-        assert step["gain"] == pytest.approx(step["map@10"] - before["map@10"])
+        assert step["over"] == (before["name"] if step["name"] != "GLRT, gallery labels" else "GLRT, no labels")
+        assert step["gain"] == pytest.approx(step["map@10"] - value[step["over"]])
         assert step["gain_ci"][0] - 1e-9 <= step["gain"] <= step["gain_ci"][1] + 1e-9
-    # One member of the index is not given the metric that the recipe gives it; the other is, and is found again.
-    vote = next(step for step in steps if step["name"] == "+ label vote")
-    assert vote["members"]["vit"] == document["members"]["vit"]["map@10"]
     assert document["recipe"]["note"] is None
+
+
+def test_a_step_is_what_an_index_of_that_step_gives(
+    hostile: tuple[Findings, dict[str, Any], Page, Path], tiny: Path, tmp_path: Path
+) -> None:
+    folder = hostile[3]
+    # Neither augmented nor with a label vote; one member has the metric of one step, the other that of another.
+    build(open_sources([str(folder / "gallery/images.csv")]), tmp_path / "index", load_ensemble(tiny), SETTINGS)
+    _, document, _ = report(tmp_path / "index", tmp_path / "report", str(folder / "queries/images.csv"))
+    members = {step["name"]: step["members"] for step in hostile[1]["recipe"]["steps"]}
+    assert members["centred PCA"]["resnet"] == document["members"]["resnet"]["map@10"]
+    assert members["GLRT, gallery labels"]["vit"] == document["members"]["vit"]["map@10"]
+    assert members["cosine"] != members["GLRT, gallery labels"]
+
+
+def test_steps_that_change_nothing_gain_nothing(
+    hostile: tuple[Findings, dict[str, Any], Page, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = (
+        Step("plain", "glrt", labels=True),
+        Step("an image alone is no neighbourhood", "glrt", labels=True, vote={"augmentation_neighbours": 1}),
+        Step("heads without a vote", "glrt", labels=True, vote={"label_share": 0.0}, heads=True),
+        Step("neighbourhoods", "glrt", labels=True, vote={"augmentation_neighbours": 5}, over="plain"),
+    )
+    monkeypatch.setattr("cbir.indexer.recipe_steps.STEPS", steps)
+    folder = hostile[3]
+    _, document, page = report(folder / "index", tmp_path, str(folder / "queries/images.csv"))
+    plain, alone, heads, moved, _ = document["recipe"]["steps"]
+    assert plain["map@10"] == alone["map@10"] == heads["map@10"] != moved["map@10"]
+    assert (alone["gain"], alone["gain_ci"], heads["over"]) == (0, [0, 0], alone["name"])
+    assert moved["gain"] == pytest.approx(moved["map@10"] - plain["map@10"])
+    assert "(gain over plain)" in page.text
 
 
 def test_hostile_labels_are_text(hostile: tuple[Findings, dict[str, Any], Page, Path]) -> None:

@@ -172,9 +172,16 @@ def _figures(measures: Measures) -> dict[str, Any]:
 
 def _caution(version: IndexVersion) -> str | None:
     """What makes figures of a gallery's own images too good, or None."""
-    if all(facts["fitted_on"] != "labels" for facts in version.manifest.members.values()):
+    learnt = {
+        "the GLRT metric": any(facts["fitted_on"] == "labels" for facts in version.manifest.members.values()),
+        "the linear heads": bool(version.heads()),
+        "the augmented vectors": version.vote.augmentation_neighbours > 0,
+        "the tuned settings": version.vote.tuned,
+    }
+    if not any(learnt.values()):
         return None
     return (
-        "the GLRT metric was fitted on these very images and labels, so the figures are too high, the more so the "
-        "smaller the gallery: hold some images out and give them with --queries for honest ones"
+        f"{', '.join(name for name, so in learnt.items() if so)} come from these very images and labels, so the "
+        "figures are too high, the more so the smaller the gallery: hold some images out and give them with --queries "
+        "for honest ones"
     )

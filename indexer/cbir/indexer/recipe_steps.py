@@ -7,13 +7,15 @@ that serves, so the last one's figure is that of the index itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cbir.core.expansion import augmented
+from cbir.core.label_vote import fit_head
 from cbir.core.metrics import Measures, bootstrap_interval
 from cbir.core.projection import MIN_IMAGES, Projection, fit_projection
 from cbir.core.retriever import Retriever
@@ -29,7 +31,7 @@ __all__ = ["STEPS", "RecipeTable", "Step", "StepResult", "measure_recipe"]
 MOST_BYTES = 4 * 2**30
 
 Floats = NDArray[np.float32]
-_Fit = tuple[str, str]
+_Fit = tuple[str, bool]
 
 
 @dataclass(frozen=True)
@@ -38,21 +40,26 @@ class Step:
 
     Attributes:
         metric: cosine (of the raw embeddings, unreduced), pca or glrt.
-        labels: What teaches the metric; a step is left out where the gallery holds too little of it.
+        labels: Whether the gallery's labels teach the metric; a step is left out where the gallery holds too little
+            of what it needs.
         vote: Settings other than the defaults.
+        heads: Whether linear heads take part in the label vote.
+        over: The step that the gain is measured against, where it is not the one before.
     """
 
     name: str
     metric: Literal["cosine", "pca", "glrt"]
-    labels: Literal["none", "pseudo", "gallery"]
-    vote: Callable[[VoteSettings], VoteSettings] = lambda vote: vote
+    labels: bool = False
+    vote: Mapping[str, Any] = field(default_factory=dict)
+    heads: bool = False
+    over: str | None = None
 
     @property
-    def fitted_on(self) -> str:
-        """What :func:`fit_projection` says where the gallery allows this step."""
+    def fitted_on(self) -> frozenset[str]:
+        """What :func:`fit_projection` may say where the gallery allows this step."""
         if self.metric == "glrt":
-            return "labels" if self.labels == "gallery" else "pseudo-labels"
-        return {"cosine": "none", "pca": "gallery"}[self.metric]
+            return frozenset({"labels"} if self.labels else {"pseudo-labels", "neighbours"})
+        return frozenset({"cosine": {"none"}, "pca": {"gallery"}}[self.metric])
 
     @property
     def fit(self) -> _Fit:
@@ -60,27 +67,30 @@ class Step:
         return self.metric, self.labels
 
 
-def _label_vote(vote: VoteSettings) -> VoteSettings:
-    return replace(vote, neighbours=10, temperature=0.05, label_share=1.0)
+_SHARPENED = {"augmentation_neighbours": 5, "expansion_neighbours": 5}
+_VOTE = {"neighbours": 10, "temperature": 0.05, "label_share": 1.0, "head_share": 0.0}
+_NO_LABELS, _LABELS = "GLRT, no labels", "GLRT, gallery labels"
 
-
-#: Each builds on those before it; the index as it was published comes last.
+#: Each builds on the one before it, or on the one it names; the index as it was published comes last.
 STEPS = (
-    Step("cosine", "cosine", "none"),
-    Step("centred PCA", "pca", "none"),
-    Step("GLRT, pseudo-labels", "glrt", "pseudo"),
-    Step("GLRT, gallery labels", "glrt", "gallery"),
-    Step("+ label vote", "glrt", "gallery", _label_vote),
+    Step("cosine", "cosine"),
+    Step("centred PCA", "pca"),
+    Step(_NO_LABELS, "glrt"),
+    Step("+ augmentation, expansion (no labels)", "glrt", vote=_SHARPENED),
+    Step(_LABELS, "glrt", labels=True, over=_NO_LABELS),
+    Step("+ augmentation, expansion", "glrt", labels=True, vote=_SHARPENED),
+    Step("+ label vote of the neighbours", "glrt", labels=True, vote=_SHARPENED | _VOTE),
+    Step("+ linear heads in the vote", "glrt", labels=True, vote=_SHARPENED | _VOTE | {"head_share": 0.5}, heads=True),
 )
 PUBLISHED = "the index as published"
 
 
 @dataclass(frozen=True)
 class _Fitted:
-    """Projections and gallery vectors by member, and what each was fitted on."""
+    """Projections and gallery vectors (N, dim) by member, and what each was fitted on."""
 
     projections: list[Projection]
-    embeddings: list[NDArray[np.float16]]
+    vectors: list[Floats]
     sources: list[str]
 
 
@@ -90,7 +100,7 @@ class StepResult:
 
     Attributes:
         interval: 95 % bootstrap interval of ``ensemble``.
-        gain: Over the step before; None for the first.
+        over: The step that ``gain`` is measured against; None for the first.
         gain_interval: 95 % bootstrap interval of the gain, over the same queries at both steps.
     """
 
@@ -98,6 +108,7 @@ class StepResult:
     ensemble: float
     members: Mapping[str, float]
     interval: tuple[float, float]
+    over: str | None
     gain: float | None
     gain_interval: tuple[float, float] | None
 
@@ -148,25 +159,44 @@ def measure_recipe(
     place = "cuda" if choose_runtime(settings.device, "torch") == "torch-cuda" else "cpu"
     results: list[StepResult] = []
     left_out: list[str] = []
-    before: Sequence[float] = ()
+    ap: dict[str, Sequence[float]] = {}
     fitted: tuple[_Fit, _Fitted] | None = None
     for i, step in enumerate(STEPS):
         _tell(on_progress, step.name, i)
         if fitted is None or fitted[0] != step.fit:
             fitted = (step.fit, _fit(version, raw, step, gallery.label_codes))
-        if any(source != step.fitted_on for source in fitted[1].sources):
+        if not step.fitted_on.issuperset(fitted[1].sources):
             left_out.append(step.name)
             continue
-        projections, embeddings = fitted[1].projections, fitted[1].embeddings
-        vote = step.vote(VoteSettings({m.name: m.weight for m in ensemble.members}))
-        exact = [None] * len(projections)
-        retriever = Retriever(gallery, published.members, embeddings, projections, vote, exact, "exact", place)
+        retriever = _retriever(version, published, step, fitted[1], place)
         projected = replace(queries, vectors=retriever.project(raw_queries))
-        result, before = _measure(step.name, retriever, projected, judge, before)
-        results.append(result)
+        results.append(_measure(step.name, retriever, projected, judge, ap, step.over))
     _tell(on_progress, PUBLISHED, len(STEPS))
-    results.append(_measure(PUBLISHED, published, queries, judge, before)[0])
+    tuned = " (tuned)" if version.vote.tuned else ""
+    results.append(_measure(PUBLISHED + tuned, published, queries, judge, ap, None))
     return RecipeTable(tuple(results), _explain(left_out, len(gallery)))
+
+
+def _retriever(version: IndexVersion, published: Retriever, step: Step, fitted: _Fitted, place: str) -> Retriever:
+    gallery, members = published.gallery, version.manifest.ensemble.members
+    vote = VoteSettings({m.name: m.weight for m in members}, **step.vote)
+    vectors, heads = fitted.vectors, {}
+    if step.heads:
+        heads = {
+            member.name: fit_head(z, gallery.label_codes, len(gallery.labels))
+            for member, z in zip(members, vectors, strict=True)
+        }
+    if vote.augmentation_neighbours:
+        dims = [z.shape[1] for z in vectors]
+        weights = np.array([m.weight for m in members], np.float32)
+        joined = augmented(
+            np.concatenate(vectors, axis=1), dims, vote.augmentation_neighbours, vote.augmentation_exponent, weights
+        )
+        vectors = np.split(joined, np.cumsum(dims)[:-1], axis=1)
+    # Half precision, as an index stores it: the figure then is that of an index, to the digit.
+    halves = [z.astype(np.float16) for z in vectors]
+    exact = [None] * len(halves)
+    return Retriever(gallery, published.members, halves, fitted.projections, vote, exact, "exact", place, heads)
 
 
 def _explain(left_out: Sequence[str], images: int) -> str | None:
@@ -182,9 +212,14 @@ def _tell(on_progress: Callable[[Progress], None] | None, name: str, done: int) 
 
 
 def _measure(
-    name: str, retriever: Retriever, queries: QuerySet, judge: Judge, before: Sequence[float]
-) -> tuple[StepResult, Sequence[float]]:
-    """Result of one step, and AP@10 of every query that counts; ``before`` are those of the step before."""
+    name: str,
+    retriever: Retriever,
+    queries: QuerySet,
+    judge: Judge,
+    ap: dict[str, Sequence[float]],
+    over: str | None,
+) -> StepResult:
+    """Result of one step; ``ap`` holds AP@10 of every query that counts, by step, and takes this one's."""
 
     def search(weights: Floats | None) -> Measures:
         return measured(ask(retriever, queries, judge, weights, deepest=SHOWN), queries.labels)
@@ -193,11 +228,12 @@ def _measure(
     alone = np.eye(len(retriever.members), dtype=np.float32)
     members = {member: search(alone[m]).map_at_10 for m, member in enumerate(retriever.members)}
     gain, interval = None, None
-    if before:
-        differences = np.subtract(together.ap, before)
+    base = over if over in ap else next(reversed(ap), None)
+    if base is not None:
+        differences = np.subtract(together.ap, ap[base])
         gain, interval = float(differences.mean()), bootstrap_interval(differences.tolist())
-    result = StepResult(name, together.map_at_10, members, bootstrap_interval(together.ap), gain, interval)
-    return result, together.ap
+    ap[name] = together.ap
+    return StepResult(name, together.map_at_10, members, bootstrap_interval(together.ap), base, gain, interval)
 
 
 def _fit(version: IndexVersion, raw: Mapping[str, Floats], step: Step, codes: NDArray[np.int32]) -> _Fitted:
@@ -205,9 +241,8 @@ def _fit(version: IndexVersion, raw: Mapping[str, Floats], step: Step, codes: ND
     for member in version.manifest.ensemble.members:
         x = raw[member.name]
         dim = x.shape[1] if step.metric == "cosine" else member.dim
-        projection, source = fit_projection(x, dim, step.metric, codes if step.labels == "gallery" else None)
+        projection, source = fit_projection(x, dim, step.metric, codes if step.labels else None)
         result.projections.append(projection)
-        # Half precision, as an index stores it: the figure then is that of an index, to the digit.
-        result.embeddings.append(projection.apply(x).astype(np.float16))
+        result.vectors.append(projection.apply(x))
         result.sources.append(source)
     return result

@@ -92,6 +92,7 @@ class Findings:
                 "name": step.name,
                 "map@10": step.ensemble,
                 "map@10_ci": list(step.interval),
+                "over": step.over,
                 "gain": step.gain,
                 "gain_ci": list(step.gain_interval) if step.gain_interval else None,
                 "members": dict(step.members),
