@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import csv
 import dataclasses
@@ -23,9 +24,10 @@ from images import pattern
 from PIL import Image
 
 from cbir.core.ensemble import load_ensemble
-from cbir.core.errors import SourceError
+from cbir.core.errors import ConfigurationError, SourceError
 from cbir.core.retriever import Retriever
 from cbir.core.store import IndexStore
+from cbir.indexer.commands import eval as eval_command
 from cbir.indexer.embedding import RunSettings
 from cbir.indexer.evaluation import evaluate, gallery_queries, source_queries
 from cbir.indexer.pipeline import FitSettings, build
@@ -413,20 +415,32 @@ def test_the_command_writes_and_names_the_page(
     assert document == json.loads((tmp_path / "page/report.json").read_text())
     assert document["map@10"] == hostile[1]["map@10"]
     assert f"report: {tmp_path / 'page/index.html'}" in done.stderr
-    plain = cbir(*asked)
-    assert plain.returncode == 0, plain.stderr
-    low, high = document["map@10_ci"]
-    assert f"{100 * low:.1f}-{100 * high:.1f}" in plain.stdout
-    assert "recipe" not in plain.stderr
+
+
+def run_eval(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    eval_command.add_arguments(parser)
+    return eval_command.run(parser.parse_args([*arguments, "--device", "cpu", "--runtime", "torch"]))
+
+
+def test_the_table_has_the_interval(
+    hostile: tuple[Findings, dict[str, Any], Page, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = hostile[3]
+    assert run_eval(str(folder / "index"), "--queries", str(folder / "queries/images.csv")) == 0
+    written = capsys.readouterr()
+    low, high = hostile[1]["map@10_ci"]
+    assert f"{100 * low:.1f}-{100 * high:.1f}" in written.out
+    # What only a report needs is not measured.
+    assert "recipe" not in written.err
 
 
 def test_a_file_in_place_of_the_folder_is_refused(
     hostile: tuple[Findings, dict[str, Any], Page, Path], tmp_path: Path
 ) -> None:
     (tmp_path / "page").write_text("mine")
-    done = cbir("eval", str(hostile[3] / "index"), "--leave-one-out", "--report", str(tmp_path / "page"))
-    assert done.returncode == 1
-    assert "is a file: --report needs a folder" in done.stderr
+    with pytest.raises(ConfigurationError, match="is a file: --report needs a folder"):
+        run_eval(str(hostile[3] / "index"), "--leave-one-out", "--report", str(tmp_path / "page"))
     assert (tmp_path / "page").read_text() == "mine"
 
 

@@ -154,7 +154,7 @@ def _recipe(figure: Figure, theme: _Theme, document: Mapping[str, Any]) -> None:
     colours = colours_of(list(document["members"]))
     for y, step in enumerate(steps):
         for member, value in step["members"].items():
-            axes.plot(100 * value, y, "o", ms=4.5, color=colours[member], alpha=0.85, mew=0)
+            axes.plot(100 * value, y, "o", ms=5, color=colours[member], mec=theme.ground, mew=0.6, zorder=4)
     values = [100 * step["map@10"] for step in steps]
     axes.plot(values, range(len(values)), color=theme.ink, lw=1.2, alpha=0.5, zorder=1)
     for y, step in enumerate(steps):
