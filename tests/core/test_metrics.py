@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbir.core.metrics import average_precision, cmc, measure, precision, r_average_precision, recall
+from cbir.core.metrics import (
+    average_precision,
+    bootstrap_interval,
+    calibration_error,
+    cmc,
+    measure,
+    precision,
+    r_average_precision,
+    recall,
+    reliability,
+)
 
 
 def rel(*ranks: int) -> np.ndarray:
@@ -66,3 +76,53 @@ def test_bounds_and_monotonicity(flags: list[bool], extra: int) -> None:
             better = relevant.copy()
             better[i - 1], better[i] = True, False
             assert average_precision(better, total, 10) >= ap - 1e-12
+
+
+def test_precision_by_rank_by_hand() -> None:
+    result = measure([rel(1, 3), rel(2)], [2, 1], ["cat", "dog"])
+    assert result.precision_by_rank[:4] == pytest.approx((1 / 2, 1 / 2, (2 / 3 + 1 / 3) / 2, (2 / 4 + 1 / 4) / 2))
+    assert result.precision_by_rank[9] == pytest.approx(result.precision_at_10)
+
+
+def test_bootstrap_interval_by_hand() -> None:
+    assert bootstrap_interval([0.3]) == pytest.approx((0.3, 0.3))
+    assert bootstrap_interval([0.25] * 7) == pytest.approx((0.25, 0.25))
+    # Two queries: a resample's mean is 0, 1/2 or 1, with chances 1/4, 1/2 and 1/4.
+    assert bootstrap_interval([0, 1]) == (0, 1)
+    assert bootstrap_interval([0, 1], level=0.4) == (0.5, 0.5)
+    with pytest.raises(ValueError, match="there are no values"):
+        bootstrap_interval([])
+
+
+def test_bootstrap_interval_is_seeded_and_close_to_the_normal_one() -> None:
+    values = np.random.default_rng(3).uniform(size=400)
+    low, high = bootstrap_interval(values.tolist())
+    assert (low, high) == bootstrap_interval(values.tolist())
+    assert (low, high) != bootstrap_interval(values.tolist(), seed=1)
+    error = 1.96 * values.std() / 20
+    assert (low, high) == pytest.approx((values.mean() - error, values.mean() + error), abs=0.1 * error)
+
+
+def test_bootstrap_interval_of_many_values_is_drawn_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(4).uniform(size=50).tolist()
+    whole = bootstrap_interval(values)
+    monkeypatch.setattr("cbir.core.metrics._DRAWN_AT_ONCE", 130)
+    assert bootstrap_interval(values) == pytest.approx(whole)
+
+
+def test_calibration_error_by_hand() -> None:
+    scores = np.array([0.05, 0.15, 0.15, 0.95, 1.0])
+    relevant = np.array([False, True, False, True, True])
+    table = reliability(scores, relevant)
+    assert table.counts.tolist() == [1, 2, 0, 0, 0, 0, 0, 0, 0, 2]
+    assert table.mean_score[[0, 1, 9]] == pytest.approx([0.05, 0.15, 0.975])
+    assert table.observed[[0, 1, 9]] == pytest.approx([0, 0.5, 1])
+    assert calibration_error(scores, relevant) == pytest.approx((1 * 0.05 + 2 * 0.35 + 2 * 0.025) / 5)
+    # In one bin only the means count.
+    assert calibration_error(scores, relevant, bins=1) == pytest.approx(abs(scores.mean() - 0.6))
+
+
+def test_calibration_error_of_sure_and_right_scores_and_of_none() -> None:
+    assert calibration_error(np.array([0.0, 1.0]), np.array([False, True])) == 0
+    assert calibration_error(np.array([0.0, 1.0]), np.array([True, False])) == 1
+    assert calibration_error(np.array([]), np.array([], bool)) == 0

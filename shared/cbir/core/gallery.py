@@ -155,6 +155,10 @@ class Gallery:
         """The digest of the bytes of one image."""
         return cast(str, self._columns["sha256"][row].as_py())
 
+    def uri(self, row: int) -> str:
+        """Where the indexer found one image; see :mod:`cbir.core.uri`."""
+        return cast(str, self._columns["uri"][row].as_py())
+
     def row(self, image_id: str) -> int:
         """The row of an id.
 
@@ -176,7 +180,7 @@ class Gallery:
 
     def read_bytes(self, row: int) -> bytes:
         """The original file of an image, read again from where the indexer found it."""
-        return read_uri(cast(str, self._columns["uri"][row].as_py()))
+        return read_uri(self.uri(row))
 
     def mask(
         self,

@@ -15,23 +15,32 @@ from numpy.typing import NDArray
 __all__ = [
     "CONVENTIONS",
     "Measures",
+    "Reliability",
     "average_precision",
+    "bootstrap_interval",
+    "calibration_error",
     "cmc",
     "measure",
     "precision",
     "r_average_precision",
     "recall",
+    "reliability",
 ]
 
 Relevance = NDArray[np.bool_]
+
+_DRAWN_AT_ONCE = 2**22
 
 #: Goes with every published figure.
 CONVENTIONS = {
     "relevance": "same label as the query",
     "map@10": "mean over queries with R > 0 of sum_{i<=10} P(i)·rel(i) / min(R, 10)",
     "self": "images with the bytes of the query never count as hits",
+    "duplicates": "an image counts once in a list of hits",
+    "short_lists": "ranks that a list of fewer than ten hits leaves empty count as irrelevant",
     "ties": "broken by image id",
     "no_relevant": "queries without a relevant gallery image are left out and counted",
+    "macro_map@10": "mean over classes of the class's MAP@10",
 }
 
 
@@ -76,6 +85,7 @@ class Measures:
         without_relevant: Queries left out.
         per_class: MAP@10 by label.
         ap: AP@10 of every query that counts, in order.
+        precision_by_rank: P@1 to P@10.
     """
 
     queries: int
@@ -88,6 +98,7 @@ class Measures:
     macro_map_at_10: float
     per_class: dict[str, float]
     ap: tuple[float, ...]
+    precision_by_rank: tuple[float, ...]
 
     def to_json(self) -> dict[str, object]:
         """The figures by their published names, without the per-query list."""
@@ -130,4 +141,79 @@ def measure(lists: Sequence[Relevance], totals: Sequence[int], labels: Sequence[
         macro_map_at_10=mean(list(per_class.values())),
         per_class=per_class,
         ap=tuple(ap),
+        precision_by_rank=tuple(mean([precision(lists[i], k) for i in counted]) for k in range(1, 11)),
     )
+
+
+def bootstrap_interval(
+    values: Sequence[float], resamples: int = 2000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean (Efron, "Bootstrap Methods", Annals of Statistics 1979).
+
+    Args:
+        values: One a query, such as AP@10; or differences between two rankings of the same queries.
+        resamples: Sets of as many queries, drawn with replacement.
+        level: Share of the resamples' means that the interval holds.
+
+    Returns:
+        Lower and upper end.
+
+    Raises:
+        ValueError: There are no values.
+    """
+    array = np.asarray(values, np.float64)
+    if not array.size:
+        raise ValueError("there are no values: an interval needs at least one")
+    rng = np.random.default_rng(seed)
+    block = max(1, _DRAWN_AT_ONCE // array.size)
+    means = np.concatenate(
+        [
+            array[rng.integers(0, array.size, (min(block, resamples - start), array.size))].mean(axis=1)
+            for start in range(0, resamples, block)
+        ]
+    )
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Scores against what came true, in bins of equal width over 0..1 (B of them).
+
+    Attributes:
+        counts: (B,) scores in each bin.
+        mean_score: (B,); 0 where a bin is empty.
+        observed: (B,) share of the bin that is relevant; 0 where it is empty.
+    """
+
+    counts: NDArray[np.int64]
+    mean_score: NDArray[np.float64]
+    observed: NDArray[np.float64]
+
+
+def reliability(scores: NDArray[np.floating], relevant: Relevance, bins: int = 10) -> Reliability:
+    """Sort scores into bins; bin i holds i/B <= score < (i+1)/B, the last one 1 too.
+
+    Args:
+        scores: (n,) in 0..1.
+        relevant: (n,) what came true.
+    """
+    exact = np.asarray(scores, np.float64)
+    place = np.clip((exact * bins).astype(np.int64), 0, bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    filled = np.maximum(counts, 1)
+    return Reliability(
+        counts,
+        np.bincount(place, exact, minlength=bins) / filled,
+        np.bincount(place, relevant.astype(np.float64), minlength=bins) / filled,
+    )
+
+
+def calibration_error(scores: NDArray[np.floating], relevant: Relevance, bins: int = 10) -> float:
+    """ECE: mean over scores of the distance between their bin's mean score and its observed relevance.
+
+    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.  0 where there are no scores.
+    """
+    table = reliability(scores, relevant, bins)
+    gaps = np.abs(table.mean_score - table.observed)
+    return float((gaps * table.counts).sum() / max(1, table.counts.sum()))

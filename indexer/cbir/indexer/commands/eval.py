@@ -11,13 +11,15 @@ from rich.table import Table
 from cbir.core.errors import ConfigurationError
 from cbir.core.retriever import Retriever
 from cbir.core.store import IndexStore
-from cbir.indexer.console import USER_ERRORS, add_device_arguments, positive, print_json, progress_printer
-from cbir.indexer.embedding import RunSettings
+from cbir.indexer.console import USER_ERRORS, add_device_arguments, positive, print_json, progress_printer, stderr
+from cbir.indexer.embedding import Progress, RunSettings
 from cbir.indexer.evaluation import EvaluationReport, evaluate, gallery_queries, source_queries
-from cbir.indexer.report import write_report
+from cbir.indexer.report import examine, write_report
 from cbir.indexer.sources import open_sources
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
+
+_COLUMNS = ("map@10", "p@10", "recall@10", "cmc@1", "map@r", "macro_map@10")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--leave-one-out", action="store_true", help="the gallery's own labelled images, each without itself"
     )
     parser.add_argument("--most", type=positive, default=None, metavar="N", help="leave-one-out: draw at most N images")
-    parser.add_argument("--report", type=Path, default=None, metavar="DIR", help="write a page with the figures")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="write a page that shows what is good, what is not, and why (takes a few times as long)",
+    )
     parser.add_argument("--exact", action="store_true", help="ignore approximate indexes")
     add_device_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON document to stdout")
@@ -40,25 +48,35 @@ def run(args: argparse.Namespace) -> int:
     if args.most and not args.leave_one_out:
         raise ConfigurationError("--most goes with --leave-one-out only: leave it out", reason="BAD_OPTION")
     version = IndexStore(args.index).open()
+    settings, cache = RunSettings(args.device, args.runtime), args.index / "cache"
+    findings = None
+    if args.report:
+        # A place that cannot be written to is found out before the work, not after it.
+        if args.report.is_file():
+            message = f"{args.report} is a file: --report needs a folder, which is made if absent"
+            raise ConfigurationError(message, reason="BAD_OPTION")
+        args.report.mkdir(parents=True, exist_ok=True)
     with progress_printer() as progress:
         retriever = Retriever.load(version, args.device, "exact" if args.exact else None)
         if args.leave_one_out:
             queries, name = gallery_queries(retriever, args.most), "leave-one-out on the gallery"
         else:
-            settings = RunSettings(args.device, args.runtime)
             sources = open_sources(args.queries)
-            queries = source_queries(version, retriever, sources, args.index / "cache", settings, progress)
+            queries = source_queries(version, retriever, sources, cache, settings, progress)
             name = ", ".join(args.queries)
         report = evaluate(args.index, version, retriever, queries, name, progress, own=args.leave_one_out)
+        if args.report:
+            findings = examine(version, retriever, queries, report, cache, settings, progress)
+            progress(Progress("draw", 0, 0))
+            page = write_report(findings, args.report)
     if report.caution:
-        Console(stderr=True, highlight=False).print(f"caution: {report.caution}", style="yellow", soft_wrap=True)
-    if args.report:
-        page = write_report(report, args.report)
-        Console(stderr=True, highlight=False).print(f"report: {page}", soft_wrap=True)
+        stderr().print(f"caution: {report.caution}", style="yellow", soft_wrap=True)
     if args.json:
-        print_json(report.to_json())
+        print_json((findings or report).to_json())
     else:
         _print(report)
+    if findings:
+        stderr().print(f"report: {page} (open it in a browser)", soft_wrap=True, markup=False)
     return 0
 
 
@@ -70,8 +88,11 @@ def _print(report: EvaluationReport) -> None:
         f"{len(report.skipped)} unreadable, {report.near_duplicates} with near duplicates)",
         soft_wrap=True,
     )
-    table = Table("", "MAP@10", "P@10", "recall@10", "CMC@1", "MAP@R", "macro MAP@10")
-    rows = {"ensemble": report.ensemble, "rank fusion": report.rank_fusion, **report.members}
-    for name, measures in rows.items():
-        table.add_row(name, *(f"{100 * float(str(v)):.1f} %" for v in measures.to_json().values()))
+    document = report.to_json()
+    table = Table("in %", "MAP@10", "95 % CI", "P@10", "recall@10", "CMC@1", "MAP@R", "macro")
+    rows = {"ensemble": document, "rank fusion": document["rank_fusion"], **document["members"]}
+    for name, figures in rows.items():
+        first, *others = (f"{100 * figures[key]:.1f}" for key in _COLUMNS)
+        low, high = figures["map@10_ci"]
+        table.add_row(name, first, f"{100 * low:.1f}-{100 * high:.1f}", *others)
     console.print(table)

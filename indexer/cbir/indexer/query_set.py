@@ -1,0 +1,118 @@
+"""Labelled queries, embedded and projected: images of their own, or the gallery's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.core.errors import SourceError
+from cbir.core.retriever import Retriever
+from cbir.core.store import IndexVersion
+from cbir.indexer.embedding import EmbeddingRun, Progress, RunSettings, SkippedImage
+from cbir.indexer.pipeline import ImageSources
+
+__all__ = ["QuerySet", "gallery_queries", "source_queries"]
+
+
+@dataclass(frozen=True)
+class QuerySet:
+    """Queries that are projected already.
+
+    Attributes:
+        vectors: (Q, sum of dims).
+        labels: One a query.
+        sha256: Hexadecimal digest of each query's bytes: images with the same bytes never count as hits.
+        phashes: (Q,) perceptual hashes.
+        skipped: Query images that could not be read.
+        unlabelled: Queries that were left out as they have no label.
+        ids: Name of each query.
+        uris: Where each query's bytes are (see :mod:`cbir.core.uri`).
+    """
+
+    vectors: NDArray[np.float32]
+    labels: list[str]
+    sha256: list[str]
+    phashes: NDArray[np.uint64]
+    skipped: tuple[SkippedImage, ...] = ()
+    unlabelled: int = 0
+    ids: tuple[str, ...] = ()
+    uris: tuple[str, ...] = ()
+
+
+def source_queries(
+    version: IndexVersion,
+    retriever: Retriever,
+    sources: ImageSources,
+    cache: Path,
+    settings: RunSettings,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> QuerySet:
+    """Embed the labelled images of sources with the index's ensemble; the index's cache serves them too.
+
+    Raises:
+        SourceError: No query image has a label, or none can be read.
+        ArtifactError: The weights on this machine are not those of the index.
+    """
+    version.check_ensemble(version.manifest.ensemble)
+    run = EmbeddingRun(version.manifest.ensemble, cache, settings, on_progress)
+    found = sources.scan()
+    labelled = [image for image in found if image.label is not None]
+    if not labelled:
+        raise SourceError(
+            "the query images have no labels, so nothing says which hits are right: put them into one folder a class, "
+            "or use a manifest with a label column",
+            reason="NO_LABELS",
+        )
+    facts, skipped = run.run(labelled, sources)
+    good = [image for image in labelled if image.id in facts]
+    if not good:
+        raise SourceError(
+            f"none of the query images could be read; the first was {skipped[0].uri}: {skipped[0].reason}",
+            reason="SOURCE_EMPTY",
+        )
+    digests = [facts[image.id].sha256 for image in good]
+    raw = {m.name: run.raw(m.name, digests) for m in version.manifest.ensemble.members}
+    return QuerySet(
+        retriever.project(raw),
+        [str(image.label) for image in good],
+        [digest.hex() for digest in digests],
+        np.array([facts[image.id].phash for image in good], np.uint64),
+        tuple(skipped),
+        len(found) - len(labelled),
+        tuple(image.id for image in good),
+        tuple(image.uri for image in good),
+    )
+
+
+def gallery_queries(retriever: Retriever, most: int | None = None, seed: int = 0) -> QuerySet:
+    """The labelled gallery images themselves, for leave-one-out figures.
+
+    Args:
+        most: Draw at most this many at random.
+
+    Raises:
+        SourceError: The gallery has no labels.
+    """
+    gallery = retriever.gallery
+    rows = np.flatnonzero(gallery.label_codes >= 0)
+    if not len(rows):
+        raise SourceError(
+            "the gallery has no labels, so nothing says which hits are right: index one folder a class",
+            reason="NO_LABELS",
+        )
+    unlabelled = len(gallery) - len(rows)
+    if most is not None and len(rows) > most:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+    return QuerySet(
+        retriever.stored(rows.tolist()),
+        [gallery.labels[code] for code in gallery.label_codes[rows]],
+        [gallery.sha256(int(row)) for row in rows],
+        gallery.phashes[rows],
+        unlabelled=unlabelled,
+        ids=tuple(gallery.ids[row] for row in rows),
+        uris=tuple(gallery.uri(int(row)) for row in rows),
+    )
