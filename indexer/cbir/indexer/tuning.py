@@ -323,7 +323,7 @@ class _Tuning:
 
 def bootstrap_gain(differences: NDArray[np.float64]) -> tuple[float, float, float]:
     """Mean of the queries' differences, and its 95 % bootstrap interval."""
-    low, high = bootstrap_interval(differences)
+    low, high = bootstrap_interval(differences.tolist())
     return float(differences.mean()), low, high
 
 

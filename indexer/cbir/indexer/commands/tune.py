@@ -1,0 +1,98 @@
+"""``cbir tune``: choose weights, dimensions, label vote, expansion and calibration; publish them as a new version."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from cbir.indexer.console import USER_ERRORS, add_device_arguments, positive, print_json, progress_printer, stderr
+from cbir.indexer.embedding import RunSettings
+from cbir.indexer.sources import open_sources
+from cbir.indexer.tuning import TuningReport, tune
+from cbir.indexer.vote_search import SearchBudget
+
+__all__ = ["USER_ERRORS", "add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    default = SearchBudget()
+    parser.add_argument("index", type=Path, metavar="INDEX", help="folder of the index")
+    parser.add_argument(
+        "--queries", nargs="+", metavar="SOURCE", help="labelled query images (default: the gallery's own, in folds)"
+    )
+    parser.add_argument(
+        "--trials", type=positive, default=default.trials, metavar="N", help="votes tried a search (default %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=default.seed, help="of the search (default %(default)s)")
+    add_device_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print a JSON document to stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Tune, publish a gain, and say what came of it."""
+    sources = open_sources(args.queries) if args.queries else None
+    settings = RunSettings(args.device, args.runtime)
+    with progress_printer() as progress:
+        report = tune(args.index, sources, settings, SearchBudget(args.trials, args.seed), progress)
+    _say(report)
+    if args.json:
+        print_json(report.to_json())
+    else:
+        _print(report)
+    return 0
+
+
+def _say(report: TuningReport) -> None:
+    console = stderr()
+    if report.gain is None:
+        console.print(
+            "too few labels to measure anything: vectors are sharpened by their neighbours, which serves such "
+            "galleries; give labelled images with --queries for more",
+            soft_wrap=True,
+        )
+    else:
+        mean, low, high = (100 * value for value in report.gain)
+        console.print(
+            f"MAP@10 {_percent(report.before)} before, {_percent(report.held_out)} after on queries that did not "
+            f"choose the vote: {mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})",
+            soft_wrap=True,
+        )
+    if report.version:
+        console.print(f"published version {report.version}", soft_wrap=True)
+    else:
+        console.print("no gain: nothing was published, the live version stays", soft_wrap=True)
+
+
+def _print(report: TuningReport) -> None:
+    console = Console(highlight=False)
+    table = Table("member", "weight", "dim", "MAP@10 alone")
+    for name, weight in report.vote.weights.items():
+        dim = str(report.vote.dims.get(name, "as before"))
+        alone = report.members.get(name)
+        table.add_row(name, f"{weight:.3f}", dim, _percent(alone))
+    console.print(table)
+    vote = report.vote
+    if report.queries:
+        console.print(
+            f"{report.queries} queries ({report.query_source}); new vote {_percent(report.after)}, with equal weights "
+            f"{_percent(report.equal)}",
+            soft_wrap=True,
+        )
+        console.print(
+            f"label vote: lambda {vote.label_share:.2f}, K {vote.neighbours}, T {vote.temperature:.3f}, heads "
+            f"{vote.head_share:.2f} at T {vote.head_temperature:.3f}",
+            soft_wrap=True,
+        )
+    console.print(
+        f"augmentation K {vote.augmentation_neighbours}, expansion K {vote.expansion_neighbours}"
+        + ("" if report.ece is None else f"; calibration error {report.ece:.3f}"),
+        soft_wrap=True,
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
