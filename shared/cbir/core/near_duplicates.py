@@ -1,0 +1,202 @@
+"""Near duplicates: images that are the same picture, re-encoded, resized, brightened or slightly cut.
+
+Two images are near duplicates when they have the same bytes, or when their perceptual hashes differ in few bits *and*
+the ensemble finds them alike (fused cosine).  The hash alone would not do: what it says of images without structure,
+blank pages and flat colours, is decided by rounding noise, and unrelated ones agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from math import comb, log2
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.core.perceptual_hash import distances
+
+__all__ = [
+    "BITS",
+    "SIMILARITY",
+    "DuplicateGroup",
+    "close_hashes",
+    "close_pairs",
+    "confirmed",
+    "group_near_duplicates",
+    "scaled",
+]
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+Hashes = NDArray[np.uint64]
+
+#: Bits of 64 in which the hashes of near duplicates differ at most.
+BITS = 4
+#: Least fused cosine of near duplicates.
+SIMILARITY = 0.9
+
+_HASH_BITS = 64
+
+
+@dataclass(frozen=True)
+class DuplicateGroup:
+    """Images of which one is worth keeping.
+
+    Attributes:
+        keep: Row of the one that is preferred.
+        extras: Rows of its near duplicates, the likest first.
+        distances: Bits in which the hash of each extra differs from that of ``keep``.
+        similarities: Fused cosine of each extra and ``keep``.
+    """
+
+    keep: int
+    extras: tuple[int, ...]
+    distances: tuple[int, ...]
+    similarities: tuple[float, ...]
+
+
+def group_near_duplicates(
+    hashes: Hashes,
+    digest: Callable[[int], str],
+    vectors: Callable[[Ints], Floats],
+    preference: Callable[[int], Any],
+    bits: int = BITS,
+) -> list[DuplicateGroup]:
+    """Group the near duplicates of a gallery around the images that are worth keeping.
+
+    The best image of those that are linked by close hashes is kept, and its near duplicates are its extras; then the
+    best of what is left, and so on.  So every extra is a near duplicate of the very image that is kept for it: in
+    connected components, a chain of small steps may link images that have nothing in common, and deleting all but
+    one of them would lose pictures.
+
+    Args:
+        hashes: (N,) perceptual hashes.
+        digest: Digest of the bytes of a row.  Images with the same bytes are always grouped.
+        vectors: (S, D) of rows, so scaled that their inner products are fused cosines (:func:`scaled`).
+        preference: Sort key of a row; the lowest is kept.  Only asked of rows that may have near duplicates.
+        bits: Most bits in which hashes differ, 0 to 63.
+
+    Returns:
+        Groups of at least one extra, in the order of the rows that are kept.
+    """
+    groups = []
+    for rows in _linked(hashes, bits):
+        left = np.array(sorted(rows.tolist(), key=preference), np.int64)
+        parts, digests = vectors(left), np.array([digest(row) for row in left.tolist()])
+        while len(left) > 1:
+            bits_off = distances(hashes[left], int(hashes[left[0]]))
+            alike = parts @ parts[0]
+            near = (digests == digests[0]) | ((bits_off <= bits) & (alike >= SIMILARITY))
+            near[0] = False
+            extras = np.flatnonzero(near)
+            if len(extras):
+                extras = extras[np.lexsort((left[extras], -alike[extras], bits_off[extras]))]
+                groups.append(
+                    DuplicateGroup(
+                        int(left[0]),
+                        tuple(left[extras].tolist()),
+                        tuple(bits_off[extras].tolist()),
+                        tuple(np.clip(alike[extras], -1, 1).tolist()),
+                    )
+                )
+            near[0] = True
+            left, parts, digests = left[~near], parts[~near], digests[~near]
+    return sorted(groups, key=lambda group: group.keep)
+
+
+def _linked(hashes: Hashes, bits: int) -> list[Ints]:
+    """Rows that are linked, directly or over others, by close hashes; those that stand alone are left out."""
+    # Images with equal hashes, of which a gallery of blank pages has very many, count as one here.
+    values, place = np.unique(hashes, return_inverse=True)
+    parent = list(range(len(values)))
+
+    def root(value: int) -> int:
+        while parent[value] != value:
+            parent[value] = value = parent[parent[value]]
+        return value
+
+    for one, other in close_pairs(values, bits).tolist():
+        parent[root(one)] = root(other)
+    component = np.array([root(value) for value in range(len(values))], np.int64)[place]
+    order = np.argsort(component, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(component[order])) + 1)
+    return [part for part in parts if len(part) > 1]
+
+
+def close_hashes(hashes: Hashes, other: int, bits: int = BITS) -> Ints:
+    """The rows, ascending, whose hash differs from ``other`` in at most ``bits`` bits."""
+    return np.flatnonzero(distances(hashes, other) <= bits)
+
+
+def scaled(vectors: Floats, weights: Floats, dims: Sequence[int]) -> Floats:
+    """Scale the members' blocks so that inner products of two results are fused cosines.
+
+    Args:
+        vectors: (..., D) the members' unit vectors side by side.
+        weights: (M,) weights of the members that sum to 1.
+        dims: Length of each member's block; they add up to D.
+    """
+    return np.asarray(vectors * np.repeat(np.sqrt(weights), dims), dtype=np.float32)
+
+
+def confirmed(image: Floats, others: Floats, weights: Floats, dims: Sequence[int]) -> NDArray[np.bool_]:
+    """(S,) which of the images with a close hash the ensemble finds alike too.
+
+    Args:
+        image: (D,) as ``vectors`` of :func:`scaled`.
+        others: (S, D) likewise.
+        weights: As there.
+        dims: As there.
+    """
+    return np.asarray(scaled(others, weights, dims) @ scaled(image, weights, dims) >= SIMILARITY)
+
+
+def close_pairs(hashes: Hashes, bits: int = BITS) -> Ints:
+    """All pairs of distinct hashes that differ in at most ``bits`` bits.
+
+    The 64 bits are cut into ``bits`` + k bands; two hashes that differ in at most ``bits`` bits agree in at least k
+    bands.  For each choice of k bands, hashes that agree in all of them are sorted side by side and compared.  k is
+    chosen by the number of hashes.  Source: Manku, Jain, Das Sarma, "Detecting Near-Duplicates for Web Crawling", WWW
+    2007.  A million hashes take seconds, and memory grows with their number only.
+
+    Args:
+        hashes: (N,) all different: a value that many images share would have too many pairs to list.
+        bits: 0 to 63.
+
+    Returns:
+        (P, 2) places i < j in ``hashes``, sorted.
+    """
+    count = len(hashes)
+    found = [np.zeros(0, np.int64)]
+    for mask in _band_masks(count, bits):
+        order = np.argsort(hashes & mask)
+        ordered = hashes[order]
+        keys = ordered & mask
+        # Each hash is compared with the next one of its bucket, then with the one after that, and so on.
+        here, step = np.arange(count), 0
+        while len(here):
+            step += 1
+            here = here[here + step < count]
+            here = here[keys[here] == keys[here + step]]
+            near = here[np.bitwise_count(ordered[here] ^ ordered[here + step]) <= bits]
+            one, other = order[near], order[near + step]
+            found.append(np.minimum(one, other) * count + np.maximum(one, other))
+    pairs = np.unique(np.concatenate(found))
+    return np.stack(np.divmod(pairs, max(count, 1)), axis=1)
+
+
+def _band_masks(count: int, bits: int) -> list[np.uint64]:
+    """The choices of bands of which two close hashes agree in at least one."""
+
+    def cost(chosen: int) -> float:
+        # A table costs a sort, and a comparison for every pair that agrees in the chosen bands by chance.
+        agreeing = _HASH_BITS * chosen / (bits + chosen)
+        return comb(bits + chosen, chosen) * count * (log2(count + 2) + count * 2.0 ** (1 - agreeing))
+
+    chosen = min((k for k in range(1, 5) if bits + k <= _HASH_BITS), key=cost)
+    edges = np.linspace(0, _HASH_BITS, bits + chosen + 1).round().astype(int).tolist()
+    bands = [((1 << stop) - (1 << start)) for start, stop in pairwise(edges)]
+    return [np.uint64(sum(choice)) for choice in combinations(bands, chosen)]
