@@ -10,13 +10,15 @@ is measured: decode, crop, embed, feedback, search.  ``--sweep`` tries other wei
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from cbir.core.errors import QueryError
+
+from cbir.core.embedder import Embedder
 from cbir.core.metrics import average_precision
 from cbir.server import feedback
 from cbir.server.engine import Engine
@@ -26,6 +28,27 @@ from cbir.server.query import EngineQuery, EngineResult, ImageBytes
 SWEEP = [(p, n) for p in (0.25, 0.5, 0.75, 1.0, 1.5, 2.0) for n in (0.0, 0.1, 0.25, 0.5)]
 DEPTH = 100
 BATCH = 32
+
+
+class Remembering:
+    """An embedder that embeds no batch twice."""
+
+    def __init__(self, inner: Embedder) -> None:
+        self.dim, self.size, self.interpolation, self.runtime = (
+            inner.dim,
+            inner.size,
+            inner.interpolation,
+            inner.runtime,
+        )
+        self._inner = inner
+        self._known: dict[bytes, np.ndarray] = {}
+
+    def embed(self, batch: np.ndarray) -> np.ndarray:
+        """See the protocol."""
+        key = hashlib.sha256(batch).digest()
+        if key not in self._known:
+            self._known[key] = self._inner.embed(batch)
+        return self._known[key]
 
 
 def read_queries(folder: Path) -> list[tuple[str, bytes]]:
@@ -53,7 +76,9 @@ def examples(label: str, result: EngineResult) -> tuple[tuple[str, ...], tuple[s
 
 def score(engine: Engine, labels: Sequence[str], results: Sequence[EngineResult], marked: Sequence) -> float:
     """MAP@10 of the images that are no examples."""
-    sizes = dict(zip(*np.unique([i.label for i in engine.gallery.images() if i.label], return_counts=True), strict=True))
+    sizes = dict(
+        zip(*np.unique([i.label for i in engine.gallery.images() if i.label], return_counts=True), strict=True)
+    )
     values = []
     for label, result, (positives, negatives) in zip(labels, results, marked, strict=True):
         total = int(sizes.get(label, 0)) - len(positives)
@@ -72,24 +97,23 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=None, help="write the figures to this file too")
     args = parser.parse_args()
     engine = Engine.load(args.index)
+    engine.embedders = {name: Remembering(embedder) for name, embedder in engine.embedders.items()}
     labels, data = zip(*read_queries(args.queries), strict=True)
-    # Embedded once: the vectors of an image do not depend on the examples.
     plain = [EngineQuery(ImageBytes(image), limit=DEPTH, exclude_query=True) for image in data]
     first = search(engine, plain)
     marked = [examples(label, result) for label, result in zip(labels, first, strict=True)]
     figures = {"before": score(engine, labels, first, marked)}
-    print(f"{len(labels)} queries, {len(engine.gallery)} images; "
-          f"{sum(bool(p) for p, _ in marked)} with a positive and {sum(bool(n) for _, n in marked)} with a negative example")
+    print(
+        f"{len(labels)} queries, {len(engine.gallery)} images; {sum(bool(p) for p, _ in marked)} queries have a "
+        f"positive and {sum(bool(n) for _, n in marked)} a negative example"
+    )
     print(f"before: MAP@10 {figures['before']:.4f}")
 
     def after(name: str, sides: Sequence) -> None:
         asked = [
             replace(query, limit=20, positive_ids=p, negative_ids=n) for query, (p, n) in zip(plain, sides, strict=True)
         ]
-        try:
-            figures[name] = score(engine, labels, search(engine, asked), marked)
-        except QueryError as error:
-            raise SystemExit(str(error)) from error
+        figures[name] = score(engine, labels, search(engine, asked), marked)
         print(f"{name}: MAP@10 {figures[name]:.4f}", flush=True)
 
     after("positive", [(p, ()) for p, _ in marked])

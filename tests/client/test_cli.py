@@ -154,6 +154,7 @@ def test_the_table_of_commands_is_the_agreed_one() -> None:
         **dict.fromkeys(
             ("info", "versions", "verify", "rollback", "gc"), ("cbir.indexer.commands.versions", "indexer")
         ),
+        "dedup": ("cbir.indexer.commands.dedup", "indexer"),
         "serve": ("cbir.server.commands.serve", "server"),
         "search": ("cbir.client.commands.search", None),
         "demo": ("cbir.indexer.commands.demo", "server"),

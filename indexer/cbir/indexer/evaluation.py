@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cbir.core.errors import SourceError
 from cbir.core.fusion import Fusion
 from cbir.core.metrics import CONVENTIONS, Measures, measure
-from cbir.core.perceptual_hash import distances
+from cbir.core.near_duplicates import close_hashes, confirmed, scaled
 from cbir.core.retriever import Retriever, SearchSpec
 from cbir.core.store import IndexVersion
 from cbir.indexer.embedding import EmbeddingRun, Progress, RunSettings, SkippedImage
@@ -238,8 +238,11 @@ def _caution(version: IndexVersion) -> str | None:
 
 def _near_duplicates(retriever: Retriever, queries: QuerySet) -> int:
     hashes, count = retriever.gallery.phashes, 0
-    for digest, phash in zip(queries.sha256, queries.phashes, strict=True):
-        near = np.flatnonzero(distances(hashes, int(phash)) <= NEAR_DUPLICATE_BITS)
-        own: Sequence[int] = retriever.gallery.rows_with_sha256(digest)
-        count += bool(set(near.tolist()) - set(own))
+    for vector, digest, phash in zip(queries.vectors, queries.sha256, queries.phashes, strict=True):
+        rows, bits_off = close_hashes(hashes, int(phash), NEAR_DUPLICATE_BITS)
+        foreign = ~np.isin(rows, retriever.gallery.rows_with_sha256(digest))
+        rows, bits_off = rows[foreign], bits_off[foreign]
+        if len(rows):
+            both = scaled(np.stack([vector, *retriever.stored(rows.tolist())]), retriever.weights, retriever.dims)
+            count += bool(confirmed(bits_off, both[1:] @ both[0]).any())
     return count

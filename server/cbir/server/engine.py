@@ -23,7 +23,7 @@ from cbir.core.embedder import Embedder, load_embedder
 from cbir.core.ensemble import EnsembleSpec
 from cbir.core.errors import ArtifactError, CbirError, ConfigurationError
 from cbir.core.gallery import GalleryImage
-from cbir.core.near_duplicates import confirmed
+from cbir.core.near_duplicates import confirmed, scaled
 from cbir.core.retriever import Ranking, Retriever, SearchSpec
 from cbir.core.store import IndexStore, IndexVersion
 from cbir.server.feedback import apply_feedback
@@ -290,11 +290,11 @@ class Engine:
     ) -> SearchSpec:
         """The query's spec, with the suspects excluded that the members find to be the same picture too."""
         found = set(query.spec.exclude_rows)
-        for anchor, rows in query.suspects.items():
+        for anchor, (rows, bits_off) in query.suspects.items():
             if len(rows):
-                image = vector if anchor is None else stored[anchor]
-                same = confirmed(image, self._retriever.stored(rows.tolist()), self._retriever.weights, self._retriever.dims)
-                found.update(rows[same].tolist())
+                both = np.stack([vector if anchor is None else stored[anchor], *self._retriever.stored(rows.tolist())])
+                both = scaled(both, self._retriever.weights, self._retriever.dims)
+                found.update(rows[confirmed(bits_off, both[1:] @ both[0])].tolist())
         return replace(query.spec, exclude_rows=tuple(sorted(found)))
 
     def _move(

@@ -38,8 +38,8 @@ class PreparedQuery:
         row: The gallery row, where the query is a stored image.
         positives: Gallery rows of the positive examples, each once.
         negatives: Gallery rows of the negative examples, each once.
-        suspects: What may be a near duplicate of the query and is then no hit: gallery rows whose hashes are close, by
-            the row of the image that they are like (None: the query image itself).
+        suspects: What may be a near duplicate of the query and is then no hit: gallery rows whose hashes are close,
+            and the bits in which they differ, by the row of the image that they are like (None: the query image).
         crop: What was embedded, in pixels of the upright image.
         seconds: What the preparation took.
     """
@@ -50,7 +50,7 @@ class PreparedQuery:
     row: int | None
     positives: tuple[int, ...]
     negatives: tuple[int, ...]
-    suspects: Mapping[int | None, NDArray[np.int64]]
+    suspects: Mapping[int | None, tuple[NDArray[np.int64], NDArray[np.uint8]]]
     crop: Box | None
     seconds: float
 
@@ -177,7 +177,7 @@ class Preparation:
 
     def _suspects(
         self, query: EngineQuery, row: int | None, positives: tuple[int, ...], phash: int | None
-    ) -> dict[int | None, NDArray[np.int64]]:
+    ) -> dict[int | None, tuple[NDArray[np.int64], NDArray[np.uint8]]]:
         hashes = self._gallery.phashes
         if phash is not None:
             return {None: close_hashes(hashes, phash)}
