@@ -3,14 +3,13 @@
 Simulates a user.  Every query image is searched for; the first hit of its class (of the first hundred) is marked as a
 positive example and the first hit of another class as a negative one, where there are such hits; then the query is
 searched for again with these examples.  Examples are left out of both rankings, and a positive one is no longer among
-the R relevant images, so that what is compared is how the *other* images are ranked.  The whole way through the engine
-is measured: decode, crop, embed, feedback, search.  ``--sweep`` tries other weights than the engine's.
+the R relevant images, so that what is compared is how the *other* images are ranked.  ``--sweep`` tries other weights
+than the engine's.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,11 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cbir.core.embedder import Embedder
 from cbir.core.metrics import average_precision
 from cbir.server import feedback
 from cbir.server.engine import Engine
-from cbir.server.query import EngineQuery, EngineResult, ImageBytes
+from cbir.server.query import Embedding, EngineQuery, EngineResult, ImageBytes
 
 # What the positives and the negatives weigh.
 SWEEP = [(p, n) for p in (0.25, 0.5, 0.75, 1.0, 1.5, 2.0) for n in (0.0, 0.1, 0.25, 0.5)]
@@ -30,30 +28,25 @@ DEPTH = 100
 BATCH = 32
 
 
-class Remembering:
-    """An embedder that embeds no batch twice."""
-
-    def __init__(self, inner: Embedder) -> None:
-        self.dim, self.size, self.interpolation, self.runtime = (
-            inner.dim,
-            inner.size,
-            inner.interpolation,
-            inner.runtime,
-        )
-        self._inner = inner
-        self._known: dict[bytes, np.ndarray] = {}
-
-    def embed(self, batch: np.ndarray) -> np.ndarray:
-        """See the protocol."""
-        key = hashlib.sha256(batch).digest()
-        if key not in self._known:
-            self._known[key] = self._inner.embed(batch)
-        return self._known[key]
-
-
 def read_queries(folder: Path) -> list[tuple[str, bytes]]:
     """Label (sub-folder) and bytes of every image."""
     return [(path.parent.name, path.read_bytes()) for path in sorted(folder.glob("*/*")) if path.is_file()]
+
+
+def embedded(engine: Engine, images: Sequence[bytes]) -> list[EngineQuery]:
+    """The images as embeddings, so that each is decoded and embedded once."""
+    queries = []
+    for start in range(0, len(images), BATCH):
+        prepared = [engine.prepare(EngineQuery(ImageBytes(image))) for image in images[start : start + BATCH]]
+        raw = {
+            name: e.embed(np.stack([one.inputs[e.size, e.interpolation] for one in prepared]))
+            for name, e in engine.embedders.items()
+        }
+        queries += [
+            EngineQuery(Embedding({name: vectors[i] for name, vectors in raw.items()}), limit=DEPTH)
+            for i in range(len(prepared))
+        ]
+    return queries
 
 
 def search(engine: Engine, queries: Sequence[EngineQuery]) -> list[EngineResult]:
@@ -97,9 +90,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=None, help="write the figures to this file too")
     args = parser.parse_args()
     engine = Engine.load(args.index)
-    engine.embedders = {name: Remembering(embedder) for name, embedder in engine.embedders.items()}
     labels, data = zip(*read_queries(args.queries), strict=True)
-    plain = [EngineQuery(ImageBytes(image), limit=DEPTH, exclude_query=True) for image in data]
+    plain = embedded(engine, data)
     first = search(engine, plain)
     marked = [examples(label, result) for label, result in zip(labels, first, strict=True)]
     figures = {"before": score(engine, labels, first, marked)}

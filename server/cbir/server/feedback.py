@@ -14,10 +14,9 @@ __all__ = ["NEGATIVE_WEIGHT", "POSITIVE_WEIGHT", "apply_feedback"]
 
 Floats = NDArray[np.float32]
 
-#: What the mean of the positive examples weighs beside the query.
-POSITIVE_WEIGHT = 0.75
-#: What the mean of the negative examples weighs beside the query.
-NEGATIVE_WEIGHT = 0.25
+#: What the means of the positive and of the negative examples weigh beside the query.  Salton and Buckley, 1990, took
+#: 0.75 and 0.25, for words; on photos both may weigh more (docs/benchmarks.md has the figures).
+POSITIVE_WEIGHT, NEGATIVE_WEIGHT = 1.0, 0.5
 
 # Below this length a direction is rounding noise.
 _NOTHING = 1e-4
@@ -26,14 +25,13 @@ _NOTHING = 1e-4
 def apply_feedback(query: Floats | None, positives: Floats, negatives: Floats, dims: Sequence[int]) -> Floats:
     """Move a projected query by its examples.
 
-    In every member's space the query becomes ``unit(query + 0.75·mean(positives) - 0.25·mean(negatives))``.  Without
-    a query the mean of the positives takes its place.  A member that has no say in the query (a zero block) has none
-    afterwards either.  Source: Rocchio, "Relevance feedback in information retrieval", 1971, with the weights of
-    Salton and Buckley, 1990.
+    In every member's space the query becomes ``unit(query + mean(positives) - 0.5·mean(negatives))``.  Without a query
+    the mean of the positives takes its place.  A member that has no say in the query (a zero block) has none afterwards
+    either.  Source: Rocchio, "Relevance feedback in information retrieval", 1971.
 
     Args:
         query: (D,) the members' unit vectors side by side, or None.
-        positives: (P, D), P may be 0.
+        positives: (P, D), P may be 0; their order does not matter, a repeated one counts twice.
         negatives: (N, D), N may be 0.
         dims: Length of each member's block; they add up to D.
 
