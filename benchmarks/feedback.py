@@ -22,8 +22,8 @@ from cbir.server import feedback
 from cbir.server.engine import Engine
 from cbir.server.query import Embedding, EngineQuery, EngineResult, ImageBytes
 
-# What the positives and the negatives weigh.
-SWEEP = [(p, n) for p in (0.25, 0.5, 0.75, 1.0, 1.5, 2.0) for n in (0.0, 0.1, 0.25, 0.5)]
+# What the positives weigh beside the query, and the negatives beside both.
+SWEEP = [(p, n) for p in (0.5, 0.75, 1.0, 1.5) for n in (0.0, 0.125, 0.25, 0.5)]
 DEPTH = 100
 BATCH = 32
 

@@ -32,9 +32,15 @@ def test_positive_and_negative_examples_move_each_block() -> None:
 
 def test_positives_alone_are_the_query() -> None:
     moved = apply_feedback(None, rows((1, 0, 0, 1), (0, 1, 0, 1)), rows((0, 1, 1, 0)), (2, 2))
-    # Block one: (0.5, 0.5) - 0.5·(0, 1); block two: (0, 1) - 0.5·(1, 0).
-    np.testing.assert_allclose(moved[:2], unit(1, 0), atol=1e-6)
-    np.testing.assert_allclose(moved[2:], unit(-0.5, 1), rtol=1e-6)
+    # Block one: (0.5, 0.5) - 0.25·(0, 1); block two: (0, 1) - 0.25·(1, 0).
+    np.testing.assert_allclose(moved[:2], unit(0.5, 0.25), rtol=1e-6)
+    np.testing.assert_allclose(moved[2:], unit(-0.25, 1), rtol=1e-6)
+
+
+def test_negatives_alone_push_by_a_quarter() -> None:
+    moved = apply_feedback(np.array([1, 0, 0, 1], np.float32), NONE, rows((0, 1, 1, 0), (0, 1, -1, 0)), (2, 2))
+    np.testing.assert_allclose(moved[:2], unit(1, -0.25), rtol=1e-6)
+    np.testing.assert_allclose(moved[2:], (0, 1), atol=1e-6)
 
 
 def test_a_member_without_a_say_gets_none() -> None:
@@ -51,7 +57,7 @@ def test_the_query_is_not_changed_in_place() -> None:
 
 @pytest.mark.parametrize(
     ("query", "positives", "negatives"),
-    [(None, NONE, rows((1, 0, 0, 1))), (None, rows((1, 0, 0, 1)), rows((2, 0, 0, 2)))],
+    [(None, NONE, rows((1, 0, 0, 1))), (None, rows((1, 0, 0, 1)), rows((4, 0, 0, 4)))],
 )
 def test_nothing_left_to_look_for(query: None, positives: np.ndarray, negatives: np.ndarray) -> None:
     with pytest.raises(QueryError) as caught:

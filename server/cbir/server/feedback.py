@@ -14,9 +14,10 @@ __all__ = ["NEGATIVE_WEIGHT", "POSITIVE_WEIGHT", "apply_feedback"]
 
 Floats = NDArray[np.float32]
 
-#: What the means of the positive and of the negative examples weigh beside the query.  Salton and Buckley, 1990, took
-#: 0.75 and 0.25, for words; on photos both may weigh more (docs/benchmarks.md has the figures).
-POSITIVE_WEIGHT, NEGATIVE_WEIGHT = 1.0, 0.5
+#: What the mean of the positive examples weighs beside the query.
+POSITIVE_WEIGHT = 1.0
+#: What the mean of the negative examples weighs beside all that pulls: query and positives.
+NEGATIVE_WEIGHT = 0.25
 
 # Below this length a direction is rounding noise.
 _NOTHING = 1e-4
@@ -25,9 +26,11 @@ _NOTHING = 1e-4
 def apply_feedback(query: Floats | None, positives: Floats, negatives: Floats, dims: Sequence[int]) -> Floats:
     """Move a projected query by its examples.
 
-    In every member's space the query becomes ``unit(query + mean(positives) - 0.5·mean(negatives))``.  Without a query
-    the mean of the positives takes its place.  A member that has no say in the query (a zero block) has none afterwards
-    either.  Source: Rocchio, "Relevance feedback in information retrieval", 1971.
+    In every member's space the query becomes ``unit(query + mean(positives) - 0.25·2·mean(negatives))``: 0.25 of the
+    weight of what pulls, which is 2 here, and 1 where either query or positives are missing.  A member that has no say
+    in the query (a zero block) has none afterwards either.  Source: Rocchio, "Relevance feedback in information
+    retrieval", 1971.  Salton and Buckley, 1990, gave positives and negatives 0.75 and 0.25, for words; the weights here
+    were chosen on photos (docs/benchmarks.md, "Relevance feedback").
 
     Args:
         query: (D,) the members' unit vectors side by side, or None.
@@ -46,10 +49,12 @@ def apply_feedback(query: Floats | None, positives: Floats, negatives: Floats, d
             "the query is empty: give an image, an image_id, an embedding or positive_ids", reason="EMPTY_QUERY"
         )
     moved = np.zeros(sum(dims), np.float32) if query is None else query.astype(np.float32)
+    pull = 0.0 if query is None else 1.0
     if len(positives):
-        moved = moved + np.float32(POSITIVE_WEIGHT if query is not None else 1.0) * positives.mean(axis=0)
+        moved = moved + np.float32(POSITIVE_WEIGHT) * positives.mean(axis=0)
+        pull += POSITIVE_WEIGHT
     if len(negatives):
-        moved = moved - np.float32(NEGATIVE_WEIGHT) * negatives.mean(axis=0)
+        moved = moved - np.float32(NEGATIVE_WEIGHT * pull) * negatives.mean(axis=0)
     result = np.zeros_like(moved)
     start = 0
     for dim in dims:

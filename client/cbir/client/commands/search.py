@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     """Search, print, and draw if asked; 0 when every query was answered, else 1."""
     if not args.images and not args.id and not args.like:
         args.usage_error(
-            "--unlike ID needs something to move away from it: give an IMAGE, --id ID or --like ID too"
+            "--unlike ID needs something to move away from it: give an IMAGE, --id ID or --like ID"
             if args.unlike
             else "give at least one IMAGE, --id ID or --like ID"
         )
