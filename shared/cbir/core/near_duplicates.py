@@ -107,8 +107,11 @@ def group_near_duplicates(
                         tuple(np.clip(alike[extras], -1, 1).tolist()),
                     )
                 )
-            near[0] = True
-            left, parts, digests = left[~near], parts[~near], digests[~near]
+                near[0] = True
+                left, parts, digests = left[~near], parts[~near], digests[~near]
+            else:
+                # Views: copies for each of thousands of images that only share a hash would take long.
+                left, parts, digests = left[1:], parts[1:], digests[1:]
     return sorted(groups, key=lambda group: group.keep)
 
 
