@@ -319,7 +319,7 @@ def test_examples_alone(server: Any, capsys: Any, tmp_path: Path) -> None:
     arguments = ["search", "--like", "cat/0.png", "--like", "b", "--target", server.target]
     assert main([*arguments, "--json", "--save", str(sheet)]) == 0
     (document,) = json.loads(capsys.readouterr().out)
-    assert document["query"] == "--like cat/0.png, b"
+    assert document["query"] == "--like cat/0.png and 1 more"
     assert len(document["hits"]) == 10
     first, *pictures = server.requests
     assert first.query.WhichOneof("source") is None

@@ -120,7 +120,7 @@ def test_examples_are_drawn_below_the_query() -> None:
     assert count(draw_sheet([plain]), "#112233") == 0
     assert sheet.height > draw_sheet([plain]).height
     (p_row, p_column), (n_row, n_column) = (places(sheet, colour).mean(axis=0) for colour in ("#112233", "#445566"))
-    assert count(sheet, "#112233") == pytest.approx(76 * 76, rel=0.05)
+    assert count(sheet, "#112233") == pytest.approx(76 * 76, rel=0.1)
     assert p_column == pytest.approx(n_column, abs=1)
     assert p_row + 76 < n_row < sheet.height - 38
 
@@ -129,7 +129,7 @@ def test_more_examples_than_there_is_room_for_end_in_a_number() -> None:
     ids = [str(n) for n in range(30)]
     thumbnails = dict.fromkeys(ids, picture("#112233"))
     sheet = draw_sheet([SheetRow("q", None, result(["cat"]), thumbnails, positives=ids)])
-    assert count(sheet, "#112233") == pytest.approx(7 * 76 * 76, rel=0.05)
+    assert count(sheet, "#112233") == pytest.approx(7 * 76 * 76, rel=0.1)
 
 
 def test_every_query_has_its_block() -> None:

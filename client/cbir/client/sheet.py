@@ -170,6 +170,7 @@ def _draw_examples(canvas: Canvas, row: SheetRow, left: int, top: int) -> None:
             else:
                 square = ImageOps.fit(picture.image, (_EXAMPLE, _EXAMPLE), Image.Resampling.LANCZOS)
                 canvas.picture(square, (x, y), 8)
+                canvas.frame((x, y, x + _EXAMPLE, y + _EXAMPLE), _TRACK, 8, 1)
         if len(shown) < len(ids):
             line, column = divmod(len(shown), _EXAMPLES_A_LINE)
             x, y = left + column * (_EXAMPLE + 12), top + line * (_EXAMPLE + 8)

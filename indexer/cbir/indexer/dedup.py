@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.fusion import normalised_weights
 from cbir.core.gallery import GalleryImage
-from cbir.core.near_duplicates import BITS, group_near_duplicates, scaled
+from cbir.core.near_duplicates import BITS, Appearance, group_near_duplicates
 from cbir.core.store import IndexVersion
 from cbir.core.uri import archive_members, split_uri
 
@@ -49,7 +48,7 @@ class Duplicate:
 
     Attributes:
         bits: In how many of 64 bits its perceptual hash differs from that of the kept image.
-        similarity: Fused cosine of the two, -1..1.
+        similarity: How alike the ensemble finds the two, -1..1.
         same_bytes: The files are equal.
     """
 
@@ -125,8 +124,7 @@ def find_duplicates(index: str, version: IndexVersion, bits: int = BITS) -> Dedu
     gallery = version.gallery
     members = [member.name for member in version.manifest.ensemble.members]
     embeddings = [version.embeddings(name) for name in members]
-    weights = normalised_weights(np.array([version.vote.weights[name] for name in members], np.float32))
-    dims = [int(vectors.shape[1]) for vectors in embeddings]
+    appearance = Appearance.of(version)
     files: dict[int, StoredFile] = {}
 
     def file(row: int) -> StoredFile:
@@ -141,8 +139,7 @@ def find_duplicates(index: str, version: IndexVersion, bits: int = BITS) -> Dedu
         return found.bytes is None, -crop.width * crop.height, -(found.bytes or 0), row
 
     def vectors(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        blocks = [np.asarray(part[rows], np.float32) for part in embeddings]
-        return scaled(np.concatenate(blocks, axis=1), weights, dims)
+        return appearance.vectors(np.concatenate([part[rows] for part in embeddings], axis=1))
 
     groups = []
     for group in group_near_duplicates(gallery.phashes, gallery.sha256, vectors, preference, bits):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cbir.core.errors import SourceError
 from cbir.core.fusion import Fusion
 from cbir.core.metrics import CONVENTIONS, Measures, measure
-from cbir.core.near_duplicates import close_hashes, confirmed, scaled
+from cbir.core.near_duplicates import Appearance, close_hashes, confirmed
 from cbir.core.retriever import Retriever, SearchSpec
 from cbir.core.store import IndexVersion
 from cbir.indexer.embedding import EmbeddingRun, Progress, RunSettings, SkippedImage
@@ -201,7 +201,7 @@ def evaluate(
     return EvaluationReport(
         str(index), version.name, len(retriever.gallery), results[""],
         {name: results[name] for name in retriever.members}, results["rank fusion"],
-        _near_duplicates(retriever, queries), queries.skipped, queries.unlabelled, query_source,
+        _near_duplicates(version, retriever, queries), queries.skipped, queries.unlabelled, query_source,
         _caution(version) if own else None,
     )  # fmt: skip
 
@@ -236,13 +236,13 @@ def _caution(version: IndexVersion) -> str | None:
     )
 
 
-def _near_duplicates(retriever: Retriever, queries: QuerySet) -> int:
-    hashes, count = retriever.gallery.phashes, 0
+def _near_duplicates(version: IndexVersion, retriever: Retriever, queries: QuerySet) -> int:
+    hashes, appearance, count = retriever.gallery.phashes, Appearance.of(version), 0
     for vector, digest, phash in zip(queries.vectors, queries.sha256, queries.phashes, strict=True):
         rows, bits_off = close_hashes(hashes, int(phash), NEAR_DUPLICATE_BITS)
         foreign = ~np.isin(rows, retriever.gallery.rows_with_sha256(digest))
         rows, bits_off = rows[foreign], bits_off[foreign]
         if len(rows):
-            both = scaled(np.stack([vector, *retriever.stored(rows.tolist())]), retriever.weights, retriever.dims)
-            count += bool(confirmed(bits_off, both[1:] @ both[0]).any())
+            seen = appearance.vectors(np.stack([vector, *retriever.stored(rows.tolist())]))
+            count += bool(confirmed(bits_off, seen[1:] @ seen[0]).any())
     return count

@@ -23,7 +23,7 @@ from cbir.core.embedder import Embedder, load_embedder
 from cbir.core.ensemble import EnsembleSpec
 from cbir.core.errors import ArtifactError, CbirError, ConfigurationError
 from cbir.core.gallery import GalleryImage
-from cbir.core.near_duplicates import confirmed, scaled
+from cbir.core.near_duplicates import Appearance, confirmed
 from cbir.core.retriever import Ranking, Retriever, SearchSpec
 from cbir.core.store import IndexStore, IndexVersion
 from cbir.server.feedback import apply_feedback
@@ -65,6 +65,7 @@ class Engine:
         self.embedders = {name: embedders[name] for name in retriever.members}
         self._image: Callable[[int], GalleryImage] = lru_cache(_IMAGES_KEPT)(retriever.gallery.__getitem__)
         self.gallery = retriever.gallery
+        self._appearance = Appearance.of(version)
         self._forms = {name: (e.size, e.interpolation) for name, e in self.embedders.items()}
         crop = version.manifest.ensemble.crop
         self._prepare = Preparation(self.gallery, retriever.members, self._forms.values(), crop, limits)
@@ -292,9 +293,9 @@ class Engine:
         found = set(query.spec.exclude_rows)
         for anchor, (rows, bits_off) in query.suspects.items():
             if len(rows):
-                both = np.stack([vector if anchor is None else stored[anchor], *self._retriever.stored(rows.tolist())])
-                both = scaled(both, self._retriever.weights, self._retriever.dims)
-                found.update(rows[confirmed(bits_off, both[1:] @ both[0])].tolist())
+                image = vector if anchor is None else stored[anchor]
+                seen = self._appearance.vectors(np.stack([image, *self._retriever.stored(rows.tolist())]))
+                found.update(rows[confirmed(bits_off, seen[1:] @ seen[0])].tolist())
         return replace(query.spec, exclude_rows=tuple(sorted(found)))
 
     def _move(

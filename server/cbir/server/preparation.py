@@ -120,7 +120,8 @@ class Preparation:
         examples = len(query.positive_ids) + len(query.negative_ids)
         if examples > self._limits.max_examples:
             raise QueryError(
-                f"the query has {examples} positive and negative ids; at most {self._limits.max_examples} are allowed",
+                f"the query has {examples} positive and negative ids; at most {self._limits.max_examples} are allowed: "
+                "leave some out",
                 reason="TOO_MANY_EXAMPLES",
                 max_examples=self._limits.max_examples,
             )

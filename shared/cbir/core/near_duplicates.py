@@ -1,9 +1,9 @@
 """Near duplicates: images that are the same picture, re-encoded, resized, brightened or slightly cut.
 
 Two images are near duplicates when they have the same bytes, or when their perceptual hashes differ in few bits *and*
-the ensemble finds them alike (fused cosine), the more so the more bits differ.  The hash alone would not do: for images
-without structure, such as blank pages and flat colours, rounding noise decides it, and different objects of one outline
-on white have close hashes too.  Mirror images and grey copies of coloured ones are no near duplicates.
+the ensemble finds them alike, the more so the more bits differ.  The hash alone would not do: for images without
+structure, such as blank pages and flat colours, rounding noise decides it, and different objects of one outline on
+white have close hashes too.  Mirror images and grey copies of colourful ones are no near duplicates.
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cbir.core.fusion import normalised_weights
 from cbir.core.perceptual_hash import distances
+from cbir.core.projection import Projection, normalise
+from cbir.core.store import IndexVersion
 
 __all__ = [
     "BITS",
     "SIMILARITY",
     "SIMILARITY_A_BIT",
     "SIMILARITY_TOP",
+    "Appearance",
     "DuplicateGroup",
     "close_hashes",
     "close_pairs",
     "confirmed",
     "group_near_duplicates",
-    "scaled",
 ]
 
 Floats = NDArray[np.float32]
@@ -38,12 +41,15 @@ Hashes = NDArray[np.uint64]
 
 #: Bits of 64 in which the hashes of near duplicates differ at most.
 BITS = 4
-#: Least fused cosine of near duplicates whose hashes are equal, what each bit that differs adds to it, and the most
-#: that is asked for.  Of re-encoded, resized and brightened photos 90 to 99 in 100 pass; two motorcycles photographed
-#: from the same side on white (4 bits, up to 0.915) do not.
-SIMILARITY, SIMILARITY_A_BIT, SIMILARITY_TOP = 0.8, 0.03, 0.95
+#: Least :class:`Appearance` cosine of near duplicates whose hashes are equal, what each bit that differs adds to it,
+#: and the most that is asked for.  Chosen between copies of photos (JPEG, resized, brightened) and pairs of different
+#: motorcycles that were photographed alike on white, whose hashes are close too.
+SIMILARITY, SIMILARITY_A_BIT, SIMILARITY_TOP = 0.88, 0.02, 0.97
 
 _HASH_BITS = 64
+#: Directions that the metric shrinks by more than this, relative to the one that it keeps best, cannot be told from the
+#: rounding of stored vectors.
+_UNDONE = 0.02
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class DuplicateGroup:
         keep: Row of the one that is preferred.
         extras: Rows of its near duplicates, the likest first.
         distances: Bits in which the hash of each extra differs from that of ``keep``.
-        similarities: Fused cosine of each extra and ``keep``.
+        similarities: :class:`Appearance` cosine of each extra and ``keep``.
     """
 
     keep: int
@@ -80,7 +86,7 @@ def group_near_duplicates(
     Args:
         hashes: (N,) perceptual hashes.
         digest: Digest of the bytes of a row.  Images with the same bytes are always grouped.
-        vectors: (S, D) of rows, so scaled that their inner products are fused cosines (:func:`scaled`).
+        vectors: (S, D) of rows, from :meth:`Appearance.vectors`.
         preference: Sort key of a row; the lowest is kept.  Only asked of rows that may have near duplicates.
         bits: Most bits in which hashes differ, 0 to 63.
 
@@ -141,15 +147,51 @@ def close_hashes(hashes: Hashes, other: int, bits: int = BITS) -> tuple[Ints, ND
     return rows, bits_off[rows]
 
 
-def scaled(vectors: Floats, weights: Floats, dims: Sequence[int]) -> Floats:
-    """Scale the members' blocks so that inner products of two results are fused cosines.
+class Appearance:
+    """How images look to the ensemble, whatever class they are of.
+
+    A GLRT metric draws the images of a class together, which is its purpose, and so hides what tells one motorcycle
+    from another.  Here the metric is undone: what is compared are the centred principal components.
 
     Args:
-        vectors: (..., D) the members' unit vectors side by side.
-        weights: (M,) weights of the members that sum to 1.
-        dims: Length of each member's block; they add up to D.
+        projections: One a member.
+        weights: (M,) weights of the members' votes.
     """
-    return np.asarray(vectors * np.repeat(np.sqrt(weights), dims), dtype=np.float32)
+
+    def __init__(self, projections: Sequence[Projection], weights: Floats) -> None:
+        self._dims = [projection.dim for projection in projections]
+        self._shares = np.sqrt(normalised_weights(np.asarray(weights, np.float32)))
+        self._inverses = [
+            None if p.metric is None else np.linalg.pinv(p.metric, rcond=_UNDONE).T.astype(np.float32)
+            for p in projections
+        ]
+
+    @classmethod
+    def of(cls, version: IndexVersion) -> Appearance:
+        """That of the ensemble of an index version.
+
+        Raises:
+            ArtifactError: A file of the version is damaged.
+        """
+        names = [member.name for member in version.manifest.ensemble.members]
+        weights = np.array([version.vote.weights[name] for name in names], np.float32)
+        return cls([version.projection(name) for name in names], weights)
+
+    def vectors(self, projected: Floats) -> Floats:
+        """Vectors whose inner products are weighted means of the members' cosines.
+
+        Args:
+            projected: (S, D) the members' projected unit vectors side by side.
+
+        Returns:
+            (S, D) float32.
+        """
+        blocks, start = [], 0
+        for dim, share, inverse in zip(self._dims, self._shares, self._inverses, strict=True):
+            block = np.asarray(projected[:, start : start + dim], np.float32)
+            blocks.append(share * normalise(block if inverse is None else block @ inverse))
+            start += dim
+        return np.concatenate(blocks, axis=1)
 
 
 def confirmed(bits_off: NDArray[np.uint8], cosines: Floats) -> NDArray[np.bool_]:
@@ -157,7 +199,7 @@ def confirmed(bits_off: NDArray[np.uint8], cosines: Floats) -> NDArray[np.bool_]
 
     Args:
         bits_off: (S,) bits in which the hashes differ.
-        cosines: (S,) fused cosines.
+        cosines: (S,) inner products of vectors from :meth:`Appearance.vectors`.
     """
     return np.asarray(cosines >= np.minimum(SIMILARITY + SIMILARITY_A_BIT * bits_off, SIMILARITY_TOP))
 

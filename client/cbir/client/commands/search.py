@@ -92,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
         args.usage_error(f"{min(both)!r} cannot be both --like and --unlike: leave it out of one of them")
     queries = named_queries(args.images, args.id, args.expect)
     if not queries:
-        queries = [NamedQuery("--like " + ", ".join(args.like), None, args.expect)]
+        more = f" and {len(args.like) - 1} more" if len(args.like) > 1 else ""
+        queries = [NamedQuery(f"--like {args.like[0]}{more}", None, args.expect)]
     # A file or pipe has no width of its own; columns are worth more there than short lines.
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
     console = Console(markup=False, highlight=False, emoji=False, width=width)
