@@ -242,8 +242,9 @@ def _band_masks(count: int, bits: int) -> list[np.uint64]:
     """The choices of bands of which two close hashes agree in at least one."""
 
     def cost(chosen: int) -> float:
-        # A table costs a sort, and a comparison for every pair that agrees in the chosen bands by chance.
-        agreeing = _HASH_BITS * chosen / (bits + chosen)
+        # A table costs a sort, and a comparison for every pair that agrees in the chosen bands by chance.  The bits of
+        # real hashes have unequal odds, so that a band tells less than its length.
+        agreeing = 0.8 * _HASH_BITS * chosen / (bits + chosen)
         return comb(bits + chosen, chosen) * (log2(count + 2) + count * exp2(1 - agreeing))
 
     chosen = min((k for k in range(1, 5) if bits + k <= _HASH_BITS), key=cost)
