@@ -154,6 +154,7 @@ def test_the_table_of_commands_is_the_agreed_one() -> None:
         **dict.fromkeys(
             ("info", "versions", "verify", "rollback", "gc"), ("cbir.indexer.commands.versions", "indexer")
         ),
+        "dedup": ("cbir.indexer.commands.dedup", "indexer"),
         "serve": ("cbir.server.commands.serve", "server"),
         "search": ("cbir.client.commands.search", None),
         "demo": ("cbir.indexer.commands.demo", "server"),
@@ -296,6 +297,58 @@ def test_query_by_id(server: Any, capsys: Any) -> None:
     assert main(["search", "--id", "cat/7.png", "--target", server.target, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["query"] == "cat/7.png"
     assert server.requests[0].query.image_id == "cat/7.png"
+
+
+def test_examples_reach_the_server_and_are_told(server: Any, folder: Path, capsys: Any) -> None:
+    image = str(folder / "cat/1.png")
+    examples = ["--like", "cat/0.png", "--like", "cat/8.png", "--unlike", "dog/1.png"]
+    assert main(["search", image, *examples, "--target", server.target, "--json"]) == 0
+    query = server.requests[0].query
+    assert query.image == Path(image).read_bytes()
+    assert (list(query.positive_ids), list(query.negative_ids)) == (["cat/0.png", "cat/8.png"], ["dog/1.png"])
+    (document,) = json.loads(capsys.readouterr().out)
+    assert (document["positive_ids"], document["negative_ids"]) == (["cat/0.png", "cat/8.png"], ["dog/1.png"])
+    assert main(["search", image, *examples, "--target", server.target]) == 0
+    assert "like cat/0.png, cat/8.png · unlike dog/1.png\n" in capsys.readouterr().out
+    assert main(["search", str(folder), *examples, "--target", server.target]) == 0
+    assert capsys.readouterr().out.count("unlike dog/1.png") == 3
+
+
+def test_examples_alone(server: Any, capsys: Any, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    arguments = ["search", "--like", "cat/0.png", "--like", "b", "--target", server.target]
+    assert main([*arguments, "--json", "--save", str(sheet)]) == 0
+    (document,) = json.loads(capsys.readouterr().out)
+    assert document["query"] == "--like cat/0.png and 1 more"
+    assert len(document["hits"]) == 10
+    first, *pictures = server.requests
+    assert first.query.WhichOneof("source") is None
+    assert {request.image_id for request in pictures} >= {"cat/0.png", "b"}
+    with Image.open(sheet) as drawn:
+        assert drawn.width == 1760
+
+
+def test_without_examples_the_document_names_none(server: Any, capsys: Any) -> None:
+    assert main(["search", "--id", "x", "--target", server.target, "--json"]) == 0
+    assert "positive_ids" not in json.loads(capsys.readouterr().out)[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["--unlike", "x"],
+            "--unlike ID needs something to move away from it: give an IMAGE, --id ID or --like ID",
+        ),
+        (["--like", "x", "--unlike", "x"], "'x' cannot be both --like and --unlike: leave it out of one of them"),
+        ([], "give at least one IMAGE, --id ID or --like ID"),
+    ],
+)
+def test_examples_that_make_no_query_are_wrong_usage(arguments: list[str], sentence: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["search", *arguments])
+    assert caught.value.code == 2
+    assert sentence in capsys.readouterr().err
 
 
 def test_query_from_standard_input(server: Any, folder: Path) -> None:

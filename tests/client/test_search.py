@@ -75,6 +75,23 @@ def test_embedding_without_vectors_is_sent_as_one_and_left_to_the_server(server:
     assert server.requests[0].query.WhichOneof("source") == "embedding"
 
 
+def test_positive_examples_alone_are_a_query(server: Any, any_client: Any) -> None:
+    any_client.search(positive_ids=["p1", "p2"], negative_ids="n")
+    assert len(list(any_client.search_stream([(1, None), (2, ImageId("x"))], positive_ids=["p1"]))) == 2
+    alone, streamed, besides = (getattr(request, "request", request).query for request in server.requests)
+    assert alone == search_pb2.Query(positive_ids=["p1", "p2"], negative_ids=["n"])
+    assert streamed == search_pb2.Query(positive_ids=["p1"])
+    assert besides == search_pb2.Query(image_id="x", positive_ids=["p1"])
+
+
+def test_nothing_to_look_for_is_a_mistake_of_the_program(server: Any, any_client: Any) -> None:
+    with pytest.raises(TypeError, match=r"0 queries were given: .* or positive_ids= alone"):
+        any_client.search(negative_ids=["n"])
+    with pytest.raises(TypeError, match="a query is None: give what to look for, or positive_ids="):
+        list(any_client.search_stream([(1, None)]))
+    assert server.requests == []
+
+
 @pytest.mark.parametrize("arguments", [{}, {"query": b"x", "image_id": "y"}, {"image_id": "y", "text": "z"}])
 def test_exactly_one_query(any_client: Any, arguments: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match="queries were given"):

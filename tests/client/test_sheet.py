@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,26 @@ def test_a_query_without_an_answer_is_drawn_with_its_sentence() -> None:
     assert plain.height < pictured.height
     assert count(plain, RED) > 100
     assert count(pictured, "#0000FF") > 50_000
+
+
+def test_examples_are_drawn_below_the_query() -> None:
+    thumbnails = {"p": picture("#112233"), "n": picture("#445566"), "0.png": picture("#778899")}
+    plain = SheetRow("q", picture("white"), result(["cat"]), thumbnails)
+    shown = replace(plain, positives=["p"], negatives=["n", "missing"])
+    sheet = draw_sheet([shown])
+    assert count(draw_sheet([plain]), "#112233") == 0
+    assert sheet.height > draw_sheet([plain]).height
+    (p_row, p_column), (n_row, n_column) = (places(sheet, colour).mean(axis=0) for colour in ("#112233", "#445566"))
+    assert count(sheet, "#112233") == pytest.approx(76 * 76, rel=0.1)
+    assert p_column == pytest.approx(n_column, abs=1)
+    assert p_row + 76 < n_row < sheet.height - 38
+
+
+def test_more_examples_than_there_is_room_for_end_in_a_number() -> None:
+    ids = [str(n) for n in range(30)]
+    thumbnails = dict.fromkeys(ids, picture("#112233"))
+    sheet = draw_sheet([SheetRow("q", None, result(["cat"]), thumbnails, positives=ids)])
+    assert count(sheet, "#112233") == pytest.approx(7 * 76 * 76, rel=0.1)
 
 
 def test_every_query_has_its_block() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from cbir.core.crop import Box
 from cbir.core.gallery import Gallery, GalleryImage
+from cbir.core.near_duplicates import Appearance
 from cbir.core.projection import Projection
 from cbir.core.retriever import Retriever
 from cbir.core.store import VoteSettings
@@ -143,6 +144,16 @@ def test_near_duplicates_by_hand() -> None:
     asked = queries(
         angles(0, 0, 0), "a", "a", "a", digests=(f"{1:064x}", "e" * 64, "f" * 64), phashes=(0b0, 0b1, 0xFFFF0000)
     )
-    found = find_near_duplicates(pictures, asked, Judge.of(pictures, asked))
+    plain = Projection(np.zeros(2, np.float32), None, None)
+    # The ensemble sees the first two at 0 and 10 degrees (cosine 0.985), the third at a right angle to both.
+    vectors = angles(0, 10, 90).astype(np.float16)
+    retriever = Retriever(
+        pictures, ["eye"], [vectors], [plain], VoteSettings({"eye": 1.0}), [None], "exact", "cpu"
+    )  # fmt: skip
+    appearance = Appearance([plain], np.ones(1, np.float32))
+    found = find_near_duplicates(retriever, appearance, asked, Judge.of(pictures, asked))
     # The first has its own bytes as image 1, so image 0 (four bits away) is its near duplicate; the third is far.
     assert [(pair.query, pair.row, pair.bits, pair.images) for pair in found] == [(0, 0, 4, 1), (1, 1, 1, 2)]
+    # With close hashes alone, but seen as something else, there is none.
+    other = queries(angles(80), "a", digests=("e" * 64,), phashes=(0b1,))
+    assert find_near_duplicates(retriever, appearance, other, Judge.of(pictures, other)) == []

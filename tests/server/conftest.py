@@ -31,6 +31,7 @@ from cbir.core.decode import decode_image
 from cbir.core.embedder import Embedder, load_embedder, prepare
 from cbir.core.ensemble import EnsembleSpec, load_ensemble, member_fingerprint
 from cbir.core.gallery import Gallery, GalleryImage
+from cbir.core.perceptual_hash import perceptual_hash
 from cbir.core.projection import fit_projection
 from cbir.core.retriever import Retriever
 from cbir.core.store import IndexStore, Manifest, VoteSettings
@@ -108,7 +109,7 @@ def build(index: Path, pictures: Path, spec: EnsembleSpec, vote: VoteSettings | 
                 width=decoded.width,
                 height=decoded.height,
                 sha256=hashlib.sha256(data).hexdigest(),
-                phash=0,
+                phash=perceptual_hash(decoded.pixels, box),
                 crop=box,
                 metadata={"pattern": rest.partition("-")[0]} if rest else {},
             )

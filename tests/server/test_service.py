@@ -117,9 +117,78 @@ async def test_options_reach_the_engine(serve: Any, tiny: Any) -> None:
         whole_image = await search(by_bytes(tiny.bytes_of("twin"), crop=pb.CROP_NONE))
         assert (whole_image.crop.right, whole_image.crop.bottom) == (80, 64)
         moved = await search(pb.SearchRequest(query=pb.Query(positive_ids=["blue-rings-0"], negative_ids=["twin"])))
-        assert moved.hits[0].image_id == "blue-rings-0"
+        assert "blue-rings-0" not in {h.image_id for h in moved.hits}
+        assert moved.hits[0].label == "blue"
         unlabelled = next(h for h in (await search(by_id("twin", limit=65))).hits if h.image_id == "twin")
         assert not unlabelled.HasField("label")
+
+
+async def streamed(running: Any, *requests: pb.SearchRequest) -> list[pb.SearchStreamResponse]:
+    """The answers of one stream, in the order of the requests."""
+    numbered = [pb.SearchStreamRequest(request_id=str(n), request=request) for n, request in enumerate(requests)]
+    answers = {answer.request_id: answer async for answer in running.search.SearchStream(iter(numbered))}
+    return [answers[str(n)] for n in range(len(requests))]
+
+
+async def test_feedback_decides_between_two_classes(serve: Any, tiny: Any) -> None:
+    # Half red rings, half blue rings: the query is between the classes.
+    files = [Image.open(tiny.pictures / f"{colour}-rings-1.png").convert("RGB") for colour in ("red", "blue")]
+    between = io.BytesIO()
+    Image.blend(*files, 0.5).save(between, "PNG")
+
+    def ask(positives: tuple[str, ...] = (), negatives: tuple[str, ...] = ()) -> pb.SearchRequest:
+        request = by_bytes(between.getvalue(), limit=8, filter=pb.Filter(labels=["red", "blue"]))
+        request.query.positive_ids.extend(positives)
+        request.query.negative_ids.extend(negatives)
+        return request
+
+    red, blue = ("red-rings-2", "red-checks-1"), ("blue-rings-2", "blue-checks-1")
+    requests = [ask(), ask(red), ask(blue), ask((), red), ask((), blue), ask(red, blue), ask(blue, red)]
+    async with serve() as running:
+        unary = [await running.search.Search(request) for request in requests]
+        stream = [answer.response for answer in await streamed(running, *requests)]
+    assert [[h.image_id for h in a.hits] for a in unary] == [[h.image_id for h in a.hits] for a in stream]
+    reds = [sum(hit.label == "red" for hit in answer.hits) for answer in unary]
+    plain, to_red, to_blue, from_red, from_blue, to_red_from_blue, to_blue_from_red = reds
+    assert 0 < plain < 8
+    assert to_blue < plain < to_red
+    assert from_red < plain < from_blue
+    assert (to_blue_from_red, to_red_from_blue) == (0, 8)
+    for answer, request in zip(unary, requests, strict=True):
+        assert not {h.image_id for h in answer.hits} & {*request.query.positive_ids, *request.query.negative_ids}
+
+
+async def test_bad_examples_are_refused_alike_by_both_calls(serve: Any, failure: Any) -> None:
+    def examples(positives: list[str], negatives: list[str]) -> pb.SearchRequest:
+        return pb.SearchRequest(query=pb.Query(positive_ids=positives, negative_ids=negatives))
+
+    cases = {
+        "UNKNOWN_IMAGE_ID": examples(["twin", "nobody"], []),
+        "TOO_MANY_EXAMPLES": examples(["twin"] * 3, ["red-noise-0"] * 2),
+        "CONTRADICTORY_EXAMPLES": examples(["twin"], ["twin"]),
+        "EMPTY_QUERY": examples([], ["twin"]),
+    }
+    async with serve(max_examples=4) as running:
+        alone = [await refused(running.search.Search(request), failure) for request in cases.values()]
+        in_band = [failure(answer.error) for answer in await streamed(running, *cases.values())]
+    assert alone == in_band
+    assert [taken.reason for taken in alone] == list(cases)
+    assert "'nobody'" in alone[0].message
+    assert "has 5 positive and negative ids; at most 4" in alone[1].message
+    assert "'twin' is named as a positive and as a negative example" in alone[2].message
+
+
+async def test_exclude_query_leaves_a_reencoded_copy_out(serve: Any, tiny: Any) -> None:
+    copy = io.BytesIO()
+    Image.open(tiny.pictures / "blue-rings-2.png").save(copy, "JPEG", quality=60)
+    asked = by_bytes(copy.getvalue(), limit=65), by_bytes(copy.getvalue(), limit=65, exclude_query=True)
+    async with serve() as running:
+        with_it, without = [await running.search.Search(request) for request in asked]
+        stream = [answer.response for answer in await streamed(running, *asked)]
+    assert with_it.hits[0].image_id == "blue-rings-2"
+    found = [{hit.image_id for hit in answer.hits} for answer in (with_it, without, *stream)]
+    assert found[0] - found[1] == {"blue-rings-2"}
+    assert found[2:] == found[:2]
 
 
 JPEG = jpeg()

@@ -69,12 +69,12 @@ class AsyncClient(Session):
     ) -> SearchResult:
         """Find the images of the gallery that are most like the query; see :meth:`Client.search`."""
         template = self._template(**options)
-        request = await _fill(template, one_query(query, image_id, embedding, text))
+        request = await _fill(template, one_query(query, image_id, embedding, text, template.has_positives))
         return search_result(await self._call(self._stub().Search, request, timeout))
 
     def search_stream(
         self,
-        queries: Iterable[tuple[K, Query]] | AsyncIterable[tuple[K, Query]],
+        queries: Iterable[tuple[K, Query | None]] | AsyncIterable[tuple[K, Query | None]],
         *,
         window: int = 32,
         timeout: float | None = None,
@@ -170,7 +170,7 @@ class AsyncClient(Session):
 
     async def _converse(
         self,
-        queries: Iterable[tuple[K, Query]] | AsyncIterable[tuple[K, Query]],
+        queries: Iterable[tuple[K, Query | None]] | AsyncIterable[tuple[K, Query | None]],
         template: RequestTemplate,
         dialogue: Dialogue[K],
         window: int,
@@ -212,13 +212,13 @@ class AsyncClient(Session):
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _fill(template: RequestTemplate, query: Query) -> search_pb2.SearchRequest:
+async def _fill(template: RequestTemplate, query: Query | None) -> search_pb2.SearchRequest:
     return await asyncio.to_thread(template.fill, query) if template.blocks(query) else template.fill(query)
 
 
 async def _pairs(
-    queries: Iterable[tuple[K, Query]] | AsyncIterable[tuple[K, Query]],
-) -> AsyncIterator[tuple[K, Query]]:
+    queries: Iterable[tuple[K, Query | None]] | AsyncIterable[tuple[K, Query | None]],
+) -> AsyncIterator[tuple[K, Query | None]]:
     if isinstance(queries, AsyncIterable):
         async for pair in queries:
             yield pair
@@ -235,7 +235,7 @@ async def _messages(
 
 
 async def _draw(
-    queries: Iterable[tuple[K, Query]] | AsyncIterable[tuple[K, Query]],
+    queries: Iterable[tuple[K, Query | None]] | AsyncIterable[tuple[K, Query | None]],
     template: RequestTemplate,
     dialogue: Dialogue[K],
     events: asyncio.Queue[Callable[[], None]],

@@ -55,7 +55,8 @@ class Client(Session):
 
         Args:
             query: The bytes of an image file, the path of one (``str`` or path object), a PIL image, or an
-                :class:`ImageId`, :class:`Embedding` or :class:`Text`.
+                :class:`ImageId`, :class:`Embedding` or :class:`Text`. May be left out where the option
+                ``positive_ids`` says it all.
             image_id: Short for ``ImageId(image_id)``.
             embedding: Short for ``Embedding(embedding)``.
             text: Short for ``Text(text)``.
@@ -64,15 +65,15 @@ class Client(Session):
 
         Raises:
             CbirClientError: One of its kinds.
-            TypeError: Not exactly one query, or an unknown option.
+            TypeError: Several queries or nothing to look for, or an unknown option.
         """
         template = self._template(**options)
-        request = template.fill(one_query(query, image_id, embedding, text))
+        request = template.fill(one_query(query, image_id, embedding, text, template.has_positives))
         return search_result(self._call(self._searching.Search, request, timeout))
 
     def search_stream(
         self,
-        queries: Iterable[tuple[K, Query]],
+        queries: Iterable[tuple[K, Query | None]],
         *,
         window: int = 32,
         timeout: float | None = None,
@@ -84,8 +85,8 @@ class Client(Session):
         that breaks is opened again and what is unanswered is asked again.
 
         Args:
-            queries: Pairs of a key of your own and a query; ``enumerate(paths)`` will do. They are drawn one by one
-                by another thread, as room comes free.
+            queries: Pairs of a key of your own and a query (None: the positive examples alone);
+                ``enumerate(paths)`` will do. They are drawn one by one by another thread, as room comes free.
             window: How many queries may be drawn and not yet answered; bounds memory here and load there.
             timeout: Longest wait for the next answer in seconds; default the client's.
             options: See :class:`SearchOptions`; they hold for every query.
@@ -193,7 +194,7 @@ class Client(Session):
             time.sleep(pause)
 
     def _converse(
-        self, queries: Iterable[tuple[K, Query]], template: RequestTemplate, dialogue: Dialogue[K], window: int
+        self, queries: Iterable[tuple[K, Query | None]], template: RequestTemplate, dialogue: Dialogue[K], window: int
     ) -> Generator[tuple[K, SearchResult | CbirClientError], None, None]:
         # Two threads report events: one draws queries, one listens to the server. This one owns the dialogue.
         events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -236,7 +237,7 @@ class Client(Session):
 
 
 def _draw(
-    queries: Iterable[tuple[K, Query]],
+    queries: Iterable[tuple[K, Query | None]],
     template: RequestTemplate,
     dialogue: Dialogue[K],
     events: queue.SimpleQueue[Callable[[], None]],

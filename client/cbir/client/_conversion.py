@@ -51,11 +51,15 @@ def one_query(
     image_id: str | None,
     embedding: Embedding | Mapping[str, Sequence[float]] | None,
     text: str | None,
-) -> Query:
+    has_positives: bool = False,
+) -> Query | None:
     """Return the one query that was given, by position or by name.
 
+    Args:
+        has_positives: There are positive examples, which alone will do: then the answer may be None.
+
     Raises:
-        TypeError: None or several were given.
+        TypeError: Several were given, or nothing to look for.
     """
     given: list[Query] = [] if query is None else [query]
     if image_id is not None:
@@ -64,8 +68,12 @@ def one_query(
         given.append(embedding if isinstance(embedding, Embedding) else Embedding(embedding))
     if text is not None:
         given.append(Text(text))
+    if not given and has_positives:
+        return None
     if len(given) != 1:
-        raise TypeError(f"{len(given)} queries were given: give one image, image_id=, embedding= or text=")
+        raise TypeError(
+            f"{len(given)} queries were given: give one image, image_id=, embedding= or text=, or positive_ids= alone"
+        )
     return given[0]
 
 
@@ -120,22 +128,33 @@ class RequestTemplate:
             wire.filter.CopyFrom(condition)
         wire.exclude_query = options.get("exclude_query", False)
 
-    def blocks(self, query: Query) -> bool:
+    @property
+    def has_positives(self) -> bool:
+        """Whether there are positive examples, which may take the place of a query."""
+        return bool(self._request.query.positive_ids)
+
+    def blocks(self, query: Query | None) -> bool:
         """Tell whether :meth:`fill` reads a file or encodes an image, which an event loop should not wait for."""
         if isinstance(query, (bytes, bytearray, memoryview)):
             return self._max_side is not None
-        return not isinstance(query, (ImageId, Text, Embedding))
+        return query is not None and not isinstance(query, (ImageId, Text, Embedding))
 
-    def fill(self, query: Query) -> search_pb2.SearchRequest:
+    def fill(self, query: Query | None) -> search_pb2.SearchRequest:
         """Return the message for one query.
+
+        Args:
+            query: None leaves it to the positive examples.
 
         Raises:
             InvalidQuery: The image cannot be read or sent.
-            TypeError: The query is of no known kind.
+            TypeError: The query is of no known kind, or there is none and no positive example.
         """
         request = search_pb2.SearchRequest()
         request.CopyFrom(self._request)
-        if isinstance(query, ImageId):
+        if query is None:
+            if not self.has_positives:
+                raise TypeError("a query is None: give what to look for, or positive_ids=")
+        elif isinstance(query, ImageId):
             request.query.image_id = query.id
         elif isinstance(query, Text):
             request.query.text = query.text

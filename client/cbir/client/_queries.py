@@ -86,19 +86,21 @@ class SearchOptions(TypedDict, total=False):
     weights: Mapping[str, float] | None
     """The weight of each member in this query; members that are left out have weight 0."""
     labels: str | Iterable[str] | None
-    """Labels of which a hit must carry one."""
+    """Labels of which a hit must carry one; examples need not."""
     exclude_labels: str | Iterable[str] | None
     """Labels that a hit must not carry."""
     metadata: Mapping[str, str | Iterable[str]] | None
     """Metadata columns with the values of which a hit must carry one."""
     exclude_query: bool
-    """Leaves images out whose bytes are those of the query."""
+    """Leaves the query image itself out, be it by its bytes or as a near duplicate: the same picture re-encoded,
+    resized, brightened or slightly cut. Where positive examples alone are the query, likewise their duplicates."""
     crop: Crop | str | None
     """The crop of the query image; default the rule the gallery was indexed with."""
     positive_ids: Iterable[str] | None
-    """Ids of gallery images that show what is meant."""
+    """Ids of gallery images that show what is meant: the query moves towards them. They do not come back as hits.
+    Without a query they take its place. Both lists together are bounded by the server (256 ids by default)."""
     negative_ids: Iterable[str] | None
-    """Ids of gallery images that do not show what is meant."""
+    """Ids of gallery images that do not show what is meant: the query moves away from them. They do not come back."""
     max_side: int | None
     """An image whose longer side has more pixels is shrunk to this before it is sent (needs Pillow). The crop box in
     the result is then in pixels of the smaller image. Default: images are sent as they are."""

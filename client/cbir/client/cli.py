@@ -49,6 +49,7 @@ COMMANDS: dict[str, Command] = {
     "verify": Command("cbir.indexer.commands.versions", "check every file of an index against its checksum", "indexer"),
     "rollback": Command("cbir.indexer.commands.versions", "make an earlier version the live one", "indexer"),
     "gc": Command("cbir.indexer.commands.versions", "delete versions and cached embeddings no longer used", "indexer"),
+    "dedup": Command("cbir.indexer.commands.dedup", "list near-duplicate images of an index", "indexer"),
     "serve": Command("cbir.server.commands.serve", "answer queries over gRPC", "server"),
     "search": Command("cbir.client.commands.search", "find the images that are most like yours"),
     "demo": Command("cbir.indexer.commands.demo", "everything at once, on sample images", "server"),

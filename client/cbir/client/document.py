@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -11,17 +12,27 @@ from cbir.client._results import Box, Hit, SearchResult, Timings
 __all__ = ["search_document"]
 
 
-def search_document(query: str, outcome: SearchResult | CbirClientError, expected: str | None = None) -> dict[str, Any]:
+def search_document(
+    query: str,
+    outcome: SearchResult | CbirClientError,
+    expected: str | None = None,
+    positives: Sequence[str] = (),
+    negatives: Sequence[str] = (),
+) -> dict[str, Any]:
     """Return one query's answer, or its ``error``, in the form that ``cbir search --json`` prints.
 
     Args:
         query: The query's name.
         outcome: What came of it.
         expected: The label its hits should carry, if that is known.
+        positives: Ids of the examples it moved towards.
+        negatives: Ids of the examples it moved away from.
     """
     document: dict[str, Any] = {"query": query}
     if expected is not None:
         document["expected"] = expected
+    if positives or negatives:
+        document |= {"positive_ids": list(positives), "negative_ids": list(negatives)}
     if isinstance(outcome, CbirClientError):
         document["error"] = {"kind": type(outcome).__name__, "reason": outcome.reason, "message": str(outcome)}
         return document

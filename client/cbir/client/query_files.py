@@ -22,12 +22,12 @@ class NamedQuery:
 
     Attributes:
         name: What the user called it.
-        query: What is sent.
+        query: What is sent; None: nothing but the positive examples.
         expected: The label its hits should carry, if that is known.
     """
 
     name: str
-    query: str | bytes | ImageId
+    query: str | bytes | ImageId | None
     expected: str | None = None
 
 

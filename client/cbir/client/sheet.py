@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from PIL import Image, ImageDraw, ImageEnhance
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from cbir.client._results import Box, SearchResult
 from cbir.client.canvas import Canvas, backdrop, contain
@@ -31,6 +31,7 @@ _CELL = (_WIDTH - 2 * _MARGIN - 2 * _PADDING - _QUERY - 44 - (_COLUMNS - 1) * _G
 _PICTURE_HEIGHT = 178
 _CELL_HEIGHT = _PICTURE_HEIGHT + 84
 _PREDICTIONS = 3
+_EXAMPLE, _EXAMPLES_A_LINE, _EXAMPLES_SHOWN, _EXAMPLE_CAPTION = 76, 4, 8, 32
 #: A query without a picture and without an answer takes no more than the sentence that says why.
 _SENTENCE_HEIGHT = 176
 
@@ -43,8 +44,10 @@ class SheetRow:
         name: What to call it.
         picture: The query, if it is an image.
         outcome: Its answer, or the sentence that says why there is none.
-        thumbnails: Pictures of the hits by id; missing ones are drawn as blanks.
+        thumbnails: Pictures of hits and examples by id; missing ones are drawn as blanks.
         expected: The label its hits should carry; it makes frames green or red.
+        positives: Ids of the examples the query moved towards.
+        negatives: Ids of the examples it moved away from.
     """
 
     name: str
@@ -52,6 +55,13 @@ class SheetRow:
     outcome: SearchResult | str
     thumbnails: Mapping[str, Picture] = field(default_factory=dict)
     expected: str | None = None
+    positives: Sequence[str] = ()
+    negatives: Sequence[str] = ()
+
+    @property
+    def examples(self) -> list[tuple[str, Sequence[str]]]:
+        """The sides that have examples: what they are called, and the ids."""
+        return [(name, ids) for name, ids in (("like", self.positives), ("unlike", self.negatives)) if ids]
 
     @property
     def result(self) -> SearchResult | None:
@@ -83,6 +93,8 @@ def _row_height(row: SheetRow) -> int:
         return _SENTENCE_HEIGHT
     predictions = len(row.result.labels[:_PREDICTIONS]) if row.result else 0
     left = _QUERY_HEIGHT + 66 + 40 * predictions
+    if row.result:
+        left += sum(_EXAMPLE_CAPTION + _example_lines(ids) * (_EXAMPLE + 8) for _, ids in row.examples)
     lines = math.ceil(len(row.result.hits) / _COLUMNS) if row.result else 0
     return max(left, lines * (_CELL_HEIGHT + _GAP) - _GAP) + 2 * _PADDING
 
@@ -139,6 +151,35 @@ def _draw_query(canvas: Canvas, row: SheetRow, left: int, top: int) -> None:
         canvas.text((left + _QUERY, baseline), f"{prediction.probability:.0%}", 18, _SOFT, anchor="rs")
         canvas.bar((left, baseline + 8, left + _QUERY, baseline + 14), [(prediction.probability, colour)], _TRACK)
         baseline += 40
+    _draw_examples(canvas, row, left, baseline - 20)
+
+
+def _draw_examples(canvas: Canvas, row: SheetRow, left: int, top: int) -> None:
+    """Draw the examples in small, those the query moved towards first."""
+    for name, ids in row.examples:
+        shown = ids if len(ids) <= _EXAMPLES_SHOWN else ids[: _EXAMPLES_SHOWN - 1]
+        canvas.text((left, top + 22), name, 16, _FAINT)
+        top += _EXAMPLE_CAPTION
+        for place, image_id in enumerate(shown):
+            line, column = divmod(place, _EXAMPLES_A_LINE)
+            x, y = left + column * (_EXAMPLE + 12), top + line * (_EXAMPLE + 8)
+            picture = row.thumbnails.get(image_id)
+            if picture is None:
+                canvas.panel((x, y, x + _EXAMPLE, y + _EXAMPLE), _MAT, 8)
+                canvas.text((x + 6, y + _EXAMPLE / 2), image_id, 12, _FAINT, anchor="lm", room=_EXAMPLE - 12)
+            else:
+                square = ImageOps.fit(picture.image, (_EXAMPLE, _EXAMPLE), Image.Resampling.LANCZOS)
+                canvas.picture(square, (x, y), 8)
+                canvas.frame((x, y, x + _EXAMPLE, y + _EXAMPLE), _TRACK, 8, 1)
+        if len(shown) < len(ids):
+            line, column = divmod(len(shown), _EXAMPLES_A_LINE)
+            x, y = left + column * (_EXAMPLE + 12), top + line * (_EXAMPLE + 8)
+            canvas.text((x + 6, y + _EXAMPLE / 2), f"+ {len(ids) - len(shown)}", 18, _SOFT, anchor="lm")
+        top += _example_lines(ids) * (_EXAMPLE + 8)
+
+
+def _example_lines(ids: Sequence[str]) -> int:
+    return math.ceil(min(len(ids), _EXAMPLES_SHOWN) / _EXAMPLES_A_LINE)
 
 
 def _with_crop(picture: Picture, crop: Box | None) -> Image.Image:

@@ -23,7 +23,13 @@ _RIGHT, _WRONG = "green", "red"
 
 
 def print_result(
-    console: Console, name: str, result: SearchResult, colours: Mapping[str, str], expected: str | None = None
+    console: Console,
+    name: str,
+    result: SearchResult,
+    colours: Mapping[str, str],
+    expected: str | None = None,
+    positives: Sequence[str] = (),
+    negatives: Sequence[str] = (),
 ) -> None:
     """Print one query's hits: rank, label, score, id, and bars for what each member contributed.
 
@@ -35,8 +41,12 @@ def print_result(
         result: Its answer.
         colours: The contributors and their colours, see :func:`cbir.client.palette.member_colours`.
         expected: The label that hits should carry; it colours theirs.
+        positives: Ids of the examples the query moved towards.
+        negatives: Ids of the examples it moved away from.
     """
     console.print(_heading(name, result, expected), soft_wrap=True)
+    if positives or negatives:
+        console.print(_examples(positives, negatives), soft_wrap=True)
     if not result.hits:
         console.print(Text("no hits\n", style="dim"))
         return
@@ -88,6 +98,11 @@ def _heading(name: str, result: SearchResult, expected: str | None) -> Text:
         facts.append(f"crop {result.crop.width} x {result.crop.height} at {result.crop.left}, {result.crop.top}")
     heading.append(f"   {' · '.join(facts)}", style="not bold dim")
     return heading
+
+
+def _examples(positives: Sequence[str], negatives: Sequence[str]) -> Text:
+    sides = (("like", positives), ("unlike", negatives))
+    return Text(" · ").join(Text(f"{side} {_printable(', '.join(ids))}", style="dim") for side, ids in sides if ids)
 
 
 def _label_style(label: str | None, expected: str | None) -> str:

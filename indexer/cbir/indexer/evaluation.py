@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from cbir.core.errors import SourceError
 from cbir.core.fusion import Fusion
 from cbir.core.metrics import CONVENTIONS, Measures, bootstrap_interval, calibration_error
+from cbir.core.near_duplicates import BITS, Appearance
 from cbir.core.retriever import Retriever
 from cbir.core.store import IndexVersion
 from cbir.indexer.answers import DEEPEST_RANK, SHOWN, Answer, Judge, ask, measured
 from cbir.indexer.embedding import Progress, SkippedImage
-from cbir.indexer.near_duplicates import NEAR_DUPLICATE_BITS, NearDuplicate, find_near_duplicates
+from cbir.indexer.near_duplicates import NearDuplicate, find_near_duplicates
 from cbir.indexer.query_set import QuerySet, gallery_queries, source_queries
 
 __all__ = ["EvaluationReport", "QuerySet", "evaluate", "gallery_queries", "source_queries"]
@@ -114,7 +115,7 @@ class EvaluationReport:
             f"precision@score>={LIKELY}": f"share relevant among the first {SHOWN} hits that score so much",
             f"coverage@score>={LIKELY}": f"share of the first {SHOWN} hits that score so much",
             "near_duplicates": f"queries with a gallery image (other than their own bytes) whose perceptual hash "
-            f"differs in at most {NEAR_DUPLICATE_BITS} of 64 bits; they are counted, not left out",
+            f"differs in at most {BITS} of 64 bits and which the ensemble finds alike; they are counted, not left out",
             "queries": self.query_source,
             **({"caution": self.caution} if self.caution else {}),
         }
@@ -160,7 +161,7 @@ def evaluate(
     return EvaluationReport(
         str(index), version.name, len(retriever.gallery), results[""],
         {name: results[name] for name in retriever.members}, results["rank fusion"], tuple(answers[""]),
-        tuple(find_near_duplicates(retriever.gallery, queries, judge)), queries.skipped, queries.unlabelled,
+        tuple(find_near_duplicates(retriever, Appearance.of(version), queries, judge)), queries.skipped, queries.unlabelled,
         query_source, version.vote.calibration is not None, _caution(version) if own else None,
     )  # fmt: skip
 

@@ -6,15 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cbir.core.gallery import Gallery
-from cbir.core.perceptual_hash import distances
+from cbir.core.near_duplicates import Appearance, close_hashes, confirmed
+from cbir.core.retriever import Retriever
 from cbir.indexer.answers import Judge
 from cbir.indexer.query_set import QuerySet
 
-__all__ = ["NEAR_DUPLICATE_BITS", "NearDuplicate", "find_near_duplicates"]
-
-#: Bits of the perceptual hash in which near duplicates differ at most.
-NEAR_DUPLICATE_BITS = 4
+__all__ = ["NearDuplicate", "find_near_duplicates"]
 
 
 @dataclass(frozen=True)
@@ -34,15 +31,21 @@ class NearDuplicate:
     images: int
 
 
-def find_near_duplicates(gallery: Gallery, queries: QuerySet, judge: Judge) -> list[NearDuplicate]:
+def find_near_duplicates(
+    retriever: Retriever, appearance: Appearance, queries: QuerySet, judge: Judge
+) -> list[NearDuplicate]:
     """The queries with a near duplicate in the gallery, other than their own bytes, in query order."""
-    hashes = gallery.phashes
+    hashes = retriever.gallery.phashes
     found = []
     for query, (own, phash) in enumerate(zip(judge.own, queries.phashes, strict=True)):
-        bits = distances(hashes, int(phash))
-        near = np.flatnonzero(bits <= NEAR_DUPLICATE_BITS)
-        near = near[~np.isin(near, own)]
-        if len(near):
-            nearest = int(near[np.argmin(bits[near])])
-            found.append(NearDuplicate(query, nearest, int(bits[nearest]), len(near)))
+        rows, bits = close_hashes(hashes, int(phash))
+        foreign = ~np.isin(rows, own)
+        rows, bits = rows[foreign], bits[foreign]
+        if len(rows):
+            seen = appearance.vectors(np.stack([queries.vectors[query], *retriever.stored(rows.tolist())]))
+            sure = confirmed(bits, seen[1:] @ seen[0])
+            rows, bits = rows[sure], bits[sure]
+        if len(rows):
+            nearest = int(np.argmin(bits))
+            found.append(NearDuplicate(query, int(rows[nearest]), int(bits[nearest]), len(rows)))
     return found

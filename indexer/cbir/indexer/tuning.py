@@ -150,7 +150,11 @@ def _material(version: IndexVersion, run: EmbeddingRun, queries: ImageSources | 
 
 
 def _publish(
-    store: IndexStore, version: IndexVersion, material: _Material, vote: VoteSettings, report: Callable[[Progress], None]
+    store: IndexStore,
+    version: IndexVersion,
+    material: _Material,
+    vote: VoteSettings,
+    report: Callable[[Progress], None],
 ) -> IndexVersion:
     manifest, count = version.manifest, len(version.gallery)
     content = VersionContent(
@@ -285,9 +289,7 @@ class _Tuning:
             result[mine] = average_precisions(table.part(mine), chosen)
         return result
 
-    def _settings(
-        self, best: Trial, sharpening: Sharpening | None, curve: tuple[float, float] | None
-    ) -> VoteSettings:
+    def _settings(self, best: Trial, sharpening: Sharpening | None, curve: tuple[float, float] | None) -> VoteSettings:
         members = self.members
         total = sum(best.weights)
         return replace(

@@ -113,9 +113,7 @@ def _evolve(
         vote = [getattr(trial, n) if n == "head_share" else math.log(max(getattr(trial, n), 1e-6)) for n in names]
         return np.clip((np.concatenate([np.log(weights), vote]) - low) / width, 0.02, 0.98)
 
-    optimizer = CMA(
-        mean=encode(start), sigma=0.15, bounds=np.array([[0.0, 1.0]] * len(bounds)), seed=budget.seed
-    )
+    optimizer = CMA(mean=encode(start), sigma=0.15, bounds=np.array([[0.0, 1.0]] * len(bounds)), seed=budget.seed)
     best, best_value, done = start, _value(table, start), 0
     while done < budget.trials and not optimizer.should_stop():
         asked = []

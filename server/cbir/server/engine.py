@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
@@ -22,7 +23,8 @@ from cbir.core.embedder import Embedder, load_embedder
 from cbir.core.ensemble import EnsembleSpec
 from cbir.core.errors import ArtifactError, CbirError, ConfigurationError
 from cbir.core.gallery import GalleryImage
-from cbir.core.retriever import Ranking, Retriever
+from cbir.core.near_duplicates import Appearance, confirmed
+from cbir.core.retriever import Ranking, Retriever, SearchSpec
 from cbir.core.store import IndexStore, IndexVersion
 from cbir.server.feedback import apply_feedback
 from cbir.server.limits import Limits
@@ -63,6 +65,7 @@ class Engine:
         self.embedders = {name: embedders[name] for name in retriever.members}
         self._image: Callable[[int], GalleryImage] = lru_cache(_IMAGES_KEPT)(retriever.gallery.__getitem__)
         self.gallery = retriever.gallery
+        self._appearance = Appearance.of(version)
         self._forms = {name: (e.size, e.interpolation) for name, e in self.embedders.items()}
         crop = version.manifest.ensemble.crop
         self._prepare = Preparation(self.gallery, retriever.members, self._forms.values(), crop, limits)
@@ -231,12 +234,14 @@ class Engine:
         _refuse_singly(images, project_images, refused)
         for places in _alike(batch):
             _refuse_singly(places, project_embeddings, refused)
-        self._recall(batch, vectors, refused)
+        stored = self._recall(batch, vectors)
+        specs = [self._without_near_duplicates(query, vectors[i], stored) for i, query in enumerate(batch)]
+        self._move(batch, vectors, stored, refused)
 
         rankings: dict[int, Ranking] = {}
 
         def rank(places: list[int]) -> None:
-            found = self._retriever.search(vectors[places], [batch[i].spec for i in places])
+            found = self._retriever.search(vectors[places], [specs[i] for i in places])
             rankings.update(zip(places, found, strict=True))
 
         _refuse_singly([i for i in range(len(batch)) if i not in refused], rank, refused)
@@ -270,28 +275,49 @@ class Engine:
         with np.errstate(over="ignore", invalid="ignore"):
             return self._retriever.project(raw)
 
-    def _recall(self, batch: Sequence[PreparedQuery], vectors: Floats, refused: dict[int, CbirError]) -> None:
-        """Fill in stored images and apply feedback."""
-        rows = [row for q in batch for row in (q.row, *q.positives, *q.negatives) if row is not None]
+    def _recall(self, batch: Sequence[PreparedQuery], vectors: Floats) -> dict[int, Floats]:
+        """Fill in the queries that are stored images; (D,) by row of them and of all examples."""
+        rows = list(dict.fromkeys(r for q in batch for r in (q.row, *q.positives, *q.negatives) if r is not None))
         if not rows:
-            return
-        distinct = list(dict.fromkeys(rows))
-        stored = self._retriever.stored(distinct)
-        place = {row: i for i, row in enumerate(distinct)}
+            return {}
+        stored = dict(zip(rows, self._retriever.stored(rows), strict=True))
         for i, query in enumerate(batch):
-            if i in refused:
-                continue
             if query.row is not None:
-                vectors[i] = stored[place[query.row]]
-            if query.positives or query.negatives:
-                known = query.row is not None or bool(query.inputs) or bool(query.vectors)
-                positives, negatives = (stored[[place[r] for r in side]] for side in (query.positives, query.negatives))
-                try:
-                    vectors[i] = apply_feedback(
-                        vectors[i] if known else None, positives, negatives, self._retriever.dims
-                    )
-                except CbirError as error:
-                    refused[i] = error
+                vectors[i] = stored[query.row]
+        return stored
+
+    def _without_near_duplicates(
+        self, query: PreparedQuery, vector: Floats, stored: Mapping[int, Floats]
+    ) -> SearchSpec:
+        """The query's spec, with the suspects excluded that the members find to be the same picture too."""
+        found = set(query.spec.exclude_rows)
+        for anchor, (rows, bits_off) in query.suspects.items():
+            if len(rows):
+                image = vector if anchor is None else stored[anchor]
+                seen = self._appearance.vectors(np.stack([image, *self._retriever.stored(rows.tolist())]))
+                found.update(rows[confirmed(bits_off, seen[1:] @ seen[0])].tolist())
+        return replace(query.spec, exclude_rows=tuple(sorted(found)))
+
+    def _move(
+        self,
+        batch: Sequence[PreparedQuery],
+        vectors: Floats,
+        stored: Mapping[int, Floats],
+        refused: dict[int, CbirError],
+    ) -> None:
+        """Apply the feedback."""
+        for i, query in enumerate(batch):
+            if i in refused or not (query.positives or query.negatives):
+                continue
+            known = query.row is not None or bool(query.inputs) or bool(query.vectors)
+            positives, negatives = (
+                np.stack([stored[row] for row in side]) if side else np.zeros((0, vectors.shape[1]), np.float32)
+                for side in (query.positives, query.negatives)
+            )
+            try:
+                vectors[i] = apply_feedback(vectors[i] if known else None, positives, negatives, self._retriever.dims)
+            except CbirError as error:
+                refused[i] = error
 
     def _explain(self, ranking: Ranking) -> tuple[Hit, ...]:
         members = self._retriever.members

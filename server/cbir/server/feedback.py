@@ -15,8 +15,8 @@ __all__ = ["NEGATIVE_WEIGHT", "POSITIVE_WEIGHT", "apply_feedback"]
 Floats = NDArray[np.float32]
 
 #: What the mean of the positive examples weighs beside the query.
-POSITIVE_WEIGHT = 0.75
-#: What the mean of the negative examples weighs beside the query.
+POSITIVE_WEIGHT = 1.0
+#: What the mean of the negative examples weighs beside all that pulls: query and positives.
 NEGATIVE_WEIGHT = 0.25
 
 # Below this length a direction is rounding noise.
@@ -26,14 +26,15 @@ _NOTHING = 1e-4
 def apply_feedback(query: Floats | None, positives: Floats, negatives: Floats, dims: Sequence[int]) -> Floats:
     """Move a projected query by its examples.
 
-    In every member's space the query becomes ``unit(query + 0.75·mean(positives) - 0.25·mean(negatives))``.  Without
-    a query the mean of the positives takes its place.  A member that has no say in the query (a zero block) has none
-    afterwards either.  Source: Rocchio, "Relevance feedback in information retrieval", 1971, with the weights of
-    Salton and Buckley, 1990.
+    In every member's space the query becomes ``unit(query + mean(positives) - 0.25·2·mean(negatives))``: 0.25 of the
+    weight of what pulls, which is 2 here, and 1 where either query or positives are missing.  A member that has no say
+    in the query (a zero block) has none afterwards either.  Source: Rocchio, "Relevance feedback in information
+    retrieval", 1971.  Salton and Buckley, 1990, gave positives and negatives 0.75 and 0.25, for words; the weights here
+    were chosen on photos (docs/benchmarks.md, "Relevance feedback").
 
     Args:
         query: (D,) the members' unit vectors side by side, or None.
-        positives: (P, D), P may be 0.
+        positives: (P, D), P may be 0; their order does not matter, a repeated one counts twice.
         negatives: (N, D), N may be 0.
         dims: Length of each member's block; they add up to D.
 
@@ -48,10 +49,12 @@ def apply_feedback(query: Floats | None, positives: Floats, negatives: Floats, d
             "the query is empty: give an image, an image_id, an embedding or positive_ids", reason="EMPTY_QUERY"
         )
     moved = np.zeros(sum(dims), np.float32) if query is None else query.astype(np.float32)
+    pull = 0.0 if query is None else 1.0
     if len(positives):
-        moved = moved + np.float32(POSITIVE_WEIGHT if query is not None else 1.0) * positives.mean(axis=0)
+        moved = moved + np.float32(POSITIVE_WEIGHT) * positives.mean(axis=0)
+        pull += POSITIVE_WEIGHT
     if len(negatives):
-        moved = moved - np.float32(NEGATIVE_WEIGHT) * negatives.mean(axis=0)
+        moved = moved - np.float32(NEGATIVE_WEIGHT * pull) * negatives.mean(axis=0)
     result = np.zeros_like(moved)
     start = 0
     for dim in dims:

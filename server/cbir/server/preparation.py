@@ -16,6 +16,8 @@ from cbir.core.decode import decode_image
 from cbir.core.embedder import prepare
 from cbir.core.errors import QueryError
 from cbir.core.gallery import Gallery
+from cbir.core.near_duplicates import close_hashes
+from cbir.core.perceptual_hash import perceptual_hash
 from cbir.core.retriever import SearchSpec
 from cbir.server.limits import Limits
 from cbir.server.query import Embedding, EngineQuery, ImageBytes, StoredImage, Text
@@ -34,8 +36,10 @@ class PreparedQuery:
         inputs: (S, S, 3) uint8 RGB by input form; empty unless the query is an image.
         vectors: (raw_dim,) float32 by member; empty unless the query is an embedding.
         row: The gallery row, where the query is a stored image.
-        positives: Gallery rows of the positive examples.
-        negatives: Gallery rows of the negative examples.
+        positives: Gallery rows of the positive examples, each once.
+        negatives: Gallery rows of the negative examples, each once.
+        suspects: What may be a near duplicate of the query and is then no hit: gallery rows whose hashes are close,
+            and the bits in which they differ, by the row of the image that they are like (None: the query image).
         crop: What was embedded, in pixels of the upright image.
         seconds: What the preparation took.
     """
@@ -46,6 +50,7 @@ class PreparedQuery:
     row: int | None
     positives: tuple[int, ...]
     negatives: tuple[int, ...]
+    suspects: Mapping[int | None, tuple[NDArray[np.int64], NDArray[np.uint8]]]
     crop: Box | None
     seconds: float
 
@@ -62,7 +67,7 @@ class Preparation:
     @staticmethod
     def is_light(query: EngineQuery) -> bool:
         """Whether preparing the query takes microseconds, so that no thread is worth its while."""
-        return not isinstance(query.source, ImageBytes) and not query.filter
+        return not isinstance(query.source, ImageBytes) and not query.filter and not query.exclude_query
 
     def __call__(self, query: EngineQuery) -> PreparedQuery:
         """Check and prepare a query.
@@ -76,19 +81,22 @@ class Preparation:
         source = query.source
         self._check(query)
         row = self._gallery.row(source.image_id) if isinstance(source, StoredImage) else None
-        positives = tuple(self._gallery.row(name) for name in query.positive_ids)
-        negatives = tuple(self._gallery.row(name) for name in query.negative_ids)
+        # An example that is named twice counts once.
+        positives = tuple(self._gallery.row(name) for name in dict.fromkeys(query.positive_ids))
+        negatives = tuple(self._gallery.row(name) for name in dict.fromkeys(query.negative_ids))
+        same = self._same_bytes(query, row, positives) if query.exclude_query else ()
         spec = SearchSpec(
             limit=query.limit,
             weights=None if query.weights is None else self._weights(query.weights),
             fusion=query.fusion,
-            mask=self._mask(query),
-            exclude_rows=self._excluded(query, row, positives) if query.exclude_query else (),
+            mask=self._mask(query, positives),
+            exclude_rows=tuple(dict.fromkeys((*same, *negatives))),
             min_score=query.min_score,
         )
-        inputs, crop = self._inputs(source.data, query.crop) if isinstance(source, ImageBytes) else ({}, None)
+        inputs, crop, phash = self._inputs(source.data, query) if isinstance(source, ImageBytes) else ({}, None, None)
         vectors = self._vectors(source) if isinstance(source, Embedding) else {}
-        return PreparedQuery(spec, inputs, vectors, row, positives, negatives, crop, perf_counter() - begun)
+        suspects = self._suspects(query, row, positives, phash) if query.exclude_query else {}
+        return PreparedQuery(spec, inputs, vectors, row, positives, negatives, suspects, crop, perf_counter() - begun)
 
     def _check(self, query: EngineQuery) -> None:
         if isinstance(query.source, Text):
@@ -112,9 +120,16 @@ class Preparation:
         examples = len(query.positive_ids) + len(query.negative_ids)
         if examples > self._limits.max_examples:
             raise QueryError(
-                f"the query has {examples} positive and negative ids; at most {self._limits.max_examples} are allowed",
+                f"the query has {examples} positive and negative ids; at most {self._limits.max_examples} are allowed: "
+                "leave some out",
                 reason="TOO_MANY_EXAMPLES",
                 max_examples=self._limits.max_examples,
+            )
+        if both := set(query.positive_ids) & set(query.negative_ids):
+            raise QueryError(
+                f"image {min(both)!r} is named as a positive and as a negative example: leave it out of one of them",
+                reason="CONTRADICTORY_EXAMPLES",
+                image_id=min(both),
             )
 
     def _weights(self, given: Mapping[str, float]) -> NDArray[np.float32]:
@@ -138,7 +153,7 @@ class Preparation:
             raise QueryError(f"all weights are 0: raise that of one of {', '.join(self._members)}", reason="BAD_WEIGHT")
         return weights
 
-    def _mask(self, query: EngineQuery) -> NDArray[np.bool_] | None:
+    def _mask(self, query: EngineQuery, positives: tuple[int, ...]) -> NDArray[np.bool_] | None:
         condition = query.filter
         for column, values in condition.metadata.items():
             if not values:
@@ -147,25 +162,38 @@ class Preparation:
                     reason="BAD_FILTER",
                     column=column,
                 )
-        return self._gallery.mask(condition.labels, condition.exclude_labels, condition.metadata)
+        mask = self._gallery.mask(condition.labels, condition.exclude_labels, condition.metadata)
+        if positives:
+            # The caller knows them, so they are no hits.  They are masked and not excluded, as what is excluded has no
+            # part in the vote of the neighbours' labels either, where positive examples belong above all.
+            mask = np.ones(len(self._gallery), bool) if mask is None else mask
+            mask[list(positives)] = False
+        return mask
 
-    def _excluded(self, query: EngineQuery, row: int | None, positives: tuple[int, ...]) -> tuple[int, ...]:
+    def _same_bytes(self, query: EngineQuery, row: int | None, positives: tuple[int, ...]) -> list[int]:
         if isinstance(query.source, ImageBytes):
-            return tuple(self._gallery.rows_with_sha256(hashlib.sha256(query.source.data).hexdigest()))
-        if query.source is None:
-            return tuple(dict.fromkeys(positives))
-        if row is None:
-            return ()
-        return tuple({row, *self._gallery.rows_with_sha256(self._gallery.sha256(row))})
+            return self._gallery.rows_with_sha256(hashlib.sha256(query.source.data).hexdigest())
+        anchors = _anchors(query, row, positives)
+        return [twin for anchor in anchors for twin in self._gallery.rows_with_sha256(self._gallery.sha256(anchor))]
 
-    def _inputs(self, data: bytes, crop: Crop | None) -> tuple[dict[InputForm, NDArray[np.uint8]], Box]:
+    def _suspects(
+        self, query: EngineQuery, row: int | None, positives: tuple[int, ...], phash: int | None
+    ) -> dict[int | None, tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+        hashes = self._gallery.phashes
+        if phash is not None:
+            return {None: close_hashes(hashes, phash)}
+        return {anchor: close_hashes(hashes, int(hashes[anchor])) for anchor in _anchors(query, row, positives)}
+
+    def _inputs(self, data: bytes, query: EngineQuery) -> tuple[dict[InputForm, NDArray[np.uint8]], Box, int | None]:
         image = decode_image(data, self._limits.decode)
-        box = find_content(image.pixels, self._crop if crop is None else crop)
+        box = find_content(image.pixels, self._crop if query.crop is None else query.crop)
         inputs = {form: prepare(image.pixels, box, *form) for form in self._forms}
+        phash = perceptual_hash(image.pixels, box) if query.exclude_query else None
         # Large JPEGs are decoded at a reduced scale; the box is told in pixels of the original.
         height, width = image.pixels.shape[:2]
         told = box.scaled(image.width / width, image.height / height)
-        return inputs, Box(told.left, told.top, min(told.right, image.width), min(told.bottom, image.height))
+        box = Box(told.left, told.top, min(told.right, image.width), min(told.bottom, image.height))
+        return inputs, box, phash
 
     @staticmethod
     def _vectors(source: Embedding) -> dict[str, NDArray[np.float32]]:
@@ -180,3 +208,10 @@ class Preparation:
                     member=name,
                 )
         return vectors
+
+
+def _anchors(query: EngineQuery, row: int | None, positives: tuple[int, ...]) -> tuple[int, ...]:
+    """The gallery images that are the query: a stored image, or the positive examples where there is nothing else."""
+    if row is not None:
+        return (row,)
+    return positives if query.source is None else ()

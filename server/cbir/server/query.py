@@ -69,7 +69,7 @@ class Filter:
     """A condition on the hits; all its parts must hold.
 
     Attributes:
-        labels: The hit carries one of these, where there are any.
+        labels: The hit carries one of these, where there are any.  Examples need not.
         exclude_labels: The hit carries none of these.
         metadata: For each column, the values of which the hit carries one.
     """
@@ -88,13 +88,13 @@ class EngineQuery:
 
     Attributes:
         source: What to look for; None where positive examples alone say it.
-        positive_ids: Gallery images that the query moves towards.
-        negative_ids: Gallery images that the query moves away from.
+        positive_ids: Gallery images that the query moves towards.  They are no hits, but vote for their labels.
+        negative_ids: Gallery images that the query moves away from.  They are no hits and have no vote.
         limit: Most hits.
         min_score: Hits with a lower score are left out.
         weights: By member, members that are left out weigh 0; None: the index's own.
-        exclude_query: Images with the query's own bytes (of image bytes and stored images) are no hits; where
-            positive examples are the query, they are no hits.
+        exclude_query: The query image itself is no hit, be it by its bytes or as a near duplicate
+            (:mod:`cbir.core.near_duplicates`); likewise each positive example, where they alone are the query.
         crop: How a query image is cut; None: as the gallery was.
     """
 

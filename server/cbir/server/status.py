@@ -57,6 +57,7 @@ _FIELDS = {
     "BAD_MIN_SCORE": "options.min_score",
     "BAD_THUMBNAIL": "thumbnail",
     "BAD_WEIGHT": "options.weights",
+    "CONTRADICTORY_EXAMPLES": "query",
     "EMPTY_QUERY": "query",
     "TEXT_UNSUPPORTED": "query.text",
     "TOO_MANY_EXAMPLES": "query",

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cbir.client._client import Client
 from cbir.client._errors import CbirClientError, InvalidQuery, NotFound
-from cbir.client._queries import Crop, Fusion, SearchOptions
+from cbir.client._queries import Crop, Fusion, ImageId, SearchOptions
 from cbir.client._results import SearchResult
 from cbir.client.document import search_document
 from cbir.client.palette import member_colours
@@ -36,6 +36,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="image file, folder of images, or - for stdin")
     parser.add_argument("--id", metavar="ID", action="append", default=[], help="query with an image of the gallery")
     parser.add_argument(
+        "--like",
+        metavar="ID",
+        action="append",
+        default=[],
+        help="move the queries towards this image of the gallery, or query with it alone; may be repeated",
+    )
+    parser.add_argument(
+        "--unlike",
+        metavar="ID",
+        action="append",
+        default=[],
+        help="move the queries away from this image of the gallery; may be repeated",
+    )
+    parser.add_argument(
         "--target", type=_address, default="localhost:50051", help="the server's address (default: %(default)s)"
     )
     parser.add_argument(
@@ -54,7 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--label", action="append", default=[], help="only hits of this label; may be repeated")
     parser.add_argument("--exclude-label", action="append", default=[], help="no hits of this label; may be repeated")
-    parser.add_argument("--exclude-query", action="store_true", help="leave the query's own file out of the hits")
+    parser.add_argument(
+        "--exclude-query", action="store_true", help="leave the query itself and its near duplicates out"
+    )
     parser.add_argument(
         "--crop", choices=[rule.value for rule in Crop], help="how the query is cut (default: as indexed)"
     )
@@ -66,9 +82,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search, print, and draw if asked; 0 when every query was answered, else 1."""
-    if not args.images and not args.id:
-        args.usage_error("give at least one IMAGE or --id ID")
+    if not args.images and not args.id and not args.like:
+        args.usage_error(
+            "--unlike ID needs something to move away from it: give an IMAGE, --id ID or --like ID"
+            if args.unlike
+            else "give at least one IMAGE, --id ID or --like ID"
+        )
+    if both := set(args.like) & set(args.unlike):
+        args.usage_error(f"{min(both)!r} cannot be both --like and --unlike: leave it out of one of them")
     queries = named_queries(args.images, args.id, args.expect)
+    if not queries:
+        more = f" and {len(args.like) - 1} more" if len(args.like) > 1 else ""
+        queries = [NamedQuery(f"--like {args.like[0]}{more}", None, args.expect)]
     # A file or pipe has no width of its own; columns are worth more there than short lines.
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
     console = Console(markup=False, highlight=False, emoji=False, width=width)
@@ -79,14 +104,15 @@ def run(args: argparse.Namespace) -> int:
             if isinstance(outcome, CbirClientError):
                 sys.stderr.write(f"cbir: {query.name}: {outcome}\n")
             elif not args.json:
-                print_result(console, query.name, outcome, member_colours([outcome]), query.expected)
+                colours = member_colours([outcome])
+                print_result(console, query.name, outcome, colours, query.expected, args.like, args.unlike)
         if args.json:
             document = [
-                search_document(query.name, outcome, query.expected)
+                search_document(query.name, outcome, query.expected, args.like, args.unlike)
                 for query, outcome in zip(queries, outcomes, strict=True)
             ]
             sys.stdout.write(json.dumps(document, indent=2) + "\n")
-        saved = args.save is None or _save_sheet(client, queries, outcomes, args.save)
+        saved = args.save is None or _save_sheet(client, queries, outcomes, args)
     failed = sum(isinstance(outcome, CbirClientError) for outcome in outcomes)
     if failed and len(queries) > 1:
         sys.stderr.write(f"cbir: {failed} of {len(queries)} queries failed\n")
@@ -103,6 +129,8 @@ def _options(args: argparse.Namespace) -> SearchOptions:
         "exclude_labels": args.exclude_label,
         "exclude_query": args.exclude_query,
         "crop": args.crop,
+        "positive_ids": args.like,
+        "negative_ids": args.unlike,
     }
 
 
@@ -129,8 +157,11 @@ def _in_order(outcomes: Iterator[tuple[int, Outcome]]) -> Iterator[Outcome]:
             turn += 1
 
 
-def _save_sheet(client: Client, queries: Sequence[NamedQuery], outcomes: Sequence[Outcome], path: Path) -> bool:
+def _save_sheet(
+    client: Client, queries: Sequence[NamedQuery], outcomes: Sequence[Outcome], args: argparse.Namespace
+) -> bool:
     """Draw the first queries; tell whether the file could be written."""
+    path: Path = args.save
     # Here and not above: without --save, Pillow need not be loaded.
     from cbir.client.pictures import fetch_thumbnails, query_picture
     from cbir.client.sheet import PICTURE_SIDE, SheetRow, draw_sheet
@@ -139,16 +170,19 @@ def _save_sheet(client: Client, queries: Sequence[NamedQuery], outcomes: Sequenc
     if len(shown) < len(queries):
         sys.stderr.write(f"cbir: the sheet shows the first {len(shown)} of {len(queries)} queries\n")
     ids = {hit.image_id for _, outcome in shown if isinstance(outcome, SearchResult) for hit in outcome.hits}
-    thumbnails = fetch_thumbnails(client, ids, PICTURE_SIDE)
-    if len(thumbnails) < len(ids):
-        sys.stderr.write(f"cbir: {len(ids) - len(thumbnails)} of {len(ids)} hits have no preview\n")
+    thumbnails = fetch_thumbnails(client, {*ids, *args.like, *args.unlike}, PICTURE_SIDE)
+    if missing := len(ids - thumbnails.keys()):
+        sys.stderr.write(f"cbir: {missing} of {len(ids)} hits have no preview\n")
     rows = [
         SheetRow(
             name=query.name,
-            picture=query_picture(client, query.query, PICTURE_SIDE),
+            # Where the examples are the query, the first of them stands for it.
+            picture=query_picture(client, ImageId(args.like[0]) if query.query is None else query.query, PICTURE_SIDE),
             outcome=outcome if isinstance(outcome, SearchResult) else str(outcome),
             thumbnails=thumbnails,
             expected=query.expected,
+            positives=args.like,
+            negatives=args.unlike,
         )
         for query, outcome in shown
     ]

@@ -25,7 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--queries", nargs="+", metavar="SOURCE", help="labelled query images (default: the gallery's own, in folds)"
     )
     parser.add_argument(
-        "--trials", type=positive, default=default.trials, metavar="N", help="votes tried a search (default %(default)s)"
+        "--trials",
+        type=positive,
+        default=default.trials,
+        metavar="N",
+        help="votes tried a search (default %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=default.seed, help="of the search (default %(default)s)")
     add_device_arguments(parser)
