@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from cbir.core.errors import ConfigurationError, EnsembleError
 
-__all__ = ["Trained", "block_parameters", "keep_frozen_norms", "parse_blocks", "train_last_blocks"]
+__all__ = ["Trained", "block_parameters", "classifiers", "keep_frozen_norms", "parse_blocks", "train_last_blocks"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ def block_parameters(network: nn.Module) -> list[list[str]]:
         ) from error
     blocks = [groups[key] for key in sorted(groups)]
     sizes = {name: parameter.ndim for name, parameter in network.named_parameters()}
-    head = set(_classifier(network))
+    own = {id(p) for module in classifiers(network) for p in module.parameters()}
+    head = {name for name, parameter in network.named_parameters() if id(parameter) in own}
     blocks = [[name for name in block if name not in head] for block in blocks]
     while blocks and all(sizes[name] <= 1 for name in blocks[-1]):
         blocks.pop()
@@ -110,11 +111,11 @@ def keep_frozen_norms(network: nn.Module) -> None:
                 module.eval()
 
 
-def _classifier(network: nn.Module) -> Sequence[str]:
-    head = cast(Callable[[], Any], network.get_classifier)()
-    heads = head if isinstance(head, tuple) else (head,)
-    mine = {id(p) for module in heads if isinstance(module, nn.Module) for p in module.parameters()}
-    return [name for name, parameter in network.named_parameters() if id(parameter) in mine]
+def classifiers(network: nn.Module) -> list[nn.Module]:
+    """The linear heads of a network of timm; distilled transformers have two."""
+    found = cast(Callable[[], Any], network.get_classifier)()
+    heads = found if isinstance(found, tuple) else (found,)
+    return [head for head in heads if isinstance(head, nn.Module)]
 
 
 def _blocks_or_none(network: nn.Module) -> list[list[str]]:

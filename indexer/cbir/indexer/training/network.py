@@ -146,7 +146,7 @@ def keep_head_norms(network: nn.Module, size: int) -> None:
     behind: list[nn.Module] = []
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     hooks = [norm.register_forward_hook(lambda module, *_: behind.append(module)) for norm in norms]
-    training = network.training
+    modes = [(module, module.training) for module in network.modules()]
     try:
         network.eval()
         device = next(network.parameters()).device
@@ -157,7 +157,8 @@ def keep_head_norms(network: nn.Module, size: int) -> None:
     finally:
         for hook in hooks:
             hook.remove()
-        network.train(training)
+        for module, mode in modes:
+            module.training = mode
     for module in behind:
         module.eval()
 

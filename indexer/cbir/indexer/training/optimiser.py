@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from cbir.indexer.training.layers import classifiers
 from cbir.indexer.training.recipe import Recipe
 
 __all__ = ["Muon", "make_optimisers", "orthogonalise", "uses_muon"]
@@ -108,7 +109,7 @@ def _stem_and_head(network: nn.Module) -> list[str]:
         value = config.get(key) or ()
         names.extend([value] if isinstance(value, str) else value)
     # timm names the head as it is in the released weights; what its class builds may be deeper.
-    head = cast(Callable[[], nn.Module], getattr(network, "get_classifier", nn.Identity))()
-    names.extend(name for name, module in network.named_modules() if name and module is head)
+    heads = classifiers(network)
+    names.extend(name for name, module in network.named_modules() if any(module is head for head in heads))
     first = next((name for name, p in network.named_parameters() if p.ndim >= 2 and p.shape[1] == 3), None)
     return [*names, *([first] if first else [])]
