@@ -69,11 +69,28 @@ def test_running_covariances() -> None:
     # Deviations from the class means are ±1 and ±2, with 4 − 2 degrees of freedom: S_w = 10 / 2; S_t = 131 / 3.
     loss.update(torch.tensor([[0.0], [2.0], [10.0], [14.0]], dtype=torch.float64), labels)
     assert (loss.within.item(), loss.total.item()) == pytest.approx((2 * 5, 2 * 131 / 3))
-    # The second batch has a tenth of the say: S_w = 2 / 2 · (½ + ½) = 1, S_t = (2·1.5² + 2·0.5²... ) by numpy.
-    second = np.array([0.0, 1.0, 2.0, 3.0])
-    loss.update(torch.from_numpy(second)[:, None], labels)
-    assert loss.within.item() == pytest.approx(0.9 * 10 + 0.1 * 2 * 0.5)
-    assert loss.total.item() == pytest.approx(0.9 * 2 * 131 / 3 + 0.1 * 2 * second.var(ddof=1))
+    # The second has half of the say, the third a third, and the twentieth a tenth: S_w = (0.5 + 0.5) / 2 = 0.5 each.
+    more = torch.tensor([[0.0], [1.0], [2.0], [3.0]], dtype=torch.float64)
+    loss.update(more, labels)
+    assert (loss.within.item(), loss.total.item()) == pytest.approx(((10 + 1) / 2, (2 * 131 / 3 + 2 * 5 / 3) / 2))
+    loss.update(more, labels)
+    assert loss.within.item() == pytest.approx((10 + 1 + 1) / 3)
+    for _ in range(16):
+        loss.update(more, labels)
+    before = loss.within.item()
+    loss.update(more, labels)
+    assert loss.within.item() == pytest.approx(0.9 * before + 0.1 * 1)
+
+
+def test_a_batch_is_judged_by_those_before_it() -> None:
+    torch.manual_seed(3)
+    labels = torch.arange(8) % 2
+    first, second = torch.randn(8, 4), torch.randn(8, 4)
+    loss = GlrtLoss(4)
+    loss(first, labels)
+    judge = copy.deepcopy(loss).eval()
+    torch.testing.assert_close(loss(second, labels), judge(second, labels))
+    assert not torch.allclose(loss.within, judge.within)
 
 
 def test_gradients_agree_with_finite_differences() -> None:

@@ -13,6 +13,8 @@ Choices of ours, which the source leaves open or does otherwise:
 
 - Covariances are running (exponential) estimates over batches and are held constant in the gradient, as an EM step
   would: the network cannot lower the loss by inflating its estimate of what differs, only by moving pairs.
+- A batch is judged by the covariances of those before it.  Its own would flatter it: with fewer images than dimensions
+  they explain its same-class pairs all but perfectly.
 - Both get a ridge relative to their mean eigenvalue, 0.1 as in the closed form; S1 comes from deviations from class
   means and S0 from those from the mean, doubled, which equals averaging over all pairs.
 - In D dimensions s grows like D and the logistic function saturates: it is scaled by 1/√D at first, then by a learnt
@@ -38,7 +40,7 @@ class GlrtLoss(nn.Module):
     Args:
         width: Length D of an embedding.
         ridge: Added to both covariances, relative to their mean eigenvalue.
-        momentum: Share of the estimates that a batch keeps; the first batch sets them.
+        momentum: Share of the estimates that a batch keeps, once there were enough of them.
         hardness: Exponent of the hard pairs' weight; 0 weighs all pairs alike.
 
     Attributes:
@@ -52,7 +54,7 @@ class GlrtLoss(nn.Module):
     total: Tensor
     batches: Tensor
 
-    def __init__(self, width: int, ridge: float = 0.1, momentum: float = 0.95, hardness: float = 1.0) -> None:
+    def __init__(self, width: int, ridge: float = 0.1, momentum: float = 0.98, hardness: float = 1.0) -> None:
         super().__init__()
         self.ridge, self.momentum, self.hardness = ridge, momentum, hardness
         self.log_scale = nn.Parameter(torch.tensor(-0.5 * math.log(width)))
@@ -69,7 +71,7 @@ class GlrtLoss(nn.Module):
             labels: (B,) class numbers.
 
         Returns:
-            A scalar.  In training mode the running covariances are updated first.
+            A scalar.  In training mode the batch then goes into the running covariances.
 
         Raises:
             ValueError: The batch lacks same-class or different-class pairs.
@@ -81,10 +83,13 @@ class GlrtLoss(nn.Module):
             same = labels[first] == labels[second]
             if not same.any() or same.all():
                 raise ValueError("a batch needs two images of one class and two classes: draw class-balanced batches")
-            if self.training:
+            if self.training and self.batches == 0:
                 self.update(z.detach(), labels)
             margin = self.log_scale.exp() * self.pair_statistics(z)[first, second] + self.offset
-            return 0.5 * (self._share(margin[same]) + self._share(-margin[~same]))
+            loss: Tensor = 0.5 * (self._share(margin[same]) + self._share(-margin[~same]))
+            if self.training:
+                self.update(z.detach(), labels)
+            return loss
 
     def _share(self, right: Tensor) -> Tensor:
         """Mean logistic loss of pairs whose margin should be large, weighted by how likely they are taken wrong."""
@@ -106,7 +111,7 @@ class GlrtLoss(nn.Module):
 
     @torch.no_grad()
     def update(self, z: Tensor, labels: Tensor) -> None:
-        """Take a batch (B, D) into the running covariances; as the first batch, make it theirs."""
+        """Take a batch (B, D) into the running covariances: a plain mean at first, later an exponential one."""
         classes, inverse, counts = torch.unique(labels, return_inverse=True, return_counts=True)
         members = F.one_hot(inverse, len(classes)).to(z)
         deviations = z - (members.T @ z / counts[:, None].to(z))[inverse]
@@ -116,7 +121,8 @@ class GlrtLoss(nn.Module):
         within = 2 * deviations[paired].T @ deviations[paired] / freedom
         centred = z - z.mean(dim=0)
         total = 2 * centred.T @ centred / (len(z) - 1)
-        keep = self.momentum if self.batches > 0 else 0.0
+        seen = int(self.batches)
+        keep = min(self.momentum, seen / (seen + 1))
         self.within.mul_(keep).add_(within, alpha=1 - keep)
         self.total.mul_(keep).add_(total, alpha=1 - keep)
         self.batches.add_(1)
