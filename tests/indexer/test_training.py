@@ -290,7 +290,7 @@ def run_loop(
     pixels = np.random.default_rng(0).integers(0, 255, (24, 1, 1, 3)).repeat(36, 1).repeat(36, 2).astype(np.uint8)
     batches = random_batches(np.arange(24), recipe)
     return train(
-        network, Brightness(), pixels, batches, recipe, FORM, Checkpoint(folder / "c", identity), CPU,
+        network, Brightness(), pixels, batches, recipe, FORM, Checkpoint(folder / "c", identity, 0.0), CPU,
         validate=validate, on_progress=on_progress,
     )  # fmt: skip
 
@@ -298,21 +298,28 @@ def run_loop(
 LOOP = Recipe(sizes=((24, 0.5), (32, 1.0)), epochs=4, batch=8, optimizer="muon", ema=0.9)
 
 
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("end", "next_step"),
+    [(KeyboardInterrupt, 6), (SystemExit, 5)],  # Ctrl-C saves the step it came in; a kill costs what was not saved
+)
+def test_a_stopped_run_ends_as_one_that_was_not(tmp_path: Path, end: type[BaseException], next_step: int) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     whole = run_loop(tmp_path / "a", LOOP)
     assert whole.history[-1]["loss"] < whole.history[0]["loss"]
 
     def stop(progress: TrainingProgress) -> None:
-        if progress.step == 5:
-            os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C, in the middle of an epoch
+        if progress.step == 5:  # in the middle of an epoch
+            if end is SystemExit:
+                raise end
+            os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(end):
         run_loop(tmp_path / "b", LOOP, on_progress=stop)
     steps: list[int] = []
     resumed = run_loop(tmp_path / "b", LOOP, on_progress=lambda p: steps.append(p.step))
-    assert steps == list(range(6, 13))
+    assert steps == list(range(next_step, 13))
+    assert [point["epoch"] for point in resumed.history] == [point["epoch"] for point in whole.history]
     for name, value in whole.state.items():
         torch.testing.assert_close(resumed.state[name], value)
     # A finished run is known, another one is not continued.

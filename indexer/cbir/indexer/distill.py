@@ -55,6 +55,7 @@ class DistillRecipe(Recipe):
     epochs: float = 1000.0
     optimizer: str = "muon"
     lr: float = 2e-3
+    warmup: float = 0.02
     components: int = 256
     whiten: float = 0.5
     dense: float = 0.5

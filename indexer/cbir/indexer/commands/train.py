@@ -37,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         name = flag.strip("-").replace("-", "_")
         values = [str(getattr(recipe, name)) for recipe in (distill, tune) if hasattr(recipe, name)]
         default = " / ".join(dict.fromkeys(values))
+        if "choices" not in options:
+            options = {"metavar": "N" if kind in (int, positive) else "X", **options}
         group.add_argument(flag, type=kind, default=None, help=f"{help_} (default: {default})", **options)
 
     parser.description = "Train a member. Two defaults (a / b) are those of distill and of the other objectives."
@@ -60,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="side of the input in pixels, or sides with the part of the schedule at which each ends "
                         "(default: the member's; else 48:0.4,64:0.8,80:1 / 64)")  # fmt: skip
     course.add_argument(
-        "--image-size", type=int, default=0, help="side at which images are kept (default: the input's)"
+        "--image-size", type=int, default=0, metavar="N", help="side at which images are kept (default: the input's)"
     )
     number(course, "--epochs", "most passes over the images")
     number(course, "--minutes", "time budget of the schedule")
@@ -119,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
         with progress_printer() as report:
             trained = _train(args, student, report)
     except KeyboardInterrupt:
-        _say(f"stopped; the same command goes on from the checkpoint in {args.out}")
+        _say(f"stopped; the same command goes on from what is kept in {args.out}")
         raise
     left_out = [f"{trained.unlabelled} without a label"] if trained.unlabelled else []
     left_out += [f"{trained.skipped} unreadable"] if trained.skipped else []

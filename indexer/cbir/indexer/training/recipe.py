@@ -88,6 +88,8 @@ class Recipe:
         for name, value, good, must in bounds:
             if not good:
                 raise ConfigurationError(f"--{name} is {value}; it must be {must}", reason="BAD_RECIPE")
+        if self.optimizer not in ("muon", "adamw"):
+            raise ConfigurationError(f"--optimizer is {self.optimizer!r}; known are muon, adamw", reason="BAD_RECIPE")
 
 
 def parse_sizes(text: str) -> Sizes:
