@@ -34,13 +34,13 @@ def draw_curves(history: Sequence[dict[str, float]], best: dict[str, float] | No
     panels[0].set_title(title)
     panels[0].set_ylabel("running mean")
     if names:
-        panels[0].legend()
+        panels[0].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))  # beside the curves, which it would hide
     if measured:
         panels[1].plot(*zip(*measured, strict=True), marker="o", markersize=4, color="black")
         panels[1].set_ylabel("MAP@10, held-out images")
         if best:
             panels[1].axvline(best["epoch"], color="grey", linestyle=":", label=f"kept: {best['map@10']:.3f}")
-            panels[1].legend()
+            panels[1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
     panels[-1].set_xlabel("epoch")
     for panel in panels:
         panel.grid(alpha=0.3)
