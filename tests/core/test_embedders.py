@@ -62,6 +62,27 @@ def test_timm_file_agrees_with_eager_float32(tmp_path: Path, runtime: str) -> No
     assert (embedder.embed(batch()[1:2])[0] * ours[1]).sum() > 0.9999
 
 
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_a_head_of_its_own_is_the_embedding(tmp_path: Path, runtime: str) -> None:
+    model = timm.create_model("test_resnet", num_classes=7)
+    file = tmp_path / "w.safetensors"
+    save_file(model.state_dict(), file)
+    embedder = load_embedder(member(weights=str(file), options={"num_classes": 7}), "cpu", runtime)
+    assert embedder.dim == 7
+    assert (embedder.embed(batch()) * eager(model, batch())).sum(axis=1).min() > 0.999
+    with pytest.raises(EnsembleError, match="2 of another shape"):
+        load_embedder(member(weights=str(file), options={"num_classes": 9}), "cpu", "torch")
+    model.reset_classifier(0)
+    save_file(model.state_dict(), file)
+    with pytest.raises(EnsembleError, match="2 parameters missing"):
+        load_embedder(member(weights=str(file), options={"num_classes": 7}), "cpu", "torch")
+
+
+def test_a_tag_has_the_classes_it_has() -> None:
+    with pytest.raises(EnsembleError, match="asks for 7 outputs, but its weights 'a1_in1k' have 1000 classes"):
+        load_embedder(member(model="resnet18", weights="a1_in1k", options={"num_classes": 7}), "cpu", "torch")
+
+
 def test_converted_networks_are_kept_and_used_again(tmp_path: Path) -> None:
     first = load_embedder(member(), "cpu", "openvino")
     kept = list((tmp_path / "cache").rglob("model.xml"))

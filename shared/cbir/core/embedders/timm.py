@@ -1,6 +1,8 @@
-"""Networks of timm, as feature extractors (pooled, before the classifier)."""
+"""Networks of timm, as feature extractors: pooled, before the classifier, or with a head of their own."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import timm
 
@@ -10,18 +12,33 @@ from cbir.core.ensemble import MemberSpec
 from cbir.core.errors import EnsembleError
 from cbir.core.runtime import InputFormat, run
 
-__all__ = ["load"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["build", "classifier_names", "load"]
 
 
 def load(member: MemberSpec, device: str, runtime: str) -> Embedder:
     """Build ``member.model`` with ``member.options`` and put it onto a runtime.
 
-    Weights: a ``.safetensors`` file in timm's names (a classifier in it is dropped), a pretrained tag, or none.
+    Raises:
+        EnsembleError: Unknown model, weights of another architecture, or a hub that cannot be reached.
+    """
+    model, form = build(member)
+    return run(model, form, device, runtime, member)
+
+
+def build(member: MemberSpec) -> tuple[nn.Module, InputFormat]:
+    """The network of a member as a torch module that maps (B, 3, S, S) to (B, D), and its input.
+
+    Weights: a ``.safetensors`` file in timm's names, a pretrained tag, or none.  The embedding is what the network
+    pools, and a classifier in the file is dropped; with ``num_classes`` in the options it is the output of the
+    classifier, which then is a linear head that must be among the weights.
 
     Raises:
         EnsembleError: Unknown model, weights of another architecture, or a hub that cannot be reached.
     """
-    options = {**member.options, "num_classes": 0}
+    options = {"num_classes": 0, **member.options}
     if not timm.is_model(member.model):
         close = timm.list_models(f"*{member.model.split('.')[0][:8]}*")[:5]
         raise EnsembleError(
@@ -31,22 +48,39 @@ def load(member: MemberSpec, device: str, runtime: str) -> Embedder:
         )
     file = member.weights_file
     if member.weights and not file:
-        tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{member.model}.*")]
-        if member.weights not in tags:
-            raise EnsembleError(
-                f"timm has no weights {member.weights!r} for {member.model!r} (member {member.name!r}); "
-                f"known are {', '.join(tags) or 'none'}",
-                reason="WEIGHTS_UNKNOWN",
-            )
-        with hub_unreachable(member):
-            model = timm.create_model(f"{member.model}.{member.weights}", pretrained=True, **options)
+        model = _pretrained(member, options)
     else:
         with seeded():
             model = timm.create_model(member.model, pretrained=False, **options)
         if file:
-            head = model.pretrained_cfg.get("classifier") or ()
-            load_state(model, file, member, ignore=(head,) if isinstance(head, str) else tuple(head))
+            load_state(model, file, member, ignore=() if options["num_classes"] else classifier_names(model))
     config = timm.data.resolve_model_data_config(model)
     declared = InputFormat(config["input_size"][1], config["mean"], config["std"], config["interpolation"])
-    form = resolve_input(member, declared)
-    return run(model, form, device, runtime, member)
+    return model, resolve_input(member, declared)
+
+
+def classifier_names(model: nn.Module) -> tuple[str, ...]:
+    """Names of the module or modules that timm calls the model's classifier."""
+    names = model.pretrained_cfg.get("classifier") or ()  # type: ignore[operator,union-attr]
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _pretrained(member: MemberSpec, options: dict[str, object]) -> nn.Module:
+    tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{member.model}.*")]
+    if member.weights not in tags:
+        raise EnsembleError(
+            f"timm has no weights {member.weights!r} for {member.model!r} (member {member.name!r}); "
+            f"known are {', '.join(tags) or 'none'}",
+            reason="WEIGHTS_UNKNOWN",
+        )
+    tagged = f"{member.model}.{member.weights}"
+    classes = timm.get_pretrained_cfg(tagged).num_classes
+    if options["num_classes"] not in (0, classes):
+        # timm would fill the classifier with random numbers, other ones at every start.
+        raise EnsembleError(
+            f"member {member.name!r} asks for {options['num_classes']} outputs, but its weights {member.weights!r} "
+            f"have {classes} classes: leave num_classes out of its options",
+            reason="WEIGHTS_MISMATCH",
+        )
+    with hub_unreachable(member):
+        return timm.create_model(tagged, pretrained=True, **options)  # type: ignore[no-any-return]
