@@ -18,8 +18,10 @@ from cbir.core.errors import ArtifactError, SourceError
 from cbir.core.gallery import Gallery, GalleryImage
 from cbir.core.projection import fit_projection
 from cbir.core.store import IndexStore, IndexVersion, Manifest, VersionWriter, VoteSettings
+from cbir.core.text import has_text_tower
 from cbir.core.vector_index import build_index, check_index, index_file, resolve_index
 from cbir.core.version import __version__
+from cbir.indexer.class_names import write_joint_space
 from cbir.indexer.embedding import EmbeddingRun, ImageFacts, Progress, RunSettings, SkippedImage
 from cbir.indexer.sources import ScanProblem, SourceImage
 
@@ -216,6 +218,7 @@ def _same_make(
     prints = {name: facts["fingerprint"] for name, facts in manifest.members.items()}
     return (
         prints == run.fingerprints
+        and all(bool(manifest.members[m.name].get("text")) == has_text_tower(m) for m in ensemble.members)
         and manifest.ensemble.to_json() == ensemble.to_json()
         and dict(manifest.settings) == dict(settings)
         and {s["uri"] for s in manifest.skipped} == {s.uri for s in skipped}
@@ -264,6 +267,9 @@ def _write(
             "metric": member.metric,
             "fitted_on": fitted_on,
             "index": index,
+            **write_joint_space(
+                writer, gallery, member, run.fingerprints[member.name], raw, run.settings.device, report
+            ),
         }
     vote = VoteSettings({m.name: m.weight for m in ensemble.members}, label_share=fit.label_share)
     writer.write_json("vote.json", vote.to_json())
