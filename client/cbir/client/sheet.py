@@ -31,6 +31,7 @@ _CELL = (_WIDTH - 2 * _MARGIN - 2 * _PADDING - _QUERY - 44 - (_COLUMNS - 1) * _G
 _PICTURE_HEIGHT = 178
 _CELL_HEIGHT = _PICTURE_HEIGHT + 84
 _PREDICTIONS = 3
+_WORDS_MARGIN = 28
 #: A query without a picture and without an answer takes no more than the sentence that says why.
 _SENTENCE_HEIGHT = 176
 
@@ -45,6 +46,7 @@ class SheetRow:
         outcome: Its answer, or the sentence that says why there is none.
         thumbnails: Pictures of the hits by id; missing ones are drawn as blanks.
         expected: The label its hits should carry; it makes frames green or red.
+        words: The query, if it is words; they take the picture's place.
     """
 
     name: str
@@ -52,6 +54,7 @@ class SheetRow:
     outcome: SearchResult | str
     thumbnails: Mapping[str, Picture] = field(default_factory=dict)
     expected: str | None = None
+    words: str | None = None
 
     @property
     def result(self) -> SearchResult | None:
@@ -122,9 +125,13 @@ def _draw_query(canvas: Canvas, row: SheetRow, left: int, top: int) -> None:
         canvas.frame(area, _TRACK, 14, 2)
     else:
         canvas.panel(area, _MAT, 14)
-        canvas.text((left + _QUERY / 2, top + _QUERY_HEIGHT / 2), "no picture", 18, _FAINT, anchor="mm")
+        if row.words is None:
+            canvas.text((left + _QUERY / 2, top + _QUERY_HEIGHT / 2), "no picture", 18, _FAINT, anchor="mm")
+        else:
+            _draw_words(canvas, row.words, area)
     baseline = area[3] + 32
-    canvas.text((left, baseline), row.name, 20, _INK, room=_QUERY, strong=True, keep_end=True)
+    name = row.name if row.words is None else "search by words"
+    canvas.text((left, baseline), name, 20, _INK, room=_QUERY, strong=True, keep_end=True)
     if row.result is None:
         return
     seconds = row.result.timings.total
@@ -139,6 +146,21 @@ def _draw_query(canvas: Canvas, row: SheetRow, left: int, top: int) -> None:
         canvas.text((left + _QUERY, baseline), f"{prediction.probability:.0%}", 18, _SOFT, anchor="rs")
         canvas.bar((left, baseline + 8, left + _QUERY, baseline + 14), [(prediction.probability, colour)], _TRACK)
         baseline += 40
+
+
+def _draw_words(canvas: Canvas, words: str, area: tuple[int, int, int, int]) -> None:
+    """Write the words into the middle of the area, as large as lets them fit."""
+    room = area[2] - area[0] - 2 * _WORDS_MARGIN
+    quoted = f"\u201c{words.strip()}\u201d"
+    for size in (40, 32, 26, 21):
+        lines = canvas.line_count(quoted, size, room)
+        height = lines * size * 1.4
+        if height <= area[3] - area[1] - 2 * _WORDS_MARGIN:
+            break
+    most = int((area[3] - area[1] - 2 * _WORDS_MARGIN) / (size * 1.4))
+    shown = min(lines, most)
+    baseline = (area[1] + area[3]) / 2 - (shown - 1) * size * 0.7 + size * 0.36
+    canvas.paragraph((area[0] + _WORDS_MARGIN, round(baseline)), quoted, size, _INK, room, shown)
 
 
 def _with_crop(picture: Picture, crop: Box | None) -> Image.Image:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cbir.client._client import Client
 from cbir.client._errors import CbirClientError, InvalidQuery, NotFound
-from cbir.client._queries import Crop, Fusion, SearchOptions
+from cbir.client._queries import Crop, Fusion, SearchOptions, Text
 from cbir.client._results import SearchResult
 from cbir.client.document import search_document
 from cbir.client.palette import member_colours
@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="image file, folder of images, or - for stdin")
     parser.add_argument("--id", metavar="ID", action="append", default=[], help="query with an image of the gallery")
+    parser.add_argument(
+        "--text", metavar="WORDS", action="append", default=[], help="query with words, such as --text 'a red car'"
+    )
     parser.add_argument(
         "--target", type=_address, default="localhost:50051", help="the server's address (default: %(default)s)"
     )
@@ -66,9 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search, print, and draw if asked; 0 when every query was answered, else 1."""
-    if not args.images and not args.id:
-        args.usage_error("give at least one IMAGE or --id ID")
-    queries = named_queries(args.images, args.id, args.expect)
+    if not args.images and not args.id and not args.text:
+        args.usage_error("give at least one IMAGE, --id ID or --text WORDS")
+    queries = named_queries(args.images, args.id, args.text, args.expect)
     # A file or pipe has no width of its own; columns are worth more there than short lines.
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
     console = Console(markup=False, highlight=False, emoji=False, width=width)
@@ -149,6 +152,7 @@ def _save_sheet(client: Client, queries: Sequence[NamedQuery], outcomes: Sequenc
             outcome=outcome if isinstance(outcome, SearchResult) else str(outcome),
             thumbnails=thumbnails,
             expected=query.expected,
+            words=query.query.text if isinstance(query.query, Text) else None,
         )
         for query, outcome in shown
     ]
