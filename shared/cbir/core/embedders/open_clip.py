@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from cbir.core.embedder import Embedder
+from cbir.core.embedders.hub import HubWeights
 from cbir.core.embedders.weights import hub_unreachable, load_state, resolve_input, seeded, tokenizer_unreachable
 from cbir.core.ensemble import MemberSpec
 from cbir.core.errors import EnsembleError
@@ -21,6 +23,8 @@ __all__ = ["load", "load_text"]
 
 #: Texts in one forward pass.
 _BATCH = 64
+#: What open_clip looks for in a repository whose file it does not know.
+_HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 def load(member: MemberSpec, device: str, runtime: str) -> Embedder:
@@ -68,13 +72,34 @@ def _create(member: MemberSpec) -> Any:
                 f"known are {', '.join(tags) or 'none'}",
                 reason="WEIGHTS_UNKNOWN",
             )
-        with hub_unreachable(member):
-            return open_clip.create_model(member.model, pretrained=member.weights, **options)
+        return _pretrained(member, options)
     with seeded():
         model = open_clip.create_model(member.model, **options)
     if file:
         load_state(model, file, member)
     return model
+
+
+def _pretrained(member: MemberSpec, options: dict[str, Any]) -> Any:
+    """The model with the weights of its tag."""
+    declared = open_clip.get_pretrained_cfg(member.model, member.weights)
+    repo, _, name = declared.get("hf_hub", "").rpartition("/")
+    if repo:
+        ours = {key: declared[key] for key in ("mean", "std", "interpolation")}
+        usual = open_clip.transform.PreprocessCfg()
+        differs = any(ours[key] != getattr(usual, key) for key in ours)
+        files = (f"{name.rpartition('.')[0]}.safetensors", name) if name else _HUB_FILES
+        weights = HubWeights(repo, files, f" and input = {_toml(ours)}" if differs else "")
+        if (file := weights.cached()) is not None:
+            return open_clip.create_model(member.model, pretrained=str(file), force_preprocess_cfg=ours, **options)
+        weights.check_reachable(member)
+    with hub_unreachable(member):
+        return open_clip.create_model(member.model, pretrained=member.weights, **options)
+
+
+def _toml(table: dict[str, Any]) -> str:
+    """An inline table of TOML."""
+    return "{ " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in table.items()) + " }"
 
 
 class _TextTower:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 
 from cbir.core.embedder import Embedder
+from cbir.core.embedders.hub import HubWeights
 from cbir.core.embedders.weights import hub_unreachable, load_state, resolve_input, seeded
 from cbir.core.ensemble import MemberSpec
 from cbir.core.errors import EnsembleError
@@ -16,7 +19,8 @@ __all__ = ["load"]
 def load(member: MemberSpec, device: str, runtime: str) -> Embedder:
     """Build ``member.model`` with ``member.options`` and put it onto a runtime.
 
-    Weights: a ``.safetensors`` file in timm's names (a classifier in it is dropped), a pretrained tag, or none.
+    Weights: a ``.safetensors`` file in timm's names (a classifier in it is dropped), a pretrained tag, or none.  With
+    a file, a tag behind the model's name (``convnext_base.fb_in22k``) tells which input the weights were trained for.
 
     Raises:
         EnsembleError: Unknown model, weights of another architecture, or a hub that cannot be reached.
@@ -38,8 +42,7 @@ def load(member: MemberSpec, device: str, runtime: str) -> Embedder:
                 f"known are {', '.join(tags) or 'none'}",
                 reason="WEIGHTS_UNKNOWN",
             )
-        with hub_unreachable(member):
-            model = timm.create_model(f"{member.model}.{member.weights}", pretrained=True, **options)
+        model = _pretrained(member, options)
     else:
         with seeded():
             model = timm.create_model(member.model, pretrained=False, **options)
@@ -50,3 +53,18 @@ def load(member: MemberSpec, device: str, runtime: str) -> Embedder:
     declared = InputFormat(config["input_size"][1], config["mean"], config["std"], config["interpolation"])
     form = resolve_input(member, declared)
     return run(model, form, device, runtime, member)
+
+
+def _pretrained(member: MemberSpec, options: dict[str, Any]) -> Any:
+    """The model with the weights of its tag."""
+    name = f"{member.model}.{member.weights}"
+    declared = timm.get_pretrained_cfg(name)
+    if declared.hf_hub_id and not declared.hf_hub_filename:
+        weights = HubWeights(declared.hf_hub_id, ("model.safetensors", "pytorch_model.bin"), f' and model = "{name}"')
+        if (file := weights.cached()) is not None:
+            # custom_load tells of other formats at the weights' first home; the hub has none of them.
+            overlay = {"file": str(file), "custom_load": False}
+            return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+        weights.check_reachable(member)
+    with hub_unreachable(member):
+        return timm.create_model(name, pretrained=True, **options)
