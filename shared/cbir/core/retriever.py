@@ -16,15 +16,16 @@ import torch
 from numpy.typing import NDArray
 
 from cbir.core.errors import QueryError
+from cbir.core.expansion import expanded
 from cbir.core.fusion import (
     Fusion,
-    label_probabilities,
     member_ranks,
     normalised_weights,
     rank_contributions,
     vote_contributions,
 )
 from cbir.core.gallery import Gallery
+from cbir.core.label_vote import LinearHead, head_probabilities, mixed_probabilities, neighbour_probabilities
 from cbir.core.projection import Projection
 from cbir.core.runtime import choose_runtime
 from cbir.core.store import IndexVersion, VoteSettings
@@ -53,6 +54,7 @@ class SearchSpec:
         mask: (N,) images that may be hits, or None for all.
         exclude_rows: Rows that may not be hits.
         min_score: Hits with a lower (calibrated) score are left out.
+        label_prior: (C,) P(label | query) from elsewhere (class names), or None.
     """
 
     limit: int = 10
@@ -61,6 +63,7 @@ class SearchSpec:
     mask: NDArray[np.bool_] | None = None
     exclude_rows: tuple[int, ...] = ()
     min_score: float | None = None
+    label_prior: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -99,12 +102,14 @@ class Retriever:
         indexes: Sequence[VectorIndex | None],
         index_name: str,
         device: str,
+        heads: Mapping[str, LinearHead] | None = None,
     ) -> None:
         self.gallery, self.members, self.index_name = gallery, tuple(members), index_name
         self.dims = tuple(int(e.shape[1]) for e in embeddings)
         self.raw_dims = tuple(int(p.mean.shape[0]) for p in projections)
         self.weights = normalised_weights(np.array([vote.weights[m] for m in members], np.float32))
         self._projections, self._vote, self._indexes = projections, vote, indexes
+        self._heads = [(heads or {}).get(name) for name in self.members]
         self._stops = np.cumsum((0, *self.dims))
         self._device = device
         self._approximate = any(index is not None for index in indexes)
@@ -137,7 +142,10 @@ class Retriever:
                 indexes.append(load_index(name, file, vectors, place))
         projections = [version.projection(m) for m in members]
         label = names[0] if len(set(names)) == 1 else ", ".join(f"{m}={n}" for m, n in zip(members, names, strict=True))
-        return cls(version.gallery, members, embeddings, projections, version.vote, indexes, label, place)
+        return cls(
+            version.gallery, members, embeddings, projections, version.vote, indexes, label, place,
+            version.heads(),
+        )  # fmt: skip
 
     def _load_matrix(self, embeddings: Sequence[NDArray[np.float16]]) -> torch.Tensor:
         count, width = len(self.gallery), int(self._stops[-1])
@@ -205,10 +213,43 @@ class Retriever:
             QueryError: A limit or weight that cannot be met.
         """
         weights = np.stack([self._weights(spec, query) for spec, query in zip(specs, queries, strict=True)])
+        heads = self._head_vote(queries, weights)
         with torch.inference_mode():
+            if self._vote.expansion_neighbours > 0:
+                queries = self._expand(queries, weights, specs)
             if self._approximate or any(s.fusion is Fusion.RECIPROCAL_RANK for s in specs):
-                return [self._search_by_member(q, w, s) for q, w, s in zip(queries, weights, specs, strict=True)]
-            return self._search_fused(queries, weights, specs)
+                return [self._search_by_member(*parts) for parts in zip(queries, weights, specs, heads, strict=True)]
+            return self._search_fused(queries, weights, specs, heads)
+
+    def _head_vote(self, queries: Floats, weights: Floats) -> Sequence[Floats | None]:
+        """For each query (C,) what the linear heads say, or None."""
+        if not self.gallery.labels or not any(self._heads):
+            return [None] * len(queries)
+        parts = np.split(queries, self._stops[1:-1], axis=1)
+        said = head_probabilities(parts, self._heads, weights, self._vote.head_temperature)
+        return [None] * len(queries) if said is None else list(said)
+
+    def _expand(self, queries: Floats, weights: Floats, specs: Sequence[SearchSpec]) -> Floats:
+        """Move every query towards its nearest images, those left out of its hits not among them."""
+        count = self._vote.expansion_neighbours
+        most = min(len(self.gallery), count + max(len(s.exclude_rows) for s in specs))
+        if self._approximate:
+            near = [self._nearest_proposed(q, w, most) for q, w in zip(queries, weights, strict=True)]
+        else:
+            scores = self._product(torch.from_numpy(queries * np.repeat(weights, self.dims, axis=1)).to(self._device))
+            near = list(torch.topk(scores, most).indices.cpu().numpy())
+        moved = []
+        for rows, query, weight, spec in zip(near, queries, weights, specs, strict=True):
+            kept = rows[~np.isin(rows, spec.exclude_rows)][:count]
+            fused = self._similarities(kept, query) @ weight
+            moved.append(expanded(query, self.stored(kept.tolist()), fused, self._vote.expansion_exponent, self.dims))
+        return np.stack(moved)
+
+    def _nearest_proposed(self, query: Floats, weights: Floats, count: int) -> NDArray[np.int64]:
+        depth = min(len(self.gallery), max(POOL, count))
+        rows = np.unique(np.concatenate([self._propose(m, query, depth)[0] for m in np.flatnonzero(weights)]))
+        fused = self._similarities(rows, query) @ weights
+        return np.asarray(rows[np.argsort(-fused, kind="stable")[:count]], dtype=np.int64)
 
     def _weights(self, spec: SearchSpec, query: Floats) -> Floats:
         if spec.limit < 1:
@@ -225,7 +266,9 @@ class Retriever:
 
     # Exact: one product for the whole batch.
 
-    def _search_fused(self, queries: Floats, weights: Floats, specs: Sequence[SearchSpec]) -> list[Ranking]:
+    def _search_fused(
+        self, queries: Floats, weights: Floats, specs: Sequence[SearchSpec], heads: Sequence[Floats | None]
+    ) -> list[Ranking]:
         scale = np.repeat(weights, self.dims, axis=1)
         scores = self._product(torch.from_numpy(queries * scale).to(self._device))
         count = len(self.gallery)
@@ -240,7 +283,7 @@ class Retriever:
             pool = min(possible, max(POOL, 4 * spec.limit))
             rows = torch.topk(column, pool).indices
             nearest = torch.topk(scores[i], min(count, self._vote.neighbours + len(spec.exclude_rows))).indices
-            probabilities = self._label_vote(nearest.cpu().numpy(), queries[i], weights[i], spec)
+            probabilities = self._label_vote(nearest.cpu().numpy(), queries[i], weights[i], spec, heads[i])
             if voting and probabilities is not None:
                 # Images of a likely label may rise from anywhere in the gallery.
                 bonus = torch.from_numpy(np.append(probabilities, np.float32(0))).to(self._device)
@@ -268,7 +311,7 @@ class Retriever:
 
     # Approximate, or by rank: members propose, everybody rescores.
 
-    def _search_by_member(self, query: Floats, weights: Floats, spec: SearchSpec) -> Ranking:
+    def _search_by_member(self, query: Floats, weights: Floats, spec: SearchSpec, heads: Floats | None) -> Ranking:
         allowed = self._allowed(spec)
         count = len(self.gallery)
         possible = count if allowed is None else int(allowed.sum())
@@ -283,7 +326,7 @@ class Retriever:
                     bound += float(weight) * (float(similarities.min()) if len(similarities) else -1.0)
             rows = np.unique(np.concatenate(proposed))
             if probabilities is None:
-                probabilities = self._label_vote(rows, query, weights, spec)
+                probabilities = self._label_vote(rows, query, weights, spec, heads)
             if allowed is not None and possible <= DEEPEST:
                 # A narrow filter, which the indexes cannot see: scoring its few images is cheaper than digging.
                 ranking = self._rank(np.flatnonzero(allowed), query, weights, spec, probabilities)
@@ -333,17 +376,27 @@ class Retriever:
         product = vectors * query
         return np.add.reduceat(product, self._stops[:-1], axis=1).astype(np.float32)
 
-    def _label_vote(self, rows: NDArray[np.int64], query: Floats, weights: Floats, spec: SearchSpec) -> Floats | None:
-        """P(label | query) from the nearest of the candidates, or None in a gallery without labels."""
+    def _label_vote(
+        self, rows: NDArray[np.int64], query: Floats, weights: Floats, spec: SearchSpec, heads: Floats | None
+    ) -> Floats | None:
+        """P(label | query) from the nearest of the candidates, the heads and the class names; None without labels."""
         if not self.gallery.labels:
             return None
         rows = rows[~np.isin(rows, spec.exclude_rows)]
-        if not len(rows):
-            return None
-        fused = self._similarities(rows, query) @ weights
-        best = np.argsort(-fused, kind="stable")[: self._vote.neighbours]
-        codes = self.gallery.label_codes[rows[best]]
-        return label_probabilities(fused[best], codes, self._vote.temperature, len(self.gallery.labels))
+        neighbours: Floats | None = None
+        if len(rows):
+            fused = self._similarities(rows, query) @ weights
+            neighbours = neighbour_probabilities(
+                fused, self.gallery.label_codes[rows], self._vote.neighbours, self._vote.temperature,
+                len(self.gallery.labels),
+            )  # fmt: skip
+        vote = self._vote
+        shares = {
+            "heads": vote.head_share * (1 - vote.text_share),
+            "names": vote.text_share,
+            "neighbours": (1 - vote.head_share) * (1 - vote.text_share),
+        }
+        return mixed_probabilities({"heads": heads, "names": spec.label_prior, "neighbours": neighbours}, shares)
 
     def _rank(
         self, rows: NDArray[np.int64], query: Floats, weights: Floats, spec: SearchSpec, probabilities: Floats | None

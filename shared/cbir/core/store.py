@@ -29,12 +29,14 @@ from safetensors import SafetensorError
 from cbir.core.ensemble import EnsembleSpec, member_fingerprint
 from cbir.core.errors import ArtifactError
 from cbir.core.gallery import Gallery
+from cbir.core.label_vote import LinearHead
 from cbir.core.projection import Projection
 
 __all__ = ["FORMAT", "IndexStore", "IndexVersion", "Manifest", "VersionWriter", "VoteSettings"]
 
 #: Version of the layout on disk; a reader refuses others.
 FORMAT = 1
+HEADS_FILE = "heads.safetensors"
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,30 @@ class VoteSettings:
         neighbours: K of the label vote.
         temperature: T of the label vote.
         label_share: lambda of the label vote; 0 leaves labels out of the score.
+        head_share: The linear heads' part of P(label | query), 0..1.
+        head_temperature: Of their softmax.
+        text_share: The class names' part of P(label | query), 0..1, where a member has a text tower.
+        expansion_neighbours: K of query expansion; 0 leaves queries as they are.
+        expansion_exponent: alpha of query expansion.
+        augmentation_neighbours: K of the augmentation that the stored vectors went through; 0: none.
+        augmentation_exponent: Its alpha.
         calibration: Slope and offset of the logistic curve from fused score to probability of relevance, or None.
+        tuned: `cbir tune` chose these.
     """
 
     weights: Mapping[str, float]
     neighbours: int = 10
     temperature: float = 0.05
     label_share: float = 0.0
+    head_share: float = 0.5
+    head_temperature: float = 0.1
+    text_share: float = 0.25
+    expansion_neighbours: int = 0
+    expansion_exponent: float = 3.0
+    augmentation_neighbours: int = 0
+    augmentation_exponent: float = 3.0
     calibration: tuple[float, float] | None = None
+    tuned: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that :meth:`from_json` takes back."""
@@ -157,6 +175,18 @@ class IndexVersion:
         path = self.path / "vote.json"
         with _reading(path):
             return VoteSettings.from_json(json.loads(path.read_text(encoding="utf-8")))
+
+    def heads(self) -> dict[str, LinearHead]:
+        """The members' linear heads by member, classes in the gallery's order; empty where none were fitted."""
+        from safetensors.numpy import load_file
+
+        path = self.path / HEADS_FILE
+        if HEADS_FILE not in self.manifest.files:
+            return {}
+        with _reading(path):
+            arrays = load_file(path)
+            names = [name.removesuffix(".bias") for name in arrays if name.endswith(".bias")]
+            return {name: LinearHead(arrays[f"{name}.weight"], arrays[f"{name}.bias"]) for name in names}
 
     def verify(self) -> None:
         """Compare every file with its checksum.
@@ -419,6 +449,16 @@ class VersionWriter:
         if activate:
             self.store.activate(self.name)
         return IndexVersion(final, complete)
+
+    def write_heads(self, heads: Mapping[str, LinearHead]) -> None:
+        """Write the members' linear heads; without any, nothing."""
+        from safetensors.numpy import save_file
+
+        arrays = {}
+        for name, head in heads.items():
+            arrays |= {f"{name}.weight": np.ascontiguousarray(head.weight), f"{name}.bias": head.bias}
+        if arrays:
+            save_file(arrays, self.file(HEADS_FILE))
 
     def abandon(self) -> None:
         """Remove what was written."""
