@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,6 +67,14 @@ def test_both_towers_come_from_one_file(tmp_path: Path) -> None:
     spec = tiny_clip.member(weights=str(tmp_path / "w.safetensors"))
     np.testing.assert_allclose(load_text_embedder(spec, "cpu").embed_text(TEXTS), reference(TEXTS, model), atol=1e-6)
     assert load_embedder(spec, "cpu", "torch").dim == 32
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
+def test_image_towers_with_attention_run_on_openvino() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    eager, converted = (load_embedder(tiny_clip.member(), "cpu", runtime) for runtime in ("torch", "openvino"))
+    assert converted.runtime == "openvino"
+    assert (eager.embed(images) * converted.embed(images)).sum(axis=1).min() > 0.999
 
 
 def test_class_names_are_embedded_as_open_clip_does() -> None:

@@ -207,16 +207,18 @@ def priors(worded: Worded, monkeypatch: pytest.MonkeyPatch) -> Callable[..., lis
     """Ask the engine and see the label priors that the retriever was given."""
 
     def ask(*queries: EngineQuery) -> list[np.ndarray | None]:
-        seen: list[np.ndarray | None] = []
+        seen: list[SearchSpec] = []
+        search = worded.engine._retriever.search
 
-        def watch(spec: SearchSpec, prior: np.ndarray | None) -> SearchSpec:
-            seen.append(prior)
-            return spec
+        def watch(vectors: np.ndarray, specs: list[SearchSpec]) -> Any:
+            seen.extend(specs)
+            return search(vectors, specs)
 
-        monkeypatch.setattr("cbir.server.engine._with_prior", watch)
-        answers = worded.engine.answer([worded.engine.prepare(query) for query in queries])
+        with monkeypatch.context() as patch:
+            patch.setattr(worded.engine._retriever, "search", watch)
+            answers = worded.engine.answer([worded.engine.prepare(query) for query in queries])
         assert not any(isinstance(answer, CbirError) for answer in answers)
-        return seen
+        return [spec.label_prior for spec in seen]
 
     return ask
 
@@ -275,6 +277,22 @@ def test_the_prior_follows_weights_and_examples(worded: Worded, priors: Callable
     assert found is not None
     odds = np.exp(found[1] * (found[0] @ (point / np.linalg.norm(point))))
     np.testing.assert_allclose(moved, odds / odds.sum(), atol=1e-4)
+
+
+def test_class_names_have_their_share_in_the_labels(worded: Worded) -> None:
+    # There are no heads: their share goes to class names and neighbours alike (see the retriever's own tests).
+    query = EngineQuery(StoredImage("blue/blue-checks-2.png"))
+    labels = dict(worded.engine.search(query).labels)
+    mute = Engine.load(worded.index, device="cpu", runtime="torch")
+    mute._words = None
+    without = dict(mute.search(query).labels)
+    prior = hand_prior(worded, worded.engine.gallery.row("blue/blue-checks-2.png"))
+    vote = worded.engine._retriever._vote
+    share = vote.text_share / (vote.text_share + (1 - vote.head_share) * (1 - vote.text_share))
+    assert 0 < share < 1
+    for label, name in zip(worded.engine.gallery.labels, prior, strict=True):
+        expected = share * name + (1 - share) * without.get(label, 0.0)
+        assert labels.get(label, 0.0) == pytest.approx(expected, abs=0.01)
 
 
 def test_embeddings_of_members_without_words_have_no_prior(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
@@ -298,7 +299,7 @@ class Engine:
         if self._words is None or points is None:
             return specs
         priors = self._words.label_priors(points[places], np.stack([self._weights(query) for query in queries]))
-        return [_with_prior(spec, prior) for spec, prior in zip(specs, priors, strict=True)]
+        return [replace(spec, label_prior=prior) for spec, prior in zip(specs, priors, strict=True)]
 
     def _project(self, raw: Mapping[str, Floats]) -> Floats:
         # Numbers too large to square are refused as "not finite"; NumPy's warning about them says no more.
@@ -339,11 +340,6 @@ class Engine:
             Hit(self._image(row), score, fused, label, tuple(map(Vote, members, ranks, similarities, contributions)))
             for row, score, fused, label, ranks, similarities, contributions in columns
         )
-
-
-def _with_prior(spec: SearchSpec, prior: Floats | None) -> SearchSpec:
-    del prior
-    return spec
 
 
 def _alike(batch: Sequence[PreparedQuery]) -> list[list[int]]:
