@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -143,6 +144,7 @@ def test_without_a_hub_one_sentence_says_which_file_goes_where(
     assert monotonic() - begun < 5
     assert caught.value.reason == "WEIGHTS_UNREACHABLE"
     assert says in str(caught.value)
+    assert re.search(r"copy its folder models--(laion|timm)--\S+ into \S+ here$", str(caught.value))
     assert "(Name or service not known)" in str(caught.value)
 
 

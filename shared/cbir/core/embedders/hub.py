@@ -50,16 +50,18 @@ class HubWeights:
             EnsembleError: ``WEIGHTS_UNREACHABLE``, naming the file and where it goes.
         """
         from huggingface_hub import get_session, hf_hub_url
+        from huggingface_hub.constants import HF_HUB_CACHE
 
         try:
             get_session().head(hf_hub_url(self.repo, self.files[0]), timeout=_PATIENCE)
         except Exception as error:  # the client has had several HTTP libraries with errors of their own
             detail = " ".join(str(error).split())[:120] or type(error).__name__
-            copy = f"{member.name}.safetensors"
+            copy, folder = f"{member.name}.safetensors", f"models--{self.repo.replace('/', '--')}"
             raise EnsembleError(
                 f"the weights {member.weights!r} of {member.backend} model {member.model!r} (member {member.name!r}) "
                 f"are not in the local cache and the hub cannot be reached ({detail}); on a connected machine download "
                 f"{self.files[0]} of the repository {self.repo}, put it beside a copy of the ensemble file as {copy}, "
-                f'and set weights = "{copy}"{self.settings} there',
+                f'and set weights = "{copy}"{self.settings} there, or let this program fetch it there and copy its '
+                f"folder {folder} into {HF_HUB_CACHE} here",
                 reason="WEIGHTS_UNREACHABLE",
             ) from error
