@@ -24,6 +24,7 @@ from cbir.core.text import load_text_embedder
 from cbir.indexer.embedding import RunSettings
 from cbir.indexer.pipeline import build
 from cbir.indexer.sources import open_sources
+from cbir.server.deployment import EngineConfig
 from cbir.server.engine import Engine
 from cbir.server.query import Embedding, EngineQuery, EngineResult, Filter, ImageBytes, StoredImage, Text
 from cbir.v1 import search_pb2 as pb
@@ -172,7 +173,7 @@ def test_a_long_text_is_read_as_far_as_the_model_can(worded: Worded) -> None:
 
 def test_no_tower_no_words(worded: Worded, engine: Engine) -> None:
     # An ensemble without such members, and a server that was told to load none.
-    mute = Engine.load(worded.index, device="cpu", runtime="torch", text=False)
+    mute = EngineConfig(worded.index, device="cpu", runtime="torch", text=False).load()
     for one in (engine, mute):
         assert not any(member.text for member in one.info.members)
         error = refusal(one, EngineQuery(Text("a dog")))
