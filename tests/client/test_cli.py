@@ -220,6 +220,22 @@ def test_json_of_one_image(server: Any, folder: Path, capsys: Any) -> None:
     }
 
 
+def test_words_as_table_json_and_sheet(server: Any, folder: Path, capsys: Any, tmp_path: Path) -> None:
+    sheet = tmp_path / "hits.png"
+    assert main(["search", "--text", "a red car", "--target", server.target, "--save", str(sheet)]) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith("a red car   cat 75%")
+    assert server.requests[0].query.text == "a red car"
+    with Image.open(sheet) as drawn:
+        assert drawn.width == 1760
+    both = ["search", str(folder / "cat/1.png"), "--text", "a red car", "--text", "an emu", "--json"]
+    server.requests.clear()
+    assert main([*both, "--target", server.target]) == 0
+    documents = json.loads(capsys.readouterr().out)
+    assert [document["query"] for document in documents] == [str(folder / "cat/1.png"), "a red car", "an emu"]
+    assert [document["crop"] is None for document in documents] == [False, True, True]
+    assert [request.request.query.text for request in server.requests] == ["", "a red car", "an emu"]
+
+
 def test_options_reach_the_server(server: Any, folder: Path, capsys: Any) -> None:
     arguments = (
         "--limit 4 --min-score 0.2 --fusion reciprocal-rank --weight vit=0.25 --weight a=b=2 --label cat --label dog "

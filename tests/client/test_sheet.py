@@ -132,6 +132,22 @@ def test_more_examples_than_there_is_room_for_end_in_a_number() -> None:
     assert count(sheet, "#112233") == pytest.approx(7 * 76 * 76, rel=0.1)
 
 
+def test_words_take_the_place_of_the_picture() -> None:
+    ink, place = "#1A2233", (82, 160, 418, 482)
+    plain, short, long = (
+        draw_sheet([SheetRow("a red car", None, result(["cat"]), words=words)])
+        for words in (None, "a red car", "a red car before a house " * 40)
+    )
+    assert count(plain, ink, place) == 0
+    assert 300 < count(short, ink, place) < count(long, ink, place)
+    # The middle of one line is the middle of the place; of many, none leaves it.
+    assert places(short, ink, place).mean(axis=0)[0] == pytest.approx(161, abs=12)
+    for sheet in (short, long):
+        rows, columns = places(sheet, ink, place).T
+        assert 15 < rows.min() <= rows.max() < 315
+        assert 15 < columns.min() <= columns.max() < 325
+
+
 def test_every_query_has_its_block() -> None:
     row = SheetRow("q", None, result(["cat"] * 10))
     assert draw_sheet([row, row]).height - draw_sheet([row]).height == pytest.approx(628, abs=60)

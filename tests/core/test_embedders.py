@@ -154,14 +154,13 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         load_embedder(member(weights=str(file)), "cpu", "torch")
 
 
-def test_an_unreachable_hub_says_which_file_goes_where(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_says_which_file_goes_where(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise OSError("connection refused")
 
-    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", refuse)
-    monkeypatch.setattr("timm.models._builder.load_state_dict_from_url", refuse)
+    monkeypatch.setattr("torchvision.models.get_model", refuse)
     with pytest.raises(EnsembleError) as caught:
-        load_embedder(member(model="resnet18", weights="a1_in1k"), "cpu", "torch")
+        load_embedder(member(backend="torchvision", model="resnet18", weights="IMAGENET1K_V1"), "cpu", "torch")
     assert caught.value.reason == "WEIGHTS_UNREACHABLE"
     assert "connection refused" in str(caught.value)
     assert 'weights = "path/to/file.safetensors"' in str(caught.value)

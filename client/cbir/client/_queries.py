@@ -62,7 +62,7 @@ class Text:
     """Looks for images by words; the ensemble needs a member with a text tower (``IndexInfo.members[i].text``).
 
     Attributes:
-        text: The words.
+        text: The words, at most 1,000 characters; models read the first 77 tokens or so.
     """
 
     text: str

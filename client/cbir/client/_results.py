@@ -28,8 +28,9 @@ class Vote:
 
     Attributes:
         member: The member's name.
-        rank: The member's own rank of the hit among the scored candidates, from 1.
-        similarity: Its cosine similarity between query and hit, -1..1.
+        rank: The member's own rank of the hit among the scored candidates, from 1; 0 where the query is words, which
+            the member does not understand.
+        similarity: Its cosine similarity between query and hit, -1..1; between words and image it is seldom above 0.4.
         contribution: What it added to the hit's ``fused_score``.
     """
 
@@ -47,7 +48,8 @@ class Hit:
         image_id: The image's id.
         uri: Where the indexer found the image.
         label: Its label, if it has one.
-        score: How likely or how strongly the hit is relevant, 0..1; falls with the rank.
+        score: How likely or how strongly the hit is relevant, 0..1; falls with the rank. Of queries in words it is not
+            calibrated: it is ``fused_score``, and 0 where that is negative.
         fused_score: The sum of the votes' contributions and ``label_contribution``: the score before calibration.
         label_contribution: What the vote of the neighbours' labels added.
         votes: One vote a member, in the ensemble's order.
@@ -154,7 +156,7 @@ class MemberInfo:
         dim: The length after projection.
         metric: How it is projected: ``cosine`` or ``glrt``.
         runtime: What computes the embedding, such as ``openvino`` or ``torch-cuda``.
-        text: The member has a text tower.
+        text: The member has a text tower: it can be asked in words.
     """
 
     name: str

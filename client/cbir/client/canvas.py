@@ -92,14 +92,15 @@ class Canvas:
 
     def paragraph(self, at: tuple[int, int], text: str, size: int, colour: str, room: int, lines: int) -> None:
         """Write text in at most ``lines`` lines of at most ``room`` pixels, the first baseline at ``at``."""
-        words, line, number = _drawable(text).split(), "", 0
-        while words and number < lines:
-            last = number == lines - 1
-            line = " ".join(words) if last else words.pop(0)
-            while not last and words and _font(size).getlength(f"{line} {words[0]}") <= room:
-                line += f" {words.pop(0)}"
+        broken = _broken(text, size, room)
+        if len(broken) > lines:
+            broken[lines - 1 :] = [" ".join(broken[lines - 1 :])]
+        for number, line in enumerate(broken):
             self.text((at[0], at[1] + number * size * 1.4), line, size, colour, room=room)
-            number += 1
+
+    def line_count(self, text: str, size: int, room: int) -> int:
+        """The number of lines that :meth:`paragraph` needs to write all of the text."""
+        return len(_broken(text, size, room))
 
 
 def contain(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -150,6 +151,17 @@ def _drawable(text: str) -> str:
     """Take accents off: the font that comes with Pillow has plain letters only."""
     plain = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
     return "".join(letter if letter.isprintable() else " " for letter in plain)
+
+
+def _broken(text: str, size: int, room: float) -> list[str]:
+    """The text in lines of at most ``room`` pixels, broken at spaces; a longer word has a line of its own."""
+    lines: list[str] = []
+    for word in _drawable(text).split():
+        if lines and _font(size).getlength(f"{lines[-1]} {word}") <= room:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
 
 
 def _fit(text: str, size: int, room: float | None, keep_end: bool) -> str:

@@ -43,6 +43,7 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "index": Command("cbir.indexer.commands.index", "build or update an index and publish a new version", "indexer"),
     "eval": Command("cbir.indexer.commands.eval", "measure MAP@10 of the ensemble and each member", "indexer"),
+    "tune": Command("cbir.indexer.commands.tune", "choose the vote by MAP@10 and publish it", "indexer"),
     "train": Command("cbir.indexer.commands.train", "train members of an ensemble", "indexer"),
     "info": Command("cbir.indexer.commands.versions", "describe an index", "indexer"),
     "versions": Command("cbir.indexer.commands.versions", "list the versions of an index", "indexer"),

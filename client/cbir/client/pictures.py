@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from cbir.client._client import Client
 from cbir.client._errors import CbirClientError
 from cbir.client._image_source import image_bytes
-from cbir.client._queries import ImageId
+from cbir.client._queries import ImageId, Text
 
 __all__ = ["Picture", "fetch_thumbnails", "open_picture", "query_picture"]
 
@@ -75,8 +75,10 @@ def fetch_thumbnails(client: Client, image_ids: Iterable[str], side: int) -> dic
     return {image_id: picture for image_id, picture in pictures.items() if picture is not None}
 
 
-def query_picture(client: Client, query: str | bytes | ImageId, side: int) -> Picture | None:
-    """Return the picture of a query: from its file, or from the gallery when it is named by id."""
+def query_picture(client: Client, query: str | bytes | ImageId | Text, side: int) -> Picture | None:
+    """Return the picture of a query: from its file, or from the gallery when it is named by id; words have none."""
+    if isinstance(query, Text):
+        return None
     try:
         data = client.image(query.id, thumbnail=side) if isinstance(query, ImageId) else image_bytes(query)
     except CbirClientError:

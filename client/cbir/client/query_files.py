@@ -1,4 +1,4 @@
-"""Which images a command line means."""
+"""Which queries a command line means."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cbir.client._errors import InvalidQuery
-from cbir.client._queries import ImageId
+from cbir.client._queries import ImageId, Text
 
 __all__ = ["IMAGE_SUFFIXES", "NamedQuery", "named_queries"]
 
@@ -27,17 +27,20 @@ class NamedQuery:
     """
 
     name: str
-    query: str | bytes | ImageId | None
+    query: str | bytes | ImageId | Text | None
     expected: str | None = None
 
 
-def named_queries(images: Sequence[str], ids: Sequence[str], expect: str | None = None) -> list[NamedQuery]:
+def named_queries(
+    images: Sequence[str], ids: Sequence[str], texts: Sequence[str] = (), expect: str | None = None
+) -> list[NamedQuery]:
     """Return the queries of a command line.
 
     Args:
         images: Files, ``-`` for standard input, and folders. A folder stands for the images below it, in order of
             their paths; its first sub-folders are their labels, as when it is indexed.
         ids: Ids of gallery images.
+        texts: Words to search by.
         expect: The label all hits should carry, in place of what the folders say.
 
     Raises:
@@ -59,6 +62,7 @@ def named_queries(images: Sequence[str], ids: Sequence[str], expect: str | None 
             # Also what does not exist: it is reported in its turn and does not stop the rest.
             queries.append(NamedQuery(name, name, expect))
     queries.extend(NamedQuery(name, ImageId(name), expect) for name in ids)
+    queries.extend(NamedQuery(words, Text(words), expect) for words in texts)
     return queries
 
 

@@ -32,6 +32,7 @@ _PICTURE_HEIGHT = 178
 _CELL_HEIGHT = _PICTURE_HEIGHT + 84
 _PREDICTIONS = 3
 _EXAMPLE, _EXAMPLES_A_LINE, _EXAMPLES_SHOWN, _EXAMPLE_CAPTION = 76, 4, 8, 32
+_WORDS_MARGIN = 28
 #: A query without a picture and without an answer takes no more than the sentence that says why.
 _SENTENCE_HEIGHT = 176
 
@@ -48,6 +49,7 @@ class SheetRow:
         expected: The label its hits should carry; it makes frames green or red.
         positives: Ids of the examples the query moved towards.
         negatives: Ids of the examples it moved away from.
+        words: The query, if it is words; they take the picture's place.
     """
 
     name: str
@@ -55,6 +57,7 @@ class SheetRow:
     outcome: SearchResult | str
     thumbnails: Mapping[str, Picture] = field(default_factory=dict)
     expected: str | None = None
+    words: str | None = None
     positives: Sequence[str] = ()
     negatives: Sequence[str] = ()
 
@@ -134,9 +137,13 @@ def _draw_query(canvas: Canvas, row: SheetRow, left: int, top: int) -> None:
         canvas.frame(area, _TRACK, 14, 2)
     else:
         canvas.panel(area, _MAT, 14)
-        canvas.text((left + _QUERY / 2, top + _QUERY_HEIGHT / 2), "no picture", 18, _FAINT, anchor="mm")
+        if row.words is None:
+            canvas.text((left + _QUERY / 2, top + _QUERY_HEIGHT / 2), "no picture", 18, _FAINT, anchor="mm")
+        else:
+            _draw_words(canvas, row.words, area)
     baseline = area[3] + 32
-    canvas.text((left, baseline), row.name, 20, _INK, room=_QUERY, strong=True, keep_end=True)
+    name = row.name if row.words is None else "search by words"
+    canvas.text((left, baseline), name, 20, _INK, room=_QUERY, strong=True, keep_end=True)
     if row.result is None:
         return
     seconds = row.result.timings.total
@@ -180,6 +187,21 @@ def _draw_examples(canvas: Canvas, row: SheetRow, left: int, top: int) -> None:
 
 def _example_lines(ids: Sequence[str]) -> int:
     return math.ceil(min(len(ids), _EXAMPLES_SHOWN) / _EXAMPLES_A_LINE)
+
+
+def _draw_words(canvas: Canvas, words: str, area: tuple[int, int, int, int]) -> None:
+    """Write the words into the middle of the area, as large as lets them fit."""
+    room = area[2] - area[0] - 2 * _WORDS_MARGIN
+    quoted = f"\u201c{words.strip()}\u201d"
+    for size in (40, 32, 26, 21):
+        lines = canvas.line_count(quoted, size, room)
+        height = lines * size * 1.4
+        if height <= area[3] - area[1] - 2 * _WORDS_MARGIN:
+            break
+    most = int((area[3] - area[1] - 2 * _WORDS_MARGIN) / (size * 1.4))
+    shown = min(lines, most)
+    baseline = (area[1] + area[3]) / 2 - (shown - 1) * size * 0.7 + size * 0.36
+    canvas.paragraph((area[0] + _WORDS_MARGIN, round(baseline)), quoted, size, _INK, room, shown)
 
 
 def _with_crop(picture: Picture, crop: Box | None) -> Image.Image:

@@ -73,6 +73,14 @@ def _bars(console: Console) -> Iterator[Callable[[Progress], None]]:
         tasks: dict[str, Any] = {}
 
         def report(progress: Progress) -> None:
+            if progress.stage.startswith("load "):
+                # Libraries draw bars of their own for what they download, which need the terminal to themselves.
+                if progress.stage not in tasks:
+                    tasks[progress.stage] = bars.add_task(progress.stage, visible=False)
+                    bars.stop()
+                    console.print(progress.stage, style="dim", soft_wrap=True)
+                return
+            bars.start()
             if progress.stage not in tasks:
                 for task in tasks.values():
                     bars.update(task, visible=False)

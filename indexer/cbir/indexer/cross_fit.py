@@ -316,6 +316,6 @@ def _join(parts: Sequence[Mapping[str, object]], classes: int) -> ScoreTable:
         widened("valid", 0),
         torch.cat([part["codes"] for part in parts]),  # type: ignore[misc]
         torch.cat([part["totals"] for part in parts]),  # type: ignore[misc]
-        np.concatenate([part["rows"] for part in parts]),  # type: ignore[call-overload]
+        np.concatenate([part["rows"] for part in parts]),
         classes,
     )

@@ -12,6 +12,7 @@ from cbir.core.ensemble import EnsembleSpec
 from cbir.core.errors import ArtifactError, SourceError
 from cbir.core.gallery import Gallery, GalleryImage
 from cbir.core.store import IndexStore, IndexVersion, VoteSettings
+from cbir.core.text import has_text_tower
 from cbir.core.vector_index import check_index
 from cbir.indexer.embedding import EmbeddingRun, ImageFacts, Progress, RunSettings, SkippedImage
 from cbir.indexer.publishing import VersionContent, write_version
@@ -152,6 +153,7 @@ def build(
                 fit.index,
                 settings,
                 [{"uri": s.uri, "reason": s.reason, "code": s.code, "stamp": s.stamp} for s in skipped],
+                run_settings.device,
             )
             version = write_version(writer, content, report)
         except BaseException:
@@ -229,6 +231,7 @@ def _same_make(
     prints = {name: facts["fingerprint"] for name, facts in manifest.members.items()}
     return (
         prints == run.fingerprints
+        and all(bool(manifest.members[m.name].get("text")) == has_text_tower(m) for m in ensemble.members)
         and manifest.ensemble.to_json() == ensemble.to_json()
         and dict(manifest.settings) == dict(settings)
         and {s["uri"] for s in manifest.skipped} == {s.uri for s in skipped}

@@ -20,6 +20,7 @@ from cbir.core.projection import MIN_IMAGES, Projection, enough_labels, fit_proj
 from cbir.core.store import IndexVersion, Manifest, VersionWriter, VoteSettings
 from cbir.core.vector_index import build_index, index_file, resolve_index
 from cbir.core.version import __version__
+from cbir.indexer.class_names import write_joint_space
 from cbir.indexer.embedding import Progress
 
 __all__ = ["VersionContent", "fit_members", "write_version"]
@@ -38,6 +39,7 @@ class VersionContent:
         pseudo_labels: Fit the metric without labels even where there are some.
         index: Overrides the members' own ``index``.
         settings: For the manifest.
+        device: Where class names are embedded.
     """
 
     gallery: Gallery
@@ -49,6 +51,7 @@ class VersionContent:
     index: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     skipped: Sequence[Mapping[str, str]] = ()
+    device: str = "auto"
 
     @property
     def metric_codes(self) -> Codes | None:
@@ -82,6 +85,9 @@ def write_version(writer: VersionWriter, content: VersionContent, report: Callab
             "metric": member.metric,
             "fitted_on": fitted_on,
             "index": resolve_index(content.index or member.index, len(gallery)),
+            **write_joint_space(
+                writer, gallery, member, content.fingerprints[member.name], raw, content.device, report
+            ),
         }
         if vote.augmentation_neighbours > 0:
             # Neighbours are those of the ensemble, so all members' vectors are needed at once.

@@ -195,7 +195,7 @@ class _Tuning:
 
     def run(self) -> TuningReport:
         spaces = [self._space(m.name, m.metric, self.vote.dims.get(m.name, m.dim), 2 * m.dim) for m in self.members]
-        dims = [self._choices(space) for space in spaces]
+        dims: Sequence[Sequence[int]] = [self._choices(space) for space in spaces]
         table = self._table(spaces, dims, None, None)
         if table is None:
             return self._without_labels()
@@ -205,7 +205,7 @@ class _Tuning:
             self.vote.head_temperature,
         )  # fmt: skip
         best, sharpening = self._search(table, start, dims, "tune"), None
-        chosen_dims = [(dim,) for dim in best.dims]
+        chosen_dims: Sequence[Sequence[int]] = [(dim,) for dim in best.dims]
         sharp = self._table(spaces, chosen_dims, Sharpening(), np.array(best.weights, np.float32))
         assert sharp is not None
         other = self._search(sharp, best, chosen_dims, "tune with expansion")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -103,7 +104,9 @@ def _evolve(
         raw = low + width * np.clip(x, 0, 1)
         weights = np.exp(raw[:members])
         vote = dict(zip(names, raw[members:], strict=True))
-        changes = {name: float(value if name == "head_share" else math.exp(value)) for name, value in vote.items()}
+        changes: dict[str, Any] = {
+            name: float(value if name == "head_share" else math.exp(value)) for name, value in vote.items()
+        }
         if "neighbours" in changes:
             changes["neighbours"] = round(changes["neighbours"])
         return replace(start, weights=tuple(float(w) for w in weights / weights.sum()), **changes)
@@ -111,7 +114,8 @@ def _evolve(
     def encode(trial: Trial) -> np.ndarray:
         weights = np.maximum(np.array(trial.weights) / max(trial.weights), 0.006)
         vote = [getattr(trial, n) if n == "head_share" else math.log(max(getattr(trial, n), 1e-6)) for n in names]
-        return np.clip((np.concatenate([np.log(weights), vote]) - low) / width, 0.02, 0.98)
+        place = (np.concatenate([np.log(weights), vote]) - low) / width
+        return np.asarray(np.clip(place, 0.02, 0.98), np.float64)
 
     optimizer = CMA(mean=encode(start), sigma=0.15, bounds=np.array([[0.0, 1.0]] * len(bounds)), seed=budget.seed)
     best, best_value, done = start, _value(table, start), 0

@@ -23,6 +23,7 @@ class EngineConfig:
 
     Attributes:
         ensemble: Name or file of an ensemble that says where the weights lie now; None: as the index says.
+        text: Load text towers, so that the index can be searched by words where its ensemble allows it.
     """
 
     index_path: Path
@@ -33,6 +34,7 @@ class EngineConfig:
     index: str | None = None
     verify: bool = False
     limits: Limits = field(default_factory=Limits)
+    text: bool = True
 
     def resolve(self, version: str | None = None) -> str:
         """The version that is asked for, by default the live one.
@@ -57,6 +59,7 @@ class EngineConfig:
             index=self.index,
             verify=self.verify,
             limits=self.limits,
+            text=self.text,
         )
 
 

@@ -29,7 +29,8 @@ from cbir.core.store import IndexStore, IndexVersion
 from cbir.server.feedback import apply_feedback
 from cbir.server.limits import Limits
 from cbir.server.preparation import Preparation, PreparedQuery
-from cbir.server.query import EngineInfo, EngineQuery, EngineResult, Hit, ImageBytes, MemberInfo, Timings, Vote
+from cbir.server.query import EngineInfo, EngineQuery, EngineResult, Hit, ImageBytes, MemberInfo, Text, Timings, Vote
+from cbir.server.words import Words
 
 __all__ = ["Engine"]
 
@@ -46,13 +47,19 @@ class Engine:
 
     Args:
         embedders: One for each member of the version's ensemble, by name.
+        words: What the version has for words, if anything.
 
     Raises:
         ArtifactError: ``INDEX_MISMATCH``: an embedder gives vectors of another length than the index was made of.
     """
 
     def __init__(
-        self, version: IndexVersion, retriever: Retriever, embedders: Mapping[str, Embedder], limits: Limits
+        self,
+        version: IndexVersion,
+        retriever: Retriever,
+        embedders: Mapping[str, Embedder],
+        limits: Limits,
+        words: Words | None = None,
     ) -> None:
         for name, dim in zip(retriever.members, retriever.raw_dims, strict=True):
             if embedders[name].dim != dim:
@@ -61,14 +68,17 @@ class Engine:
                     f"was made with {dim}: put the old model back, or index again",
                     reason="INDEX_MISMATCH",
                 )
-        self._retriever, self._version = retriever, version
+        self._retriever, self._version, self._words = retriever, version, words
         self.embedders = {name: embedders[name] for name in retriever.members}
         self._image: Callable[[int], GalleryImage] = lru_cache(_IMAGES_KEPT)(retriever.gallery.__getitem__)
         self.gallery = retriever.gallery
         self._appearance = Appearance.of(version)
         self._forms = {name: (e.size, e.interpolation) for name, e in self.embedders.items()}
         crop = version.manifest.ensemble.crop
-        self._prepare = Preparation(self.gallery, retriever.members, self._forms.values(), crop, limits)
+        self._asked_in_words = words.members if words else ()
+        self._prepare = Preparation(
+            self.gallery, retriever.members, self._forms.values(), crop, limits, self._asked_in_words
+        )
 
     @classmethod
     def load(
@@ -82,6 +92,7 @@ class Engine:
         index: str | None = None,
         verify: bool = False,
         limits: Limits | None = None,
+        text: bool = True,
     ) -> Engine:
         """Load an index version and its models, and answer one query with them.
 
@@ -92,6 +103,7 @@ class Engine:
             runtime: ``auto``, ``openvino`` or ``torch``.
             index: ``exact`` ignores approximate indexes; None uses what the indexer built.
             verify: Compare every file with its checksum first.
+            text: Load text towers where there are any.
 
         Raises:
             ArtifactError: The index is absent, half copied, damaged, or of another ensemble or other weights.
@@ -109,7 +121,8 @@ class Engine:
             opened.check_ensemble(spec)
             embedders = {member.name: load_embedder(member, device, runtime) for member in spec.members}
             retriever = Retriever.load(opened, device, index)
-            engine = cls(opened, retriever, embedders, limits or Limits())
+            words = Words.load(opened, spec, device, text)
+            engine = cls(opened, retriever, embedders, limits or Limits(), words)
             engine.warm_up()
         except CbirError:
             raise
@@ -144,6 +157,7 @@ class Engine:
                 dim=dim,
                 metric=member.metric,
                 runtime=self.embedders[member.name].runtime,
+                text=member.name in self._asked_in_words,
             )
             for member, weight, raw_dim, dim in facts
         )
@@ -174,6 +188,8 @@ class Engine:
         Image.fromarray((ramp * 2654435761 >> 8).astype(np.uint8)).save(picture, "PNG")
         query = EngineQuery(ImageBytes(picture.getvalue()))
         self.search(query)
+        if self._asked_in_words:
+            self.search(EngineQuery(Text("a photo")))
         begun = perf_counter()
         self.search(query)
         return perf_counter() - begun
@@ -206,7 +222,7 @@ class Engine:
     def answer(
         self, batch: Sequence[PreparedQuery], waited: Sequence[float] | None = None
     ) -> list[EngineResult | CbirError]:
-        """The second stage: embed and search a batch in which images, embeddings and stored images mix freely.
+        """The second stage: embed and search a batch in which images, embeddings, stored images and words mix freely.
 
         Args:
             waited: Seconds that each query spent in queues, to be told in its timings.
@@ -219,6 +235,7 @@ class Engine:
         begun = perf_counter()
         images = [i for i, query in enumerate(batch) if query.inputs]
         raw = self._embed([batch[i] for i in images])
+        points = self._words.points(batch, raw) if self._words else None
         embedded = perf_counter()
 
         def project_images(places: list[int]) -> None:
@@ -241,10 +258,17 @@ class Engine:
         rankings: dict[int, Ranking] = {}
 
         def rank(places: list[int]) -> None:
-            found = self._retriever.search(vectors[places], [specs[i] for i in places])
+            found = self._retriever.search(vectors[places], self._specs([specs[i] for i in places], points, places))
             rankings.update(zip(places, found, strict=True))
 
-        _refuse_singly([i for i in range(len(batch)) if i not in refused], rank, refused)
+        def rank_by_words(places: list[int]) -> None:
+            assert self._words is not None
+            assert points is not None
+            for i in places:
+                rankings[i] = self._words.search(points[i], self._weights(batch[i]), batch[i])
+
+        _refuse_singly([i for i in range(len(batch)) if i not in refused and not batch[i].text], rank, refused)
+        _refuse_singly([i for i in range(len(batch)) if batch[i].text], rank_by_words, refused)
         searched = perf_counter()
         answers: list[EngineResult | CbirError] = []
         for i, query in enumerate(batch):
@@ -256,7 +280,7 @@ class Engine:
             timings = Timings(
                 decode=query.seconds,
                 queue=waited[i] if waited else 0.0,
-                embed=embedded - begun if query.inputs else 0.0,
+                embed=embedded - begun if query.inputs or query.text else 0.0,
                 search=searched - embedded,
                 fuse=perf_counter() - begun_explaining,
             )
@@ -269,6 +293,17 @@ class Engine:
             return {}
         batches = {form: np.stack([q.inputs[form] for q in queries]) for form in dict.fromkeys(self._forms.values())}
         return {name: embedder.embed(batches[self._forms[name]]) for name, embedder in self.embedders.items()}
+
+    def _weights(self, query: PreparedQuery) -> Floats:
+        return self._retriever.weights if query.spec.weights is None else query.spec.weights
+
+    def _specs(self, specs: Sequence[SearchSpec], points: Floats | None, places: list[int]) -> list[SearchSpec]:
+        """How the queries are to be answered, with what the names of the classes say about them."""
+        if self._words is None or points is None:
+            return list(specs)
+        weights = [self._retriever.weights if spec.weights is None else spec.weights for spec in specs]
+        priors = self._words.label_priors(points[places], np.stack(weights))
+        return [replace(spec, label_prior=prior) for spec, prior in zip(specs, priors, strict=True)]
 
     def _project(self, raw: Mapping[str, Floats]) -> Floats:
         # Numbers too large to square are refused as "not finite"; NumPy's warning about them says no more.

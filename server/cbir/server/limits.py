@@ -23,6 +23,7 @@ class Limits:
         max_examples: Most positive and negative ids in a query.
         max_image_bytes: Largest query image in bytes.
         max_pixels: Largest query image in pixels.
+        max_text: Most characters in a query of words; models read no more than the first 77 tokens or so.
         max_batch: Most queries in one forward pass and one search.
         queue: Most queries that are admitted and not yet answered; one more is refused with a time to retry after.
         queue_bytes: Most bytes of query images among them.
@@ -38,6 +39,7 @@ class Limits:
     max_examples: int = 256
     max_image_bytes: int = 32 * 2**20
     max_pixels: int = 100_000_000
+    max_text: int = 1000
     max_batch: int = 32
     queue: int = 256
     queue_bytes: int = 512 * 2**20

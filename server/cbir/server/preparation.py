@@ -35,6 +35,7 @@ class PreparedQuery:
     Attributes:
         inputs: (S, S, 3) uint8 RGB by input form; empty unless the query is an image.
         vectors: (raw_dim,) float32 by member; empty unless the query is an embedding.
+        text: The words; empty unless the query is words.
         row: The gallery row, where the query is a stored image.
         positives: Gallery rows of the positive examples, each once.
         negatives: Gallery rows of the negative examples, each once.
@@ -47,6 +48,7 @@ class PreparedQuery:
     spec: SearchSpec
     inputs: Mapping[InputForm, NDArray[np.uint8]]
     vectors: Mapping[str, NDArray[np.float32]]
+    text: str
     row: int | None
     positives: tuple[int, ...]
     negatives: tuple[int, ...]
@@ -56,12 +58,22 @@ class PreparedQuery:
 
 
 class Preparation:
-    """Prepares queries for one gallery and one ensemble."""
+    """Prepares queries for one gallery and one ensemble.
+
+    Args:
+        words: The members that can be asked in words.
+    """
 
     def __init__(
-        self, gallery: Gallery, members: tuple[str, ...], forms: Iterable[InputForm], crop: Crop, limits: Limits
+        self,
+        gallery: Gallery,
+        members: tuple[str, ...],
+        forms: Iterable[InputForm],
+        crop: Crop,
+        limits: Limits,
+        words: tuple[str, ...] = (),
     ) -> None:
-        self._gallery, self._members, self._crop, self._limits = gallery, members, crop, limits
+        self._gallery, self._members, self._crop, self._limits, self._words = gallery, members, crop, limits, words
         self._forms = tuple(dict.fromkeys(forms))
 
     @staticmethod
@@ -96,14 +108,14 @@ class Preparation:
         inputs, crop, phash = self._inputs(source.data, query) if isinstance(source, ImageBytes) else ({}, None, None)
         vectors = self._vectors(source) if isinstance(source, Embedding) else {}
         suspects = self._suspects(query, row, positives, phash) if query.exclude_query else {}
-        return PreparedQuery(spec, inputs, vectors, row, positives, negatives, suspects, crop, perf_counter() - begun)
+        text = source.text if isinstance(source, Text) else ""
+        return PreparedQuery(
+            spec, inputs, vectors, text, row, positives, negatives, suspects, crop, perf_counter() - begun
+        )
 
     def _check(self, query: EngineQuery) -> None:
         if isinstance(query.source, Text):
-            raise QueryError(
-                "no member of this ensemble understands words: send an image, an image_id or an embedding",
-                reason="TEXT_UNSUPPORTED",
-            )
+            self._check_text(query.source.text, bool(query.positive_ids or query.negative_ids))
         if query.source is None and not query.positive_ids:
             raise QueryError(
                 "the query is empty: give an image, an image_id, an embedding or positive_ids", reason="EMPTY_QUERY"
@@ -130,6 +142,29 @@ class Preparation:
                 f"image {min(both)!r} is named as a positive and as a negative example: leave it out of one of them",
                 reason="CONTRADICTORY_EXAMPLES",
                 image_id=min(both),
+            )
+
+    def _check_text(self, text: str, has_examples: bool) -> None:
+        if not self._words:
+            raise QueryError(
+                f"none of this index's members ({', '.join(self._members)}) can be asked in words: index with an "
+                "ensemble that has a member with a text tower (backend open_clip), or send an image, an image_id or an "
+                "embedding",
+                reason="TEXT_UNSUPPORTED",
+            )
+        if not text.strip():
+            raise QueryError("the text of the query is empty: write what to look for", reason="EMPTY_TEXT")
+        if len(text) > self._limits.max_text:
+            raise QueryError(
+                f"the text of the query has {len(text):,} characters; at most {self._limits.max_text:,} are allowed",
+                reason="TEXT_TOO_LONG",
+                max_text=self._limits.max_text,
+            )
+        if has_examples:
+            raise QueryError(
+                "words cannot be combined with positive_ids or negative_ids: search by words, then by the image_id of "
+                "a hit with examples",
+                reason="TEXT_WITH_EXAMPLES",
             )
 
     def _weights(self, given: Mapping[str, float]) -> NDArray[np.float32]:

@@ -120,8 +120,9 @@ class Vote:
     """What one member says about one hit.
 
     Attributes:
-        rank: The member's own rank of the hit among the candidates that were scored, from 1.
-        similarity: Cosine after projection, -1..1.
+        rank: The member's own rank of the hit among the candidates that were scored, from 1; 0 where the query is
+            words, which the member does not understand.
+        similarity: Cosine after projection, -1..1; of words and image, before projection.
         contribution: What the member added to the hit's fused score.
     """
 
@@ -136,7 +137,7 @@ class Hit:
     """One image that is like the query.
 
     Attributes:
-        score: 0..1, falling with the rank.
+        score: 0..1, falling with the rank; not calibrated where the query is words.
         fused_score: The sum of the votes' contributions and ``label_contribution``.
     """
 
@@ -193,7 +194,7 @@ class MemberInfo:
         embedding_dim: Length of its embedding before projection.
         dim: Length after projection.
         runtime: What computes its embedding, such as ``openvino`` or ``torch-cuda``.
-        text: It has a text tower.
+        text: It has a text tower: it can be asked in words.
     """
 
     name: str

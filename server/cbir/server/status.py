@@ -59,7 +59,10 @@ _FIELDS = {
     "BAD_WEIGHT": "options.weights",
     "CONTRADICTORY_EXAMPLES": "query",
     "EMPTY_QUERY": "query",
+    "EMPTY_TEXT": "query.text",
+    "TEXT_TOO_LONG": "query.text",
     "TEXT_UNSUPPORTED": "query.text",
+    "TEXT_WITH_EXAMPLES": "query",
     "TOO_MANY_EXAMPLES": "query",
     "UNKNOWN_MEMBER": "query.embedding",
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol, cast
 
 import numpy as np
@@ -15,7 +17,7 @@ from cbir.core.ensemble import MemberSpec
 from cbir.core.errors import CbirError, EnsembleError
 from cbir.core.runtime import cached_ir
 
-__all__ = ["Embedder", "load_embedder", "prepare"]
+__all__ = ["Embedder", "explained", "load_embedder", "prepare"]
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -65,8 +67,19 @@ def load_embedder(member: MemberSpec, device: str = "auto", runtime: str = "auto
     module, _, function = BACKENDS[member.backend].partition(":")
     if (cached := cached_ir(member, device, runtime)) is not None:
         return cached
-    try:
+    with explained(member):
         return cast(Embedder, getattr(importlib.import_module(module), function)(member, device, runtime))
+
+
+@contextmanager
+def explained(member: MemberSpec) -> Iterator[None]:
+    """Turn what libraries raise while a member is loaded into one sentence about the member.
+
+    Raises:
+        EnsembleError: ``BACKEND_MISSING`` or ``MODEL_UNUSABLE``.
+    """
+    try:
+        yield
     except CbirError:
         raise
     except ModuleNotFoundError as error:

@@ -64,6 +64,7 @@ class MemberSpec:
         dim: Components kept after projection.
         metric: ``cosine`` (as the model gives it), ``pca`` (centred on the gallery) or ``glrt`` (learnt on it).
         index: ``auto``, ``exact``, ``faiss:<factory string>`` or ``annoy:<trees>``.
+        text: Use the model's text tower, where its backend has them; False leaves it out.
     """
 
     name: str
@@ -76,6 +77,7 @@ class MemberSpec:
     metric: Metric = "glrt"
     weight: float = 1.0
     index: str = "auto"
+    text: bool = True
 
     @property
     def weights_file(self) -> Path | None:
@@ -95,6 +97,7 @@ class MemberSpec:
             "metric": self.metric,
             "weight": self.weight,
             "index": self.index,
+            "text": self.text,
         }
 
     @classmethod
@@ -229,7 +232,7 @@ class _Reader:
         return EnsembleSpec(name, members, Crop(crop))
 
     def member(self, i: int, table: Any) -> MemberSpec:
-        known = ("name", "backend", "model", "weights", "options", "input", "dim", "metric", "weight", "index")
+        known = ("name", "backend", "model", "weights", "options", "input", "dim", "metric", "weight", "index", "text")
         if not isinstance(table, dict):
             raise self.fail("members must be tables: write [[members]]", "members")
         for key in table:
@@ -266,6 +269,9 @@ class _Reader:
             raise self.fail(
                 f"index is {index!r}; it must be auto, exact, faiss:<factory string> or annoy:<trees>", "index", i
             )
+        text = table.get("text", True)
+        if not isinstance(text, bool):
+            raise self.fail(f"text is {text!r}; it must be true or false", "text", i)
         options = table.get("options", {})
         if not isinstance(options, dict):
             raise self.fail("options must be a table", "options", i)
@@ -277,7 +283,7 @@ class _Reader:
             ) from error
         return MemberSpec(
             table["name"], table["backend"], table["model"], weights, options, self.input(i, table.get("input", {})),
-            dim, metric, float(weight), index,
+            dim, metric, float(weight), index, text,
         )  # fmt: skip
 
     def input(self, i: int, table: Any) -> InputSpec:

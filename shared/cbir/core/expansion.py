@@ -49,7 +49,7 @@ def expanded(query: Floats, neighbours: Floats, similarities: Floats, exponent: 
     for a, b in itertools.pairwise(stops):
         if not query[a:b].any():
             moved[a:b] = 0
-    return moved
+    return np.asarray(moved, dtype=np.float32)
 
 
 def augmented(

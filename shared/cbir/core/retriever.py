@@ -248,7 +248,7 @@ class Retriever:
 
     def _nearest_proposed(self, query: Floats, weights: Floats, count: int) -> NDArray[np.int64]:
         depth = min(len(self.gallery), max(POOL, count))
-        rows = np.unique(np.concatenate([self._propose(m, query, depth)[0] for m in np.flatnonzero(weights)]))
+        rows = np.unique(np.concatenate([self._propose(m, query, depth)[0] for m in np.flatnonzero(weights).tolist()]))
         fused = self._similarities(rows, query) @ weights
         return np.asarray(rows[np.argsort(-fused, kind="stable")[:count]], dtype=np.int64)
 

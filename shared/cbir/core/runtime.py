@@ -216,7 +216,8 @@ def _convert(module: nn.Module, form: InputFormat) -> Any:
     ov = import_openvino()
     import torch
 
-    with warnings.catch_warnings():
+    # With gradients, torch's attention takes another path each time it is traced, and tracing is refused.
+    with warnings.catch_warnings(), torch.no_grad():
         # Tracing is what OpenVINO's converter does by itself; torch marks it as deprecated.
         warnings.simplefilter("ignore")
         model = ov.convert_model(module, example_input=torch.zeros(2, 3, form.size, form.size))

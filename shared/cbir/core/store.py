@@ -91,7 +91,8 @@ class Manifest:
     """What a version is made of (``manifest.json``).
 
     Attributes:
-        members: By name: fingerprint, raw_dim, dim, metric, fitted_on, index.
+        members: By name: fingerprint, raw_dim, dim, metric, fitted_on, index; text (it can be searched by words) and
+            where that is so, prompts (None without labels) and zero_shot_accuracy on the gallery's own labels.
         files: By relative path: sha256 and size in bytes.
         settings: What the indexer was told that changes the result (such as pseudo-labels).
         skipped: Images that were left out: uri, reason, stamp.
@@ -141,6 +142,26 @@ class IndexVersion:
         path = self.path / "members" / member / "embeddings.npy"
         with _reading(path):
             return cast("NDArray[np.float16]", np.load(path, mmap_mode="r"))
+
+    def joint(self, member: str) -> NDArray[np.float16]:
+        """(N, raw_dim) unit vectors of a member with a text tower before projection, memory-mapped."""
+        path = self.path / "members" / member / "joint.npy"
+        with _reading(path):
+            return cast("NDArray[np.float16]", np.load(path, mmap_mode="r"))
+
+    def classes(self, member: str) -> tuple[NDArray[np.float32], float] | None:
+        """(C, raw_dim) unit vectors of the labels' names and the model's logit scale.
+
+        None in a gallery without labels, and for members without a text tower.
+        """
+        from safetensors.numpy import load_file
+
+        path = self.path / "members" / member / "classes.safetensors"
+        if path.relative_to(self.path).as_posix() not in self.manifest.files:
+            return None
+        with _reading(path):
+            arrays = load_file(path)
+            return arrays["embeddings"], float(arrays["logit_scale"][0])
 
     def projection(self, member: str) -> Projection:
         """The map that queries go through."""
@@ -435,7 +456,7 @@ class VersionWriter:
         """Write the members' linear heads; without any, nothing."""
         from safetensors.numpy import save_file
 
-        arrays = {}
+        arrays: dict[str, NDArray[np.float32]] = {}
         for name, head in heads.items():
             arrays |= {f"{name}.weight": np.ascontiguousarray(head.weight), f"{name}.bias": head.bias}
         if arrays:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cbir.client._client import Client
 from cbir.client._errors import CbirClientError, InvalidQuery, NotFound
-from cbir.client._queries import Crop, Fusion, ImageId, SearchOptions
+from cbir.client._queries import Crop, Fusion, ImageId, SearchOptions, Text
 from cbir.client._results import SearchResult
 from cbir.client.document import search_document
 from cbir.client.palette import member_colours
@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="image file, folder of images, or - for stdin")
     parser.add_argument("--id", metavar="ID", action="append", default=[], help="query with an image of the gallery")
+    parser.add_argument(
+        "--text", metavar="WORDS", action="append", default=[], help="query with words, such as --text 'a red car'"
+    )
     parser.add_argument(
         "--like",
         metavar="ID",
@@ -82,15 +85,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search, print, and draw if asked; 0 when every query was answered, else 1."""
-    if not args.images and not args.id and not args.like:
+    if not args.images and not args.id and not args.text and not args.like:
         args.usage_error(
             "--unlike ID needs something to move away from it: give an IMAGE, --id ID or --like ID"
             if args.unlike
-            else "give at least one IMAGE, --id ID or --like ID"
+            else "give at least one IMAGE, --id ID, --text WORDS or --like ID"
         )
     if both := set(args.like) & set(args.unlike):
         args.usage_error(f"{min(both)!r} cannot be both --like and --unlike: leave it out of one of them")
-    queries = named_queries(args.images, args.id, args.expect)
+    queries = named_queries(args.images, args.id, args.text, args.expect)
     if not queries:
         more = f" and {len(args.like) - 1} more" if len(args.like) > 1 else ""
         queries = [NamedQuery(f"--like {args.like[0]}{more}", None, args.expect)]
@@ -183,6 +186,7 @@ def _save_sheet(
             expected=query.expected,
             positives=args.like,
             negatives=args.unlike,
+            words=query.query.text if isinstance(query.query, Text) else None,
         )
         for query, outcome in shown
     ]

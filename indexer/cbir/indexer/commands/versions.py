@@ -12,6 +12,7 @@ from rich.table import Table
 from cbir.core.embedding_cache import EmbeddingCache
 from cbir.core.errors import CbirError
 from cbir.core.store import IndexStore, IndexVersion
+from cbir.indexer.class_names import class_name_digest
 from cbir.indexer.console import USER_ERRORS, print_json, stderr
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
@@ -73,11 +74,11 @@ def _info(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
             soft_wrap=True,
             markup=False,
         )
-        table = Table("member", "weight", "dim", "metric", "fitted on", "index", "fingerprint")
+        table = Table("member", "weight", "dim", "metric", "fitted on", "index", "words", "fingerprint")
         for name, facts in manifest.members.items():
             table.add_row(
                 name, f"{version.vote.weights[name]:g}", f"{facts['raw_dim']} → {facts['dim']}", facts["metric"],
-                facts["fitted_on"], facts["index"], facts["fingerprint"][:12],
+                facts["fitted_on"], facts["index"], "yes" if facts.get("text") else "", facts["fingerprint"][:12],
             )  # fmt: skip
         console.print(table)
     return document
@@ -135,10 +136,12 @@ def _gc(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
                 stderr().print(f"left alone: {error}", soft_wrap=True, markup=False)
                 continue
             kept |= {bytes.fromhex(gallery.sha256(row)) for row in range(len(gallery))}
+            kept |= {class_name_digest(label) for label in gallery.labels}
             prints |= {str(facts["fingerprint"]) for facts in version.manifest.members.values()}
         forgotten = 0
         for folder in sorted(p for p in (store.path / "cache").glob("*") if p.is_dir()):
-            used = folder.name in prints or folder.name.startswith("facts-")
+            # A folder is called by a member's fingerprint, alone or behind what else it holds.
+            used = folder.name.rpartition("-")[2] in prints or folder.name.startswith("facts-")
             forgotten += EmbeddingCache(folder.parent, folder.name).discard(kept if used else set())
     stderr().print(f"removed {len(removed)} versions and {forgotten} cached rows of images in none", soft_wrap=True)
     return {"index": str(store.path), "removed": removed, "forgotten": forgotten}

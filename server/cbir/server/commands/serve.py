@@ -47,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-image-bytes", type=_positive, default=defaults.max_image_bytes, metavar="N",
         help="largest query image (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--no-text", action="store_true", help="load no text towers: saves their memory, takes no queries in words"
+    )
     parser.add_argument("--verify", action="store_true", help="compare every file with its checksum first")
     parser.add_argument("--version-name", metavar="V", help="the version to serve (default: the live one)")
     parser.add_argument(
@@ -70,8 +73,9 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     limits = Limits(max_batch=args.max_batch, queue=args.queue, max_image_bytes=args.max_image_bytes)
     config = EngineConfig(
-        args.path, args.version_name, args.ensemble, args.device, args.runtime, args.search, args.verify, limits
-    )
+        args.path, args.version_name, args.ensemble, args.device, args.runtime, args.search, args.verify, limits,
+        not args.no_text,
+    )  # fmt: skip
     return asyncio.run(_serve(config, args))
 
 

@@ -1,16 +1,30 @@
-"""Image towers of open_clip (CLIP, ViT-CLIP, SigLIP and their kin)."""
+"""Image and text towers of open_clip (CLIP, ViT-CLIP, SigLIP and their kin)."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import open_clip
+import torch
+from numpy.typing import NDArray
 
 from cbir.core.embedder import Embedder
-from cbir.core.embedders.weights import hub_unreachable, load_state, resolve_input, seeded
+from cbir.core.embedders.hub import HubWeights
+from cbir.core.embedders.weights import hub_unreachable, load_state, resolve_input, seeded, tokenizer_unreachable
 from cbir.core.ensemble import MemberSpec
 from cbir.core.errors import EnsembleError
-from cbir.core.runtime import InputFormat, run
+from cbir.core.runtime import InputFormat, choose_runtime, run
+from cbir.core.text import TextEmbedder
 
-__all__ = ["load"]
+__all__ = ["load", "load_text"]
+
+#: Texts in one forward pass.
+_BATCH = 64
+#: What open_clip looks for in a repository whose file it does not know.
+_HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 def load(member: MemberSpec, device: str, runtime: str) -> Embedder:
@@ -21,6 +35,28 @@ def load(member: MemberSpec, device: str, runtime: str) -> Embedder:
     Raises:
         EnsembleError: Unknown model or tag, weights of another architecture, or a hub that cannot be reached.
     """
+    model = _create(member)
+    declared = open_clip.get_model_preprocess_cfg(model)
+    size = declared["size"]
+    form = InputFormat(
+        size if isinstance(size, int) else size[0], declared["mean"], declared["std"], declared["interpolation"]
+    )
+    return run(model.visual, resolve_input(member, form), device, runtime, member)
+
+
+def load_text(member: MemberSpec, device: str) -> TextEmbedder:
+    """Build the text tower of ``member.model``, with the weights of its image tower, in torch.
+
+    Raises:
+        EnsembleError: As :func:`load`; and a tokenizer that is neither part of open_clip nor on this machine.
+    """
+    with tokenizer_unreachable(member):
+        tokenizer = open_clip.get_tokenizer(member.model)
+    return _TextTower(_create(member), tokenizer, choose_runtime(device, "torch"))
+
+
+def _create(member: MemberSpec) -> Any:
+    """The whole model, both towers, with the member's weights."""
     if member.model not in open_clip.list_models():
         raise EnsembleError(
             f"open_clip has no model {member.model!r} (member {member.name!r}): see open_clip.list_models()",
@@ -36,16 +72,51 @@ def load(member: MemberSpec, device: str, runtime: str) -> Embedder:
                 f"known are {', '.join(tags) or 'none'}",
                 reason="WEIGHTS_UNKNOWN",
             )
-        with hub_unreachable(member):
-            model = open_clip.create_model(member.model, pretrained=member.weights, **options)
-    else:
-        with seeded():
-            model = open_clip.create_model(member.model, **options)
-        if file:
-            load_state(model, file, member)
-    declared = open_clip.get_model_preprocess_cfg(model)
-    size = declared["size"]
-    form = InputFormat(
-        size if isinstance(size, int) else size[0], declared["mean"], declared["std"], declared["interpolation"]
-    )
-    return run(model.visual, resolve_input(member, form), device, runtime, member)
+        return _pretrained(member, options)
+    with seeded():
+        model = open_clip.create_model(member.model, **options)
+    if file:
+        load_state(model, file, member)
+    return model
+
+
+def _pretrained(member: MemberSpec, options: dict[str, Any]) -> Any:
+    """The model with the weights of its tag."""
+    declared = open_clip.get_pretrained_cfg(member.model, member.weights)
+    repo, _, name = declared.get("hf_hub", "").rpartition("/")
+    if repo:
+        ours = {key: declared[key] for key in ("mean", "std", "interpolation")}
+        usual = open_clip.transform.PreprocessCfg()
+        differs = any(ours[key] != getattr(usual, key) for key in ours)
+        files = (f"{name.rpartition('.')[0]}.safetensors", name) if name else _HUB_FILES
+        weights = HubWeights(repo, files, f" and input = {_toml(ours)}" if differs else "")
+        if (file := weights.cached()) is not None:
+            return open_clip.create_model(member.model, pretrained=str(file), force_preprocess_cfg=ours, **options)
+        weights.check_reachable(member)
+    with hub_unreachable(member):
+        return open_clip.create_model(member.model, pretrained=member.weights, **options)
+
+
+def _toml(table: dict[str, Any]) -> str:
+    """An inline table of TOML."""
+    return "{ " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in table.items()) + " }"
+
+
+class _TextTower:
+    """An open_clip model without its image tower."""
+
+    def __init__(self, model: Any, tokenizer: Any, runtime: str) -> None:
+        model.visual = torch.nn.Identity()
+        self._device = torch.device("cuda" if runtime == "torch-cuda" else "cpu")
+        self._model, self._tokenizer = model.eval().to(self._device), tokenizer
+        self.logit_scale = float(model.logit_scale.detach().exp())
+        self.dim = self.embed_text(["a photo"]).shape[1]
+
+    def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """See :class:`cbir.core.text.TextEmbedder`; what exceeds the tokenizer's context is cut off."""
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(texts), _BATCH):
+                tokens = self._tokenizer(list(texts[start : start + _BATCH])).to(self._device)
+                parts.append(self._model.encode_text(tokens, normalize=True).float().cpu().numpy())
+        return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)

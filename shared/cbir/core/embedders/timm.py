@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import timm
 
 from cbir.core.embedder import Embedder
+from cbir.core.embedders.hub import HubWeights
 from cbir.core.embedders.weights import hub_unreachable, load_state, resolve_input, seeded
 from cbir.core.ensemble import MemberSpec
 from cbir.core.errors import EnsembleError
@@ -31,7 +32,8 @@ def load(member: MemberSpec, device: str, runtime: str) -> Embedder:
 def build(member: MemberSpec) -> tuple[nn.Module, InputFormat]:
     """The network of a member as a torch module that maps (B, 3, S, S) to (B, D), and its input.
 
-    Weights: a ``.safetensors`` file in timm's names, a pretrained tag, or none.  The embedding is what the network
+    Weights: a ``.safetensors`` file in timm's names, a pretrained tag, or none.  With a file, a tag behind the model's
+    name (``convnext_base.fb_in22k``) tells which input the weights were trained for.  The embedding is what the network
     pools, and a classifier in the file is dropped; with ``num_classes`` in the options it is the output of the
     classifier, which then is a linear head that must be among the weights.
 
@@ -65,7 +67,8 @@ def classifier_names(model: nn.Module) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _pretrained(member: MemberSpec, options: dict[str, object]) -> nn.Module:
+def _pretrained(member: MemberSpec, options: dict[str, Any]) -> nn.Module:
+    """The model with the weights of its tag."""
     tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{member.model}.*")]
     if member.weights not in tags:
         raise EnsembleError(
@@ -73,14 +76,21 @@ def _pretrained(member: MemberSpec, options: dict[str, object]) -> nn.Module:
             f"known are {', '.join(tags) or 'none'}",
             reason="WEIGHTS_UNKNOWN",
         )
-    tagged = f"{member.model}.{member.weights}"
-    classes = timm.get_pretrained_cfg(tagged).num_classes
-    if options["num_classes"] not in (0, classes):
+    name = f"{member.model}.{member.weights}"
+    declared = timm.get_pretrained_cfg(name)
+    if options["num_classes"] not in (0, declared.num_classes):
         # timm would fill the classifier with random numbers, other ones at every start.
         raise EnsembleError(
             f"member {member.name!r} asks for {options['num_classes']} outputs, but its weights {member.weights!r} "
-            f"have {classes} classes: leave num_classes out of its options",
+            f"have {declared.num_classes} classes: leave num_classes out of its options",
             reason="WEIGHTS_MISMATCH",
         )
+    if declared.hf_hub_id and not declared.hf_hub_filename:
+        weights = HubWeights(declared.hf_hub_id, ("model.safetensors", "pytorch_model.bin"), f' and model = "{name}"')
+        if (file := weights.cached()) is not None:
+            # custom_load tells of other formats at the weights' first home; the hub has none of them.
+            overlay = {"file": str(file), "custom_load": False}
+            return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)  # type: ignore[no-any-return]
+        weights.check_reachable(member)
     with hub_unreachable(member):
-        return timm.create_model(tagged, pretrained=True, **options)  # type: ignore[no-any-return]
+        return timm.create_model(name, pretrained=True, **options)  # type: ignore[no-any-return]

@@ -14,7 +14,7 @@ from cbir.core.runtime import InputFormat
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["hub_unreachable", "load_state", "resolve_input", "seeded"]
+__all__ = ["hub_unreachable", "load_state", "resolve_input", "seeded", "tokenizer_unreachable"]
 
 
 def load_state(module: nn.Module, file: Path, member: MemberSpec, ignore: tuple[str, ...] = ()) -> None:
@@ -69,6 +69,28 @@ def hub_unreachable(member: MemberSpec) -> Iterator[None]:
             f"the weights {member.weights!r} of {member.backend} model {member.model!r} (member {member.name!r}) are "
             f"not in the local cache and could not be downloaded ({detail}); on a connected machine save them as "
             f'.safetensors, copy the file here, and set weights = "path/to/file.safetensors" in the ensemble file',
+            reason="WEIGHTS_UNREACHABLE",
+        ) from error
+
+
+@contextmanager
+def tokenizer_unreachable(member: MemberSpec) -> Iterator[None]:
+    """Turn a tokenizer that has to be fetched, or needs another package, into one sentence with the way out."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise EnsembleError(
+            f"the tokenizer of {member.backend} model {member.model!r} (member {member.name!r}) needs the package "
+            f"{error.name}: pip install {error.name}, or leave the text tower out with text = false in the ensemble "
+            "file",
+            reason="BACKEND_MISSING",
+        ) from error
+    except Exception as error:  # the hub's client raises errors of several HTTP libraries
+        detail = " ".join(str(error).split())[:160]
+        raise EnsembleError(
+            f"the tokenizer of {member.backend} model {member.model!r} (member {member.name!r}) is not in the local "
+            f"cache and could not be downloaded ({detail}); fetch it on a connected machine and copy its cache here, "
+            "or leave the text tower out with text = false in the ensemble file",
             reason="WEIGHTS_UNREACHABLE",
         ) from error
 

@@ -1,0 +1,173 @@
+"""Indexing with members that understand words: what is stored, and that nothing is embedded twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_clip
+from images import pattern
+
+from cbir.client.cli import main
+from cbir.core.embedding_cache import EmbeddingCache
+from cbir.core.ensemble import EnsembleSpec, load_ensemble
+from cbir.core.store import IndexStore, IndexVersion
+from cbir.core.text import PROMPTS, TextEmbedder, class_embeddings, load_text_embedder
+from cbir.indexer.class_names import class_names_folder
+from cbir.indexer.embedding import RunSettings
+from cbir.indexer.pipeline import IndexReport, build
+from cbir.indexer.sources import open_sources
+
+RUN = RunSettings(device="cpu", runtime="torch", workers=1)
+
+
+@pytest.fixture
+def worded(tmp_path: Path) -> Path:
+    """An ensemble file whose members ``clip`` and ``wide`` understand words."""
+    tiny_clip.register()
+    path = tmp_path / "worded.toml"
+    path.write_text(tiny_clip.ENSEMBLE)
+    return path
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The label lists that were embedded, one a call."""
+    calls: list[list[str]] = []
+
+    def watch(embedder: TextEmbedder, labels: list[str]) -> np.ndarray:
+        calls.append(list(labels))
+        return class_embeddings(embedder, labels)
+
+    monkeypatch.setattr("cbir.indexer.class_names.class_embeddings", watch)
+    return calls
+
+
+def run(source: Path, out: Path, ensemble: EnsembleSpec | Path) -> tuple[IndexReport, IndexVersion]:
+    spec = load_ensemble(ensemble) if isinstance(ensemble, Path) else ensemble
+    report = build(open_sources([str(source)]), out, spec, RUN)
+    return report, IndexStore(out).open()
+
+
+def test_the_joint_space_is_stored(worded: Path, pictures: Callable[..., Path], tmp_path: Path) -> None:
+    _, version = run(pictures(4), tmp_path / "index", worded)
+    spec = load_ensemble(worded)
+    digests = [bytes.fromhex(version.gallery.sha256(row)) for row in range(16)]
+    for member in (spec.members[0], spec.members[2]):
+        facts = version.manifest.members[member.name]
+        assert (facts["text"], facts["prompts"]) == (True, PROMPTS)
+        raw = EmbeddingCache(tmp_path / "index/cache", facts["fingerprint"]).get(digests)
+        joint = version.joint(member.name)
+        assert joint.dtype == np.float16
+        np.testing.assert_array_equal(joint, raw)
+        found = version.classes(member.name)
+        assert found is not None
+        embedder = load_text_embedder(member, "cpu")
+        np.testing.assert_allclose(found[0], class_embeddings(embedder, version.gallery.labels), atol=1e-5)
+        assert found[1] == pytest.approx(1 / 0.07, rel=1e-5)
+        right = (joint.astype(np.float32) @ found[0].T).argmax(axis=1) == version.gallery.label_codes
+        assert facts["zero_shot_accuracy"] == pytest.approx(right.mean(), abs=1e-4)
+    assert version.manifest.members["resnet"]["text"] is False
+    assert version.classes("resnet") is None
+    assert not (version.path / "members/resnet/joint.npy").exists()
+    version.verify()
+
+
+def test_unchanged_labels_are_not_embedded_again(
+    worded: Path, pictures: Callable[..., Path], tmp_path: Path, asked: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = pictures(4), tmp_path / "index"
+    _, first = run(source, out, worded)
+    labels = [f"class{i}" for i in range(4)]
+    assert asked == [labels, labels]
+    asked.clear()
+    pattern(0, 99).save(source / "class0/new.png")
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("no text tower is needed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cbir.indexer.class_names.load_text_embedder", refuse)
+        report, second = run(source, out, worded)
+    assert (report.published, report.images) == (True, 17)
+    (source / "a_new-class").mkdir()
+    pattern(1, 99).save(source / "a_new-class/new.png")
+    _, third = run(source, out, worded)
+    assert asked == [["a_new-class"]] * 2
+    for name in ("clip", "wide"):
+        one, two, three = (version.classes(name) for version in (first, second, third))
+        assert one is not None
+        assert two is not None
+        assert three is not None
+        np.testing.assert_allclose(one[0], two[0], atol=1e-6)
+        np.testing.assert_allclose(three[0][1:], one[0], atol=1e-6)
+
+
+def test_a_gallery_without_labels_needs_no_text_tower(worded: Path, tmp_path: Path, asked: list[list[str]]) -> None:
+    (tmp_path / "plain").mkdir()
+    for i in range(6):
+        pattern(i % 4, i).save(tmp_path / f"plain/{i}.png")
+    _, version = run(tmp_path / "plain", tmp_path / "index", worded)
+    assert asked == []
+    assert version.manifest.members["clip"]["text"] is True
+    assert version.manifest.members["clip"]["prompts"] is None
+    assert version.classes("clip") is None
+    assert version.joint("clip").shape == (6, 32)
+
+
+def test_text_can_be_left_out_and_taken_in_again(
+    worded: Path, pictures: Callable[..., Path], tmp_path: Path, asked: list[list[str]]
+) -> None:
+    source, out = pictures(3), tmp_path / "index"
+    words = worded.read_text()
+    worded.write_text(words.replace('model = "tiny-clip', 'text = false\nmodel = "tiny-clip'))
+    _, mute = run(source, out, worded)
+    assert [facts["text"] for facts in mute.manifest.members.values()] == [False] * 3
+    assert asked == []
+    worded.write_text(words)
+    report, version = run(source, out, worded)
+    assert (report.published, report.embedded) == (True, 0)
+    assert version.manifest.members["clip"]["text"] is True
+
+
+def test_an_index_from_before_text_towers_is_completed(
+    worded: Path, pictures: Callable[..., Path], tmp_path: Path
+) -> None:
+    source, out = pictures(3), tmp_path / "index"
+    _, version = run(source, out, worded)
+    manifest = json.loads((version.path / "manifest.json").read_text())
+    for facts, member in zip(manifest["members"].values(), manifest["ensemble"]["members"], strict=True):
+        for key in ("text", "prompts", "zero_shot_accuracy"):
+            facts.pop(key, None)
+        del member["text"]
+    (version.path / "manifest.json").write_text(json.dumps(manifest))
+    report, completed = run(source, out, worded)
+    assert (report.published, report.embedded) == (True, 0)
+    assert completed.manifest.members["wide"]["text"] is True
+    assert run(source, out, worded)[0].published is False
+
+
+def test_info_tells_and_gc_forgets_names_of_no_version(
+    worded: Path, pictures: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = pictures(3), tmp_path / "index"
+    run(source, out, worded)
+    assert main(["info", str(out), "--json"]) == 0
+    members = json.loads(capsys.readouterr().out)["members"]
+    assert [members[name]["text"] for name in ("clip", "resnet", "wide")] == [True, False, True]
+    assert main(["info", str(out)]) == 0
+    assert "words" in capsys.readouterr().out
+    for file in (source / "class3").iterdir():
+        file.unlink()
+    _, version = run(source, out, worded)
+    folder = class_names_folder(version.manifest.members["clip"]["fingerprint"])
+    assert len(EmbeddingCache(out / "cache", folder)) == 4
+    assert main(["gc", str(out), "--keep", "0"]) == 0
+    assert len(EmbeddingCache(out / "cache", folder)) == 3
+    worded.write_text(worded.read_text().replace('model = "tiny-clip"', 'text = false\nmodel = "tiny-clip"'))
+    run(source, out, worded)
+    assert main(["gc", str(out), "--keep", "0"]) == 0
+    assert len(EmbeddingCache(out / "cache", folder)) == 3, "the member is still there; its words cost a few bytes"
