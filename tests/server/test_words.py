@@ -273,7 +273,7 @@ def test_the_prior_follows_weights_and_examples(worded: Worded, priors: Callable
     assert moved is not None
     version = IndexStore(worded.index).open()
     one, two = (version.joint("clip")[gallery.row(i)].astype(np.float32) for i in (name, other))
-    point = one / np.linalg.norm(one) + 0.75 * two / np.linalg.norm(two)
+    point = one / np.linalg.norm(one) + two / np.linalg.norm(two)
     found = version.classes("clip")
     assert found is not None
     odds = np.exp(found[1] * (found[0] @ (point / np.linalg.norm(point))))
