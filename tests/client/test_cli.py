@@ -150,6 +150,7 @@ def test_the_table_of_commands_is_the_agreed_one() -> None:
     assert {name: (command.module, command.extra) for name, command in cli.COMMANDS.items()} == {
         "index": ("cbir.indexer.commands.index", "indexer"),
         "eval": ("cbir.indexer.commands.eval", "indexer"),
+        "tune": ("cbir.indexer.commands.tune", "indexer"),
         "train": ("cbir.indexer.commands.train", "indexer"),
         **dict.fromkeys(
             ("info", "versions", "verify", "rollback", "gc"), ("cbir.indexer.commands.versions", "indexer")
@@ -357,7 +358,7 @@ def test_without_examples_the_document_names_none(server: Any, capsys: Any) -> N
             "--unlike ID needs something to move away from it: give an IMAGE, --id ID or --like ID",
         ),
         (["--like", "x", "--unlike", "x"], "'x' cannot be both --like and --unlike: leave it out of one of them"),
-        ([], "give at least one IMAGE, --id ID or --like ID"),
+        ([], "give at least one IMAGE, --id ID, --text WORDS or --like ID"),
     ],
 )
 def test_examples_that_make_no_query_are_wrong_usage(arguments: list[str], sentence: str, capsys: Any) -> None:

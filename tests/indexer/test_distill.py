@@ -65,7 +65,7 @@ def test_a_teachers_map_and_its_classifier(pictures: Callable[..., Path], tmp_pa
     network = timm.create_model("test_resnet", num_classes=5).eval()
     network.load_state_dict(load_file(teacher.weights))
     with torch.no_grad():
-        logits = network(torch.from_numpy(images.pixels[:]).permute(0, 3, 1, 2).float() / 127.5 - 1).numpy()
+        logits = network(torch.from_numpy(np.array(images.pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1).numpy()
     assert known.classifier is not None
     weight, bias = known.classifier
     np.testing.assert_allclose(known.features.mean(axis=(1, 2)) @ weight.T + bias, logits, atol=0.02)

@@ -273,7 +273,7 @@ def test_the_prior_follows_weights_and_examples(worded: Worded, priors: Callable
     assert moved is not None
     version = IndexStore(worded.index).open()
     one, two = (version.joint("clip")[gallery.row(i)].astype(np.float32) for i in (name, other))
-    point = one / np.linalg.norm(one) + 0.75 * two / np.linalg.norm(two)
+    point = one / np.linalg.norm(one) + two / np.linalg.norm(two)
     found = version.classes("clip")
     assert found is not None
     odds = np.exp(found[1] * (found[0] @ (point / np.linalg.norm(point))))
@@ -281,15 +281,14 @@ def test_the_prior_follows_weights_and_examples(worded: Worded, priors: Callable
 
 
 def test_class_names_have_their_share_in_the_labels(worded: Worded) -> None:
-    # There are no heads: their share goes to class names and neighbours alike (see the retriever's own tests).
+    # Heads and neighbours share the rest as they do without class names.
     query = EngineQuery(StoredImage("blue/blue-checks-2.png"))
     labels = dict(worded.engine.search(query).labels)
     mute = Engine.load(worded.index, device="cpu", runtime="torch")
     mute._words = None
     without = dict(mute.search(query).labels)
     prior = hand_prior(worded, worded.engine.gallery.row("blue/blue-checks-2.png"))
-    vote = worded.engine._retriever._vote
-    share = vote.text_share / (vote.text_share + (1 - vote.head_share) * (1 - vote.text_share))
+    share = worded.engine._retriever._vote.text_share
     assert 0 < share < 1
     for label, name in zip(worded.engine.gallery.labels, prior, strict=True):
         expected = share * name + (1 - share) * without.get(label, 0.0)

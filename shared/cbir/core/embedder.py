@@ -48,6 +48,26 @@ class Embedder(Protocol):
         ...
 
 
+class MirrorEmbedder:
+    """Embeds an image as the mean of its embedding and its mirror image's: what both agree on is what it shows."""
+
+    def __init__(self, inner: Embedder) -> None:
+        self._inner = inner
+        self.dim, self.size, self.interpolation, self.runtime = (
+            inner.dim,
+            inner.size,
+            inner.interpolation,
+            inner.runtime,
+        )
+
+    def embed(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See :class:`Embedder`."""
+        both = self._inner.embed(np.concatenate([batch, batch[:, :, ::-1]]))
+        total = both[: len(batch)] + both[len(batch) :]
+        norms = np.linalg.norm(total, axis=1, keepdims=True)
+        return np.asarray(total / np.maximum(norms, 1e-12), dtype=np.float32)
+
+
 def load_embedder(member: MemberSpec, device: str = "auto", runtime: str = "auto") -> Embedder:
     """Load a member's model.
 
@@ -65,10 +85,11 @@ def load_embedder(member: MemberSpec, device: str = "auto", runtime: str = "auto
             reason="BACKEND_UNKNOWN",
         )
     module, _, function = BACKENDS[member.backend].partition(":")
-    if (cached := cached_ir(member, device, runtime)) is not None:
-        return cached
-    with explained(member):
-        return cast(Embedder, getattr(importlib.import_module(module), function)(member, device, runtime))
+    embedder: Embedder | None = cached_ir(member, device, runtime)
+    if embedder is None:
+        with explained(member):
+            embedder = cast(Embedder, getattr(importlib.import_module(module), function)(member, device, runtime))
+    return MirrorEmbedder(embedder) if member.mirror else embedder
 
 
 @contextmanager

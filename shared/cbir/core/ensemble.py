@@ -65,6 +65,7 @@ class MemberSpec:
         metric: ``cosine`` (as the model gives it), ``pca`` (centred on the gallery) or ``glrt`` (learnt on it).
         index: ``auto``, ``exact``, ``faiss:<factory string>`` or ``annoy:<trees>``.
         text: Use the model's text tower, where its backend has them; False leaves it out.
+        mirror: The embedding is the mean of those of the image and of its mirror image: better, at twice the cost.
     """
 
     name: str
@@ -78,6 +79,7 @@ class MemberSpec:
     weight: float = 1.0
     index: str = "auto"
     text: bool = True
+    mirror: bool = False
 
     @property
     def weights_file(self) -> Path | None:
@@ -98,6 +100,7 @@ class MemberSpec:
             "weight": self.weight,
             "index": self.index,
             "text": self.text,
+            "mirror": self.mirror,
         }
 
     @classmethod
@@ -232,7 +235,10 @@ class _Reader:
         return EnsembleSpec(name, members, Crop(crop))
 
     def member(self, i: int, table: Any) -> MemberSpec:
-        known = ("name", "backend", "model", "weights", "options", "input", "dim", "metric", "weight", "index", "text")
+        known = (
+            "name", "backend", "model", "weights", "options", "input", "dim", "metric", "weight", "index", "text",
+            "mirror",
+        )  # fmt: skip
         if not isinstance(table, dict):
             raise self.fail("members must be tables: write [[members]]", "members")
         for key in table:
@@ -272,6 +278,9 @@ class _Reader:
         text = table.get("text", True)
         if not isinstance(text, bool):
             raise self.fail(f"text is {text!r}; it must be true or false", "text", i)
+        mirror = table.get("mirror", False)
+        if not isinstance(mirror, bool):
+            raise self.fail(f"mirror is {mirror!r}; it must be true or false", "mirror", i)
         options = table.get("options", {})
         if not isinstance(options, dict):
             raise self.fail("options must be a table", "options", i)
@@ -283,7 +292,7 @@ class _Reader:
             ) from error
         return MemberSpec(
             table["name"], table["backend"], table["model"], weights, options, self.input(i, table.get("input", {})),
-            dim, metric, float(weight), index, text,
+            dim, metric, float(weight), index, text, mirror,
         )  # fmt: skip
 
     def input(self, i: int, table: Any) -> InputSpec:
@@ -348,5 +357,6 @@ def member_fingerprint(member: MemberSpec, crop: Crop) -> str:
         "options": dict(member.options),
         "input": {k: v for k, v in vars(member.input).items() if v is not None},
         "crop": [str(crop), CROP_VERSION],
+        **({"mirror": True} if member.mirror else {}),
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
