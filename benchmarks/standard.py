@@ -46,6 +46,8 @@ def main() -> None:
     shutil.rmtree(args.out, ignore_errors=True)
     args.out.mkdir(parents=True)
     text = (ROOT / "shared/cbir/core/ensembles/standard.toml").read_text()
+    # A tag of timm moves behind the model's name, where it still tells the size of the input.
+    text = re.sub(r'(?m)(^backend = "timm"\nmodel = "\w+)"\nweights = "(\w+)"$', r'\1.\2"', text)
     (args.out / "random.toml").write_text(re.sub(r"(?m)^weights = .*\n", "", text))
     write_samples(args.out / "pictures", args.per_class)
     # Converted networks are kept here, so that the first start is a cold one.

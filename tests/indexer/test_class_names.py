@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,17 @@ from images import pattern
 from cbir.client.cli import main
 from cbir.core.embedding_cache import EmbeddingCache
 from cbir.core.ensemble import EnsembleSpec, load_ensemble
+from cbir.core.retriever import Retriever
 from cbir.core.store import IndexStore, IndexVersion
 from cbir.core.text import PROMPTS, TextEmbedder, class_embeddings, load_text_embedder
+from cbir.indexer.answers import Judge, ask
 from cbir.indexer.class_names import class_names_folder
 from cbir.indexer.embedding import RunSettings
 from cbir.indexer.pipeline import IndexReport, build
+from cbir.indexer.query_set import gallery_queries, source_queries
 from cbir.indexer.sources import open_sources
+from cbir.server.engine import Engine
+from cbir.server.query import EngineQuery, StoredImage
 
 RUN = RunSettings(device="cpu", runtime="torch", workers=1)
 
@@ -171,3 +177,25 @@ def test_info_tells_and_gc_forgets_names_of_no_version(
     run(source, out, worded)
     assert main(["gc", str(out), "--keep", "0"]) == 0
     assert len(EmbeddingCache(out / "cache", folder)) == 3, "the member is still there; its words cost a few bytes"
+
+
+def test_eval_asks_as_the_server_does(worded: Path, pictures: Callable[..., Path], tmp_path: Path) -> None:
+    source, out = pictures(6), tmp_path / "index"
+    _, version = run(source, out, worded)
+    retriever = Retriever.load(version, "cpu")
+    by_row = gallery_queries(retriever, version=version)
+    by_file = source_queries(version, retriever, open_sources([str(source)]), out / "cache", RUN)
+    engine = Engine.load(out, device="cpu", runtime="torch")
+    for queries in (by_row, by_file):
+        answers = ask(retriever, queries, Judge.of(version.gallery, queries))
+        for image_id, answer in zip(queries.ids, answers, strict=True):
+            told = engine.search(EngineQuery(StoredImage(image_id), exclude_query=True))
+            assert [version.gallery.ids[row] for row in answer.rows] == [hit.image.id for hit in told.hits]
+            assert answer.predicted == told.labels[0][0]
+    assert by_row.names is not None
+    # Without the names the labels would be others, so that the comparison means something.
+    mute = ask(retriever, replace(by_row, names=None), Judge.of(version.gallery, by_row))
+    named = ask(retriever, by_row, Judge.of(version.gallery, by_row))
+    assert [a.predicted for a in mute] != [a.predicted for a in named] or any(
+        (a.scores != b.scores).any() for a, b in zip(mute, named, strict=True)
+    )

@@ -62,7 +62,7 @@ def named_queries(
             # Also what does not exist: it is reported in its turn and does not stop the rest.
             queries.append(NamedQuery(name, name, expect))
     queries.extend(NamedQuery(name, ImageId(name), expect) for name in ids)
-    queries.extend(NamedQuery(words, Text(words), expect) for words in texts)
+    queries.extend(NamedQuery(words.strip() or '""', Text(words), expect) for words in texts)
     return queries
 
 

@@ -89,9 +89,12 @@ def ask(
     label_codes = retriever.gallery.label_codes
     for start in range(0, len(queries.labels), _BATCH):
         part = slice(start, start + _BATCH)
+        priors: list[NDArray[np.float32] | None] = [None] * len(judge.totals[part])
+        if queries.names is not None:
+            priors = queries.names.priors(part, retriever.weights if weights is None else weights)
         specs = [
-            SearchSpec(max(SHOWN, min(deepest, total)), weights, fusion, exclude_rows=rows)
-            for rows, total in zip(judge.own[part], judge.totals[part], strict=True)
+            SearchSpec(max(SHOWN, min(deepest, total)), weights, fusion, exclude_rows=rows, label_prior=prior)
+            for rows, total, prior in zip(judge.own[part], judge.totals[part], priors, strict=True)
         ]
         rankings = retriever.search(queries.vectors[part], specs)
         for code, total, found in zip(judge.codes[part], judge.totals[part], rankings, strict=True):

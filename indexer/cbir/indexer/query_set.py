@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.errors import SourceError
+from cbir.core.joint_space import JointSpace
 from cbir.core.retriever import Retriever
 from cbir.core.store import IndexVersion
 from cbir.indexer.embedding import EmbeddingRun, Progress, RunSettings, SkippedImage
 from cbir.indexer.pipeline import ImageSources
 
-__all__ = ["QuerySet", "gallery_queries", "source_queries"]
+__all__ = ["NamedClasses", "QuerySet", "gallery_queries", "source_queries"]
+
+
+@dataclass(frozen=True)
+class NamedClasses:
+    """What the names of the classes say about Q queries, by the members that understand words.
+
+    Attributes:
+        points: (Q, sum of dims) of the queries in the joint space.
+    """
+
+    space: JointSpace = field(repr=False)
+    points: NDArray[np.float32] = field(repr=False)
+
+    def priors(self, part: slice, weights: NDArray[np.float32]) -> list[NDArray[np.float32] | None]:
+        """P(label | query) of some of the queries, as the server has it; (M,) weights are the members'."""
+        points = self.points[part]
+        return self.space.label_probabilities(points, np.tile(weights, (len(points), 1)))
 
 
 @dataclass(frozen=True)
@@ -31,6 +49,7 @@ class QuerySet:
         unlabelled: Queries that were left out as they have no label.
         ids: Name of each query.
         uris: Where each query's bytes are (see :mod:`cbir.core.uri`).
+        names: What the names of the classes say, where a member understands words.
     """
 
     vectors: NDArray[np.float32]
@@ -41,6 +60,7 @@ class QuerySet:
     unlabelled: int = 0
     ids: tuple[str, ...] = ()
     uris: tuple[str, ...] = ()
+    names: NamedClasses | None = None
 
 
 def source_queries(
@@ -76,6 +96,8 @@ def source_queries(
         )
     digests = [facts[image.id].sha256 for image in good]
     raw = {m.name: run.raw(m.name, digests) for m in version.manifest.ensemble.members}
+    space = JointSpace.load(version, "cpu")
+    points = space.side_by_side(raw, len(good)) if space else None
     return QuerySet(
         retriever.project(raw),
         [str(image.label) for image in good],
@@ -85,14 +107,18 @@ def source_queries(
         len(found) - len(labelled),
         tuple(image.id for image in good),
         tuple(image.uri for image in good),
+        NamedClasses(space, points) if space and points is not None and space.classifies else None,
     )
 
 
-def gallery_queries(retriever: Retriever, most: int | None = None, seed: int = 0) -> QuerySet:
+def gallery_queries(
+    retriever: Retriever, most: int | None = None, seed: int = 0, version: IndexVersion | None = None
+) -> QuerySet:
     """The labelled gallery images themselves, for leave-one-out figures.
 
     Args:
         most: Draw at most this many at random.
+        version: What the retriever was loaded from; without it the names of the classes say nothing.
 
     Raises:
         SourceError: The gallery has no labels.
@@ -107,6 +133,7 @@ def gallery_queries(retriever: Retriever, most: int | None = None, seed: int = 0
     unlabelled = len(gallery) - len(rows)
     if most is not None and len(rows) > most:
         rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+    space = JointSpace.load(version, "cpu") if version else None
     return QuerySet(
         retriever.stored(rows.tolist()),
         [gallery.labels[code] for code in gallery.label_codes[rows]],
@@ -115,4 +142,5 @@ def gallery_queries(retriever: Retriever, most: int | None = None, seed: int = 0
         unlabelled=unlabelled,
         ids=tuple(gallery.ids[row] for row in rows),
         uris=tuple(gallery.uri(int(row)) for row in rows),
+        names=NamedClasses(space, space.stored(rows.tolist())) if space and space.classifies else None,
     )

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     with progress_printer() as progress:
         retriever = Retriever.load(version, args.device, "exact" if args.exact else None)
         if args.leave_one_out:
-            queries, name = gallery_queries(retriever, args.most), "leave-one-out on the gallery"
+            queries, name = gallery_queries(retriever, args.most, version=version), "leave-one-out on the gallery"
         else:
             sources = open_sources(args.queries)
             queries = source_queries(version, retriever, sources, cache, settings, progress)
