@@ -91,11 +91,14 @@ def tune(
     settings: RunSettings | None = None,
     budget: SearchBudget | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    *,
+    use_labels: bool = True,
 ) -> TuningReport:
     """Choose the vote and publish it as a new version, unless it is no gain.
 
     Args:
         queries: Labelled query images; None: the gallery's own, each without its kin of the same bytes.
+        use_labels: False tunes as a gallery without labels is tuned; that of the metric was chosen when indexing.
 
     Raises:
         ArtifactError: No index, or its cache of raw embeddings is gone.
@@ -110,7 +113,8 @@ def tune(
         run = EmbeddingRun(version.manifest.ensemble, index / "cache", settings, on_progress)
         material = _material(version, run, queries)
         device = "cuda" if choose_runtime(settings.device, "torch") == "torch-cuda" else "cpu"
-        result = _Tuning(version, material, budget, report, device).run()
+        tuning = _Tuning(version, material, budget, report, device)
+        result = tuning.run() if use_labels else tuning.without_labels()
         if result.vote == version.vote or (result.gain is not None and result.gain[0] <= 0):
             return replace(result, index=str(index))
         published = _publish(store, version, material, result.vote, report)
@@ -190,15 +194,13 @@ class _Tuning:
         self.vote, self.material, self.budget, self.report, self.device = version.vote, material, budget, report, device
         self.members = version.manifest.ensemble.members
         self.count = len(version.gallery)
-        # A gallery that was to be indexed as if it had no labels is tuned so, too: they only judge.
-        self.pseudo = bool(version.manifest.settings.get("pseudo_labels"))
 
     def run(self) -> TuningReport:
         spaces = [self._space(m.name, m.metric, self.vote.dims.get(m.name, m.dim), 2 * m.dim) for m in self.members]
         dims: Sequence[Sequence[int]] = [self._choices(space) for space in spaces]
         table = self._table(spaces, dims, None, None)
         if table is None:
-            return self._without_labels()
+            return self.without_labels()
         start = Trial(
             tuple(self.vote.weights[m.name] for m in self.members), tuple(choices[0] for choices in dims),
             self.vote.neighbours, self.vote.temperature, self.vote.label_share or 1.0, self.vote.head_share,
@@ -307,7 +309,7 @@ class _Tuning:
             tuned=True,
         )
 
-    def _without_labels(self) -> TuningReport:
+    def without_labels(self) -> TuningReport:
         """Nothing says what is relevant: the expansion that serves such galleries, and nothing is measured."""
         how = Sharpening()
         vote = replace(

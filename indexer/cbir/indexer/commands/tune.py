@@ -31,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="votes tried a search (default %(default)s)",
     )
+    parser.add_argument(
+        "--without-labels", action="store_true", help="sharpen by neighbours and leave labels out of the score"
+    )
     parser.add_argument("--seed", type=int, default=default.seed, help="of the search (default %(default)s)")
     add_device_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON document to stdout")
@@ -41,7 +44,14 @@ def run(args: argparse.Namespace) -> int:
     sources = open_sources(args.queries) if args.queries else None
     settings = RunSettings(args.device, args.runtime)
     with progress_printer() as progress:
-        report = tune(args.index, sources, settings, SearchBudget(args.trials, args.seed), progress)
+        report = tune(
+            args.index,
+            sources,
+            settings,
+            SearchBudget(args.trials, args.seed),
+            progress,
+            use_labels=not args.without_labels,
+        )
     _say(report)
     if args.json:
         print_json(report.to_json())
@@ -54,8 +64,8 @@ def _say(report: TuningReport) -> None:
     console = stderr()
     if report.gain is None:
         console.print(
-            "too few labels to measure anything: vectors are sharpened by their neighbours, which serves such "
-            "galleries; give labelled images with --queries for more",
+            "tuned without labels, so nothing was measured: vectors are sharpened by their neighbours, which serves "
+            "such galleries; give labelled images with --queries for more",
             soft_wrap=True,
         )
     else:
