@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ import torch
 from images import pattern
 from safetensors.torch import save_file
 
-from cbir.core.crop import Box
+from cbir.core.crop import Box, Crop
 from cbir.core.embedder import load_embedder, prepare
-from cbir.core.ensemble import InputSpec, MemberSpec
+from cbir.core.ensemble import InputSpec, MemberSpec, member_fingerprint
 from cbir.core.errors import ConfigurationError, EnsembleError
 from cbir.core.runtime import import_openvino
 
@@ -190,3 +191,17 @@ signal.pause()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=120)
     assert done.returncode == 7, done.stderr.decode()[-500:]
+
+
+def test_a_mirrored_member_does_not_tell_left_from_right() -> None:
+    member = MemberSpec("m", "timm", "test_resnet", None, {}, InputSpec(64))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    plain = load_embedder(member, "cpu", "torch")
+    both = load_embedder(replace(member, mirror=True), "cpu", "torch")
+    mirrored = np.ascontiguousarray(pixels[:, :, ::-1])
+    want = plain.embed(pixels) + plain.embed(mirrored)
+    want /= np.linalg.norm(want, axis=1, keepdims=True)
+    np.testing.assert_allclose(both.embed(pixels), want, atol=1e-5)
+    np.testing.assert_allclose(both.embed(mirrored), both.embed(pixels), atol=1e-5)
+    assert abs(plain.embed(pixels) - plain.embed(mirrored)).max() > 1e-4
+    assert member_fingerprint(member, Crop.NONE) != member_fingerprint(replace(member, mirror=True), Crop.NONE)

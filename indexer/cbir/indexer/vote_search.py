@@ -18,7 +18,7 @@ from cbir.indexer.objective import Trial, average_precisions
 
 __all__ = ["SearchBudget", "prune", "search_vote"]
 
-#: A member whose absence costs less than this much MAP@10 has no say.
+#: MAP@10 that is nobody's loss.
 USELESS = 0.0005
 _WEIGHT = (math.log(0.005), math.log(20.0))
 _VOTE = {
@@ -58,15 +58,18 @@ def search_vote(
 
 
 def prune(table: ScoreTable, trial: Trial) -> Trial:
-    """Take the vote from members that add nothing, the lightest first; one always stays."""
-    value = _value(table, trial)
+    """Take the vote from members whose gain is not beyond chance, the lightest first; one always stays."""
+    value = average_precisions(table, trial)
     for m in np.argsort(trial.weights):
         weights = tuple(0.0 if i == m else w for i, w in enumerate(trial.weights))
         if trial.weights[m] <= 0 or not any(weights):
             continue
         without = replace(trial, weights=weights)
-        if (other := _value(table, without)) >= value - USELESS:
-            trial, value = without, max(value, other)
+        other = average_precisions(table, without)
+        loss = value - other
+        # A loss smaller than its standard error may as well be none.
+        if loss.mean() <= max(USELESS, float(loss.std()) / math.sqrt(len(loss))):
+            trial, value = without, other
     return trial
 
 
