@@ -136,9 +136,9 @@ def test_a_student_learns_and_can_be_indexed_with(
     assert set(last) == {"loss", "pooled", "dense", "kl", "labels"}
     assert last["pooled"] > first["pooled"] + 0.1
     assert last["dense"] > first["dense"] + 0.05
-    # The head is part of what is shipped: its output is the embedding.
+    # The head is part of what is shipped: its output, the whitened features, is the embedding.
     member = load_ensemble(trained.ensemble).members[0]
-    assert member.options["num_classes"] == load_embedder(member, "cpu", "torch").dim == 32
+    assert member.options["num_classes"] == load_embedder(member, "cpu", "torch").dim == 96
     report = build(sources, tmp_path / "index", load_ensemble(trained.ensemble), SETTINGS)
     assert report.images == 40
     assert trained.weights.stat().st_mode & 0o444 == trained.ensemble.stat().st_mode & 0o444

@@ -49,6 +49,7 @@ class DistillRecipe(Recipe):
         kl: Weight of the divergence from the teachers' own classifiers.
         temperature: Of the softmax on either side of that divergence.
         label_weight: Weight of the cross-entropy on labels; 0 ignores them.
+        whiten_head: The embedding is the whitened feature before the head, not what regresses the teachers.
     """
 
     sizes: Sizes = ((48, 0.4), (64, 0.8), (80, 1.0))
@@ -62,6 +63,7 @@ class DistillRecipe(Recipe):
     kl: float = 0.1
     temperature: float = 2.0
     label_weight: float = 0.1
+    whiten_head: bool = True
 
 
 class DistillObjective(nn.Module):

@@ -88,6 +88,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     number(teach, "--temperature", "of that divergence")
     number(teach, "--label-weight", "weight of the cross-entropy on labels")
 
+    teach.add_argument(
+        "--whiten-head",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="make whitened features the embedding, not what regresses the teachers (default: yes)",
+    )
+
     label = parser.add_argument_group("the other objectives")
     number(label, "--train-blocks", "last blocks to train: a number, a share such as 0.5, or all",
            _typed(parse_blocks, "a number of blocks, a share from 0.0 to 1.0, or all"), metavar="N|SHARE")  # fmt: skip

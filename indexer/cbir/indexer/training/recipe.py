@@ -30,6 +30,7 @@ class Recipe:
         jitter: Half-width of the random contrast, and half that of brightness.
         validation: Share of the labelled images that is held out and measured after every epoch; 0: none.
         patience: Epochs without a better MAP@10 after which training stops; 0: it never does.
+        whiten_head: The finished network's head whitens its features (see :mod:`cbir.indexer.training.whitened_head`).
         precision: ``auto``, ``float32``, ``bf16`` or ``fp16`` (see :mod:`cbir.indexer.training.precision`).
     """
 
@@ -50,6 +51,7 @@ class Recipe:
     validation: float = 0.0
     patience: int = 0
     precision: str = "auto"
+    whiten_head: bool = False
     seed: int = 0
 
     @property

@@ -26,6 +26,7 @@ from cbir.indexer.training.precision import Precision
 from cbir.indexer.training.progress import TrainingProgress
 from cbir.indexer.training.recipe import Recipe
 from cbir.indexer.training.validation import embed, leave_one_out_map
+from cbir.indexer.training.whitened_head import whiten_head
 
 __all__ = ["random_batches", "train_and_export"]
 
@@ -84,7 +85,10 @@ def train_and_export(
         validate=validate if len(held_out) else None, on_progress=on_training,
     )  # fmt: skip
     network.load_state_dict(result.state)
-    weights, ensemble = export_member(network.cpu(), spec, form, out)
+    network = network.cpu()
+    if recipe.whiten_head:
+        whiten_head(network, images.pixels, np.setdiff1d(np.arange(len(images)), held_out), recipe.size, form)
+    weights, ensemble = export_member(network, spec, form, out)
     curves = out / f"{spec.name}.curves.png"
     draw_curves(result.history, result.best, spec.name, curves)
     facts = {
