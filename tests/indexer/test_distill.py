@@ -26,7 +26,7 @@ from cbir.indexer.training.augmentation import augment, random_views
 from cbir.indexer.training.teachers import Teacher, learn_teachers, principal_components, whitening
 
 SETTINGS = RunSettings(device="cpu", runtime="torch")
-RECIPE = DistillRecipe(sizes=((32, 0.5), (48, 1.0)), epochs=20, minutes=10, batch=20, components=16)
+RECIPE = DistillRecipe(sizes=((32, 0.5), (48, 1.0)), epochs=40, minutes=10, batch=20, components=16)
 STUDENT = StudentSpec("small", "test_resnet")
 
 
