@@ -143,7 +143,7 @@ def test_a_student_learns_and_can_be_indexed_with(
     assert report.images == 40
     assert trained.weights.stat().st_mode & 0o444 == trained.ensemble.stat().st_mode & 0o444
     history = json.loads((out / "small.json").read_text())["history"]
-    assert history[-1]["epoch"] == 20
+    assert history[-1]["epoch"] == 40
     # The finished run is known; another one is not continued from its checkpoint.
     again = distill_member(sources, teachers, STUDENT, RECIPE, out, SETTINGS, on_training=reports.append)
     assert again == trained
