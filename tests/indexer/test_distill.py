@@ -147,7 +147,7 @@ def test_a_student_learns_and_can_be_indexed_with(
     # The finished run is known; another one is not continued from its checkpoint.
     again = distill_member(sources, teachers, STUDENT, RECIPE, out, SETTINGS, on_training=reports.append)
     assert again == trained
-    assert len(reports) == 40
+    assert len(reports) == 80
     with pytest.raises(EnsembleError, match="another recipe, network, teacher or other images"):
         distill_member(sources, teachers, STUDENT, replace(RECIPE, lr=1e-4), out, SETTINGS)
     # Its weights, head and all, are a place to start from.

@@ -86,8 +86,8 @@ def nearest(queries: Floats, gallery: Floats, count: int) -> tuple[NDArray[np.in
         graph = faiss.IndexHNSWFlat(gallery.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
         graph.hnsw.efConstruction = 80
         graph.add(np.ascontiguousarray(gallery, np.float32))
-        parameters = faiss.SearchParametersHNSW(efSearch=max(64, 2 * count))
-        products, rows = graph.search(np.ascontiguousarray(queries, np.float32), count, params=parameters)
+        graph.hnsw.efSearch = max(64, 2 * count)
+        products, rows = graph.search(np.ascontiguousarray(queries, np.float32), count)
         return rows, products
     base = torch.from_numpy(np.ascontiguousarray(gallery, np.float32))
     found_rows, found = [], []

@@ -28,7 +28,10 @@ class FaissIndex:
         """See :class:`cbir.core.vector_index.VectorIndex`."""
         count = min(count, self._index.ntotal)
         # Effort goes with the call, never into the shared index: nprobe and efSearch grow with what is asked for.
-        scores, rows = self._index.search(np.ascontiguousarray(queries), count, params=self._effort(count))
+        # Where some library has imported faiss.contrib.torch_utils, search() takes tensors and no parameters, and what
+        # it was before is called search_numpy().
+        search = getattr(self._index, "search_numpy", self._index.search)
+        scores, rows = search(np.ascontiguousarray(queries), count, params=self._effort(count))
         return np.asarray(rows, dtype=np.int64), np.asarray(scores, dtype=np.float32)
 
     def _effort(self, count: int) -> Any:
