@@ -67,8 +67,8 @@ def prune(table: ScoreTable, trial: Trial) -> Trial:
         without = replace(trial, weights=weights)
         other = average_precisions(table, without)
         loss = value - other
-        # A loss smaller than its standard error may as well be none.
-        if loss.mean() <= max(USELESS, float(loss.std()) / math.sqrt(len(loss))):
+        # A loss within two standard errors may as well be none.
+        if loss.mean() <= max(USELESS, 2 * float(loss.std()) / math.sqrt(len(loss))):
             trial, value = without, other
     return trial
 
