@@ -215,7 +215,8 @@ class _Tuning:
         if _mean(sharp, other) > _mean(table, best) + 0.002:
             table, best, sharpening, dims = sharp, other, Sharpening(), chosen_dims
         before = self._before(spaces)
-        held_out = self._held_out(table, start if sharpening is None else best, dims)
+        # From the old vote: the new one has seen the queries that are to be held out.
+        held_out = self._held_out(table, replace(start, dims=tuple(choices[0] for choices in dims)), dims)
         scores, relevant = (t.cpu().numpy() for t in top_hits(table, best))
         finite = np.isfinite(scores)
         curve = fit_calibration(scores[finite], relevant[finite])
