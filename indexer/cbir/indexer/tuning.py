@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.calibration import fit_calibration, probability_of_relevance
+from cbir.core.calibration import Curve, fit_calibration, probability_of_relevance
 from cbir.core.errors import ArtifactError, SourceError
 from cbir.core.metrics import bootstrap_interval, calibration_error
 from cbir.core.projection import MIN_IMAGES
@@ -42,7 +42,7 @@ class TuningReport:
         gain: Mean of ``held_out`` less ``before``, query by query, with its 95 % bootstrap interval.
         equal: MAP@10 with equal weights and otherwise the new vote.
         members: MAP@10 of each member alone, with otherwise the new vote.
-        ece: Expected calibration error of the new scores over the first ten hits.
+        ece: Expected calibration error over the first ten hits, each query scored by a curve fitted to the others.
         version: The version published, or None: no gain.
     """
 
@@ -217,17 +217,12 @@ class _Tuning:
         before = self._before(spaces)
         # From the old vote: the new one has seen the queries that are to be held out.
         held_out = self._held_out(table, replace(start, dims=tuple(choices[0] for choices in dims)), dims)
-        scores, relevant = (t.cpu().numpy() for t in top_hits(table, best))
-        finite = np.isfinite(scores)
-        curve = fit_calibration(scores[finite], relevant[finite])
+        curve, ece = _calibration(*(t.cpu().numpy() for t in top_hits(table, best)), 1.0 + best.label_share)
         vote = self._settings(best, sharpening, curve)
         return TuningReport(
             "", len(table), self.material.source, float(before.mean()), _mean(table, best), float(held_out.mean()),
             bootstrap_gain(held_out - before), _mean(table, _equal(best)),
-            {m.name: _mean(table, _alone(best, i)) for i, m in enumerate(self.members)}, vote,
-            None if curve is None else calibration_error(
-                probability_of_relevance(scores[finite], curve), relevant[finite], 10
-            ), None,
+            {m.name: _mean(table, _alone(best, i)) for i, m in enumerate(self.members)}, vote, ece, None,
         )  # fmt: skip
 
     def _space(self, name: str, metric: str, dim: int, widest: int) -> MemberSpace:
@@ -292,7 +287,7 @@ class _Tuning:
             result[mine] = average_precisions(table.part(mine), chosen)
         return result
 
-    def _settings(self, best: Trial, sharpening: Sharpening | None, curve: tuple[float, float] | None) -> VoteSettings:
+    def _settings(self, best: Trial, sharpening: Sharpening | None, curve: Curve | None) -> VoteSettings:
         members = self.members
         total = sum(best.weights)
         return replace(
@@ -324,6 +319,23 @@ class _Tuning:
             tuned=True,
         )
         return TuningReport("", 0, self.material.source, None, None, None, None, None, {}, vote, None, None)
+
+
+def _calibration(
+    scores: Floats, relevant: NDArray[np.bool_], top: float, folds: int = 5
+) -> tuple[Curve | None, float | None]:
+    """The curve of (Q, K) hits, and its expected calibration error on queries that it was not fitted to."""
+    finite = np.isfinite(scores)
+    curve = fit_calibration(scores[finite], relevant[finite], top)
+    if curve is None:
+        return None, None
+    probabilities = np.zeros_like(scores)
+    fold = np.random.default_rng(0).permutation(len(scores)) % folds
+    for number in range(folds):
+        others = finite & (fold != number)[:, None]
+        fitted = fit_calibration(scores[others], relevant[others], top) or curve
+        probabilities[fold == number] = probability_of_relevance(scores[fold == number], fitted)
+    return curve, calibration_error(probabilities[finite], relevant[finite])
 
 
 def bootstrap_gain(differences: NDArray[np.float64]) -> tuple[float, float, float]:
