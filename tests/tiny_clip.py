@@ -10,8 +10,9 @@ from pathlib import Path
 import open_clip
 
 from cbir.core.ensemble import MemberSpec
+from cbir.core.store import IndexStore
 
-__all__ = ["ENSEMBLE", "member", "register"]
+__all__ = ["ENSEMBLE", "claim_accuracy", "member", "register"]
 
 #: ``clip`` and ``wide`` understand words, ``resnet`` does not.
 ENSEMBLE = """
@@ -64,3 +65,16 @@ def member(name: str = "clip", **changes: object) -> MemberSpec:
     register()
     model = {"clip": "tiny-clip", "wide": "tiny-clip-wide"}[name]
     return MemberSpec(name, "open_clip", model, **changes)  # type: ignore[arg-type]
+
+
+def claim_accuracy(index: Path, accuracy: float) -> None:
+    """Have an index say that its members know so many of its images by the names of their classes.
+
+    Random weights know none, and so have no say.
+    """
+    path = IndexStore(index).open().path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for facts in manifest["members"].values():
+        if facts["text"]:
+            facts["zero_shot_accuracy"] = accuracy
+    path.write_text(json.dumps(manifest))

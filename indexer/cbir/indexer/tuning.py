@@ -11,16 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.calibration import Curve, fit_calibration, probability_of_relevance
-from cbir.core.errors import ArtifactError, SourceError
 from cbir.core.metrics import bootstrap_interval, calibration_error
 from cbir.core.projection import MIN_IMAGES
 from cbir.core.runtime import choose_runtime
 from cbir.core.store import IndexStore, IndexVersion, VoteSettings
-from cbir.indexer.cross_fit import MemberSpace, ScoreTable, Sharpening, Split, cross_splits, member_space, score_table
+from cbir.indexer.cross_fit import MemberSpace, Sharpening, member_space
 from cbir.indexer.embedding import EmbeddingRun, Progress, RunSettings
 from cbir.indexer.objective import Trial, average_precisions, top_hits
 from cbir.indexer.pipeline import ImageSources
 from cbir.indexer.publishing import VersionContent, write_version
+from cbir.indexer.score_table import ScoreTable, score_table
+from cbir.indexer.tuning_material import TuningMaterial, gather
 from cbir.indexer.vote_search import SearchBudget, search_vote
 
 __all__ = ["TuningReport", "tune"]
@@ -75,16 +76,6 @@ class TuningReport:
         }
 
 
-@dataclass(frozen=True)
-class _Material:
-    """Rows of the gallery, then those of given queries."""
-
-    raw: Mapping[str, Floats]
-    codes: NDArray[np.int64]
-    splits: Sequence[Split]
-    source: str
-
-
 def tune(
     index: Path,
     queries: ImageSources | None = None,
@@ -111,7 +102,7 @@ def tune(
         version = store.open()
         version.check_ensemble(version.manifest.ensemble)
         run = EmbeddingRun(version.manifest.ensemble, index / "cache", settings, on_progress)
-        material = _material(version, run, queries)
+        material = gather(version, run, queries)
         device = "cuda" if choose_runtime(settings.device, "torch") == "torch-cuda" else "cpu"
         tuning = _Tuning(version, material, budget, report, device)
         result = tuning.run() if use_labels else tuning.without_labels()
@@ -121,42 +112,10 @@ def tune(
     return replace(result, index=str(index), version=published.name)
 
 
-def _material(version: IndexVersion, run: EmbeddingRun, queries: ImageSources | None) -> _Material:
-    gallery, members = version.gallery, [m.name for m in version.manifest.ensemble.members]
-    digests = [bytes.fromhex(gallery.sha256(row)) for row in range(len(gallery))]
-    if not all(run.known(digest) for digest in digests):
-        raise ArtifactError(
-            f"the raw embeddings of {version.path} are no longer in its cache, and tuning starts from them: run "
-            "`cbir index` on the same images once more",
-            reason="CACHE_MISSING",
-        )
-    raw = {name: run.raw(name, digests) for name in members}
-    codes = gallery.label_codes.astype(np.int64)
-    if queries is None:
-        hashes = [gallery.sha256(row) for row in range(len(gallery))]
-        return _Material(raw, codes, cross_splits(codes, hashes), "the gallery, cross-fitted in five folds")
-    place = {label: code for code, label in enumerate(gallery.labels)}
-    images = [image for image in queries.scan() if image.label in place]
-    facts, _ = run.run(images, queries)
-    own = set(digests)
-    usable = [image for image in images if image.id in facts and facts[image.id].sha256 not in own]
-    if not usable:
-        raise SourceError(
-            "none of the query images can be used: they need labels that the gallery has, and must not be its own "
-            "files",
-            reason="NO_QUERIES",
-        )
-    asked = {name: run.raw(name, [facts[image.id].sha256 for image in usable]) for name in members}
-    count = len(codes)
-    both = np.concatenate([codes, [place[str(image.label)] for image in usable]])
-    split = Split(np.flatnonzero(codes >= 0), np.arange(count), np.arange(count, len(both)))
-    return _Material({n: np.concatenate([raw[n], asked[n]]) for n in members}, both, [split], "given query images")
-
-
 def _publish(
     store: IndexStore,
     version: IndexVersion,
-    material: _Material,
+    material: TuningMaterial,
     vote: VoteSettings,
     report: Callable[[Progress], None],
 ) -> IndexVersion:
@@ -186,7 +145,7 @@ class _Tuning:
     def __init__(
         self,
         version: IndexVersion,
-        material: _Material,
+        material: TuningMaterial,
         budget: SearchBudget,
         report: Callable[[Progress], None],
         device: str,
@@ -204,7 +163,7 @@ class _Tuning:
         start = Trial(
             tuple(self.vote.weights[m.name] for m in self.members), tuple(choices[0] for choices in dims),
             self.vote.neighbours, self.vote.temperature, self.vote.label_share or 1.0, self.vote.head_share,
-            self.vote.head_temperature,
+            self.vote.head_temperature, self.vote.text_share,
         )  # fmt: skip
         best, sharpening = self._search(table, start, dims, "tune"), None
         chosen_dims: Sequence[Sequence[int]] = [(dim,) for dim in best.dims]
@@ -217,7 +176,8 @@ class _Tuning:
         before = self._before(spaces)
         # From the old vote: the new one has seen the queries that are to be held out.
         held_out = self._held_out(table, replace(start, dims=tuple(choices[0] for choices in dims)), dims)
-        curve, ece = _calibration(*(t.cpu().numpy() for t in top_hits(table, best)), 1.0 + best.label_share)
+        scores, relevant = (t.cpu().numpy() for t in top_hits(table, best))
+        curve, ece = _calibration(scores, relevant, 1.0 + best.label_share)
         vote = self._settings(best, sharpening, curve)
         return TuningReport(
             "", len(table), self.material.source, float(before.mean()), _mean(table, best), float(held_out.mean()),
@@ -247,7 +207,8 @@ class _Tuning:
             return None
         what = "score" if sharpening is None else "score with expansion"
         table = score_table(
-            spaces, dims, self.material.codes, splits, sharpening=sharpening, weights=weights, device=self.device,
+            spaces, dims, self.material.codes, splits, names=self.material.names, sharpening=sharpening,
+            weights=weights, device=self.device,
             report=lambda done, total: self.report(Progress(what, done, total)),
         )  # fmt: skip
         counted = np.flatnonzero(table.totals.cpu().numpy() > 0)
@@ -273,7 +234,7 @@ class _Tuning:
         assert table is not None
         trial = Trial(
             tuple(float(w) for w in weights), tuple(d[0] for d in dims), vote.neighbours, vote.temperature,
-            vote.label_share, vote.head_share, vote.head_temperature,
+            vote.label_share, vote.head_share, vote.head_temperature, vote.text_share,
         )  # fmt: skip
         return average_precisions(table, trial)
 
@@ -299,6 +260,7 @@ class _Tuning:
             label_share=best.label_share,
             head_share=best.head_share,
             head_temperature=best.head_temperature,
+            text_share=best.text_share,
             augmentation_neighbours=sharpening.augmentation_neighbours if sharpening else 0,
             expansion_neighbours=sharpening.expansion_neighbours if sharpening else 0,
             calibration=curve,
