@@ -152,6 +152,14 @@ class IndexVersion:
         with _reading(path):
             return cast("NDArray[np.float16]", np.load(path, mmap_mode="r"))
 
+    def plain_embeddings(self, member: str) -> NDArray[np.float16]:
+        """:meth:`embeddings` before augmentation, where the vote has any and the version kept them."""
+        path = self.path / "members" / member / "plain.npy"
+        if path.relative_to(self.path).as_posix() not in self.manifest.files:
+            return self.embeddings(member)
+        with _reading(path):
+            return cast("NDArray[np.float16]", np.load(path, mmap_mode="r"))
+
     def joint(self, member: str) -> NDArray[np.float16]:
         """(N, raw_dim) unit vectors of a member with a text tower before projection, memory-mapped."""
         path = self.path / "members" / member / "joint.npy"
