@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import open_clip
+from tiny_members import RESNET
 
 from cbir.core.ensemble import MemberSpec
 from cbir.core.store import IndexStore
@@ -15,7 +16,7 @@ from cbir.core.store import IndexStore
 __all__ = ["ENSEMBLE", "claim_accuracy", "member", "register"]
 
 #: ``clip`` and ``wide`` understand words, ``resnet`` does not.
-ENSEMBLE = """
+ENSEMBLE = f"""
 [ensemble]
 name = "worded"
 crop = "none"
@@ -25,13 +26,7 @@ backend = "open_clip"
 model = "tiny-clip"
 dim = 16
 metric = "pca"
-[[members]]
-name = "resnet"
-backend = "timm"
-model = "test_resnet"
-input = { size = 32 }
-dim = 16
-metric = "pca"
+{RESNET}metric = "pca"
 weight = 3.0
 [[members]]
 name = "wide"
