@@ -222,6 +222,29 @@ def test_a_loss_is_not_published(indexed: Path, monkeypatch: pytest.MonkeyPatch,
     assert IndexStore(indexed).current() == live
 
 
+def test_a_vote_that_stays_is_calibrated_once(indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cbir.indexer import tuning
+
+    monkeypatch.setattr(tuning, "search_vote", lambda table, start, *rest: replace(start, temperature=0.3))
+    monkeypatch.setattr(tuning._Tuning, "_held_out", lambda self, table, start, dims: np.ones(len(table)))
+    first = tune(indexed, settings=SETTINGS)
+    store = IndexStore(indexed)
+    tuned = store.open()
+    assert tuned.name == first.version
+    # As a version before calibration had it.
+    vote = replace(tuned.vote, calibration=None)
+    path = tuned.path / "vote.json"
+    path.write_text(json.dumps(vote.to_json()))
+    manifest = json.loads((tuned.path / "manifest.json").read_text())
+    manifest["files"]["vote.json"]["size"] = path.stat().st_size
+    (tuned.path / "manifest.json").write_text(json.dumps(manifest))
+    second = tune(indexed, settings=SETTINGS)
+    assert store.open().name == second.version != tuned.name
+    assert store.open().vote == replace(vote, calibration=first.vote.calibration)
+    assert first.vote.calibration is not None
+    assert tune(indexed, settings=SETTINGS).version is None
+
+
 def test_without_labels_vectors_are_sharpened(indexed: Path) -> None:
     report = tune(indexed, settings=SETTINGS, use_labels=False)
     version = IndexStore(indexed).open()

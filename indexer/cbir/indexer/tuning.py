@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,58 +21,14 @@ from cbir.indexer.pipeline import ImageSources
 from cbir.indexer.publishing import VersionContent, write_version
 from cbir.indexer.score_table import ScoreTable, score_table
 from cbir.indexer.tuning_material import TuningMaterial, gather
+from cbir.indexer.tuning_report import TuningReport
 from cbir.indexer.vote_search import SearchBudget, search_vote
 
-__all__ = ["TuningReport", "tune"]
+__all__ = ["tune"]
 
 Floats = NDArray[np.float32]
 #: Fewer queries than these tell chance from gain too badly.
 MIN_QUERIES = 20
-
-
-@dataclass(frozen=True)
-class TuningReport:
-    """What tuning found.  MAP@10 on queries whose labels taught neither metric nor heads.
-
-    Attributes:
-        queries: Queries measured; 0: there were too few labels, so sharpening without labels was chosen.
-        before: MAP@10 of the vote as it was.
-        after: MAP@10 of the new vote on the queries that chose it.
-        held_out: MAP@10 of votes chosen on one half of the queries, on the other half.
-        gain: Mean of ``held_out`` less ``before``, query by query, with its 95 % bootstrap interval.
-        equal: MAP@10 with equal weights and otherwise the new vote.
-        members: MAP@10 of each member alone, with otherwise the new vote.
-        ece: Expected calibration error over the first ten hits, each query scored by a curve fitted to the others.
-        version: The version published, or None: no gain.
-    """
-
-    index: str
-    queries: int
-    query_source: str
-    before: float | None
-    after: float | None
-    held_out: float | None
-    gain: tuple[float, float, float] | None
-    equal: float | None
-    members: Mapping[str, float]
-    vote: VoteSettings
-    ece: float | None
-    version: str | None
-
-    def to_json(self) -> dict[str, Any]:
-        """The document `cbir tune --json` prints."""
-        return {
-            "index": self.index,
-            "version": self.version,
-            "published": self.version is not None,
-            "queries": self.queries,
-            "query_source": self.query_source,
-            "map@10": {"before": self.before, "after": self.after, "held_out": self.held_out, "equal": self.equal},
-            "gain": None if self.gain is None else dict(zip(("mean", "low", "high"), self.gain, strict=True)),
-            "members": {name: {"map@10": value} for name, value in self.members.items()},
-            "vote": self.vote.to_json(),
-            "ece": self.ece,
-        }
 
 
 def tune(
@@ -86,6 +41,8 @@ def tune(
     use_labels: bool = True,
 ) -> TuningReport:
     """Choose the vote and publish it as a new version, unless it is no gain.
+
+    A vote that proves to be the best one already is published where its calibration is new.
 
     Args:
         queries: Labelled query images; None: the gallery's own, each without its kin of the same bytes.
@@ -106,7 +63,13 @@ def tune(
         device = "cuda" if choose_runtime(settings.device, "torch") == "torch-cuda" else "cpu"
         tuning = _Tuning(version, material, budget, report, device)
         result = tuning.run() if use_labels else tuning.without_labels()
-        if result.vote == version.vote or (result.gain is not None and result.gain[0] <= 0):
+        if _same_vote(result.vote, version.vote):
+            # Only the scores may mean more than before; none of the weights' rounding comes with them.
+            result = replace(result, vote=replace(version.vote, calibration=result.vote.calibration))
+            worthwhile = result.vote != version.vote
+        else:
+            worthwhile = result.gain is None or result.gain[0] > 0
+        if not worthwhile:
             return replace(result, index=str(index))
         published = _publish(store, version, material, result.vote, report)
     return replace(result, index=str(index), version=published.name)
@@ -281,6 +244,13 @@ class _Tuning:
             tuned=True,
         )
         return TuningReport("", 0, self.material.source, None, None, None, None, None, {}, vote, None, None)
+
+
+def _same_vote(one: VoteSettings, other: VoteSettings) -> bool:
+    """Whether two votes rank alike."""
+    weights = np.array([(one.weights[name], other.weights[name]) for name in one.weights])
+    rest = [replace(vote, weights={}, calibration=None, tuned=True) for vote in (one, other)]
+    return rest[0] == rest[1] and np.allclose(weights[:, 0], weights[:, 1])
 
 
 def _calibration(

@@ -11,7 +11,8 @@ from rich.table import Table
 from cbir.indexer.console import USER_ERRORS, add_device_arguments, positive, print_json, progress_printer, stderr
 from cbir.indexer.embedding import RunSettings
 from cbir.indexer.sources import open_sources
-from cbir.indexer.tuning import TuningReport, tune
+from cbir.indexer.tuning import tune
+from cbir.indexer.tuning_report import TuningReport
 from cbir.indexer.vote_search import SearchBudget
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
