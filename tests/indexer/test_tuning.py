@@ -222,7 +222,9 @@ def test_a_loss_is_not_published(indexed: Path, monkeypatch: pytest.MonkeyPatch,
     assert IndexStore(indexed).current() == live
 
 
-def test_a_vote_that_stays_is_calibrated_once(indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vote_that_stays_is_calibrated_once(
+    indexed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     from cbir.indexer import tuning
 
     monkeypatch.setattr(tuning, "search_vote", lambda table, start, *rest: replace(start, temperature=0.3))
@@ -240,9 +242,13 @@ def test_a_vote_that_stays_is_calibrated_once(indexed: Path, monkeypatch: pytest
     (tuned.path / "manifest.json").write_text(json.dumps(manifest))
     second = tune(indexed, settings=SETTINGS)
     assert store.open().name == second.version != tuned.name
+    assert second.gain == (0, 0, 0)
     assert store.open().vote == replace(vote, calibration=first.vote.calibration)
     assert first.vote.calibration is not None
-    assert tune(indexed, settings=SETTINGS).version is None
+    capsys.readouterr()
+    assert main(["tune", str(indexed), "--device", "cpu", "--runtime", "torch"]) == 0
+    assert "no other vote is better\n" in capsys.readouterr().err
+    assert store.current() == second.version
 
 
 def test_without_labels_vectors_are_sharpened(indexed: Path) -> None:

@@ -65,7 +65,8 @@ def tune(
         result = tuning.run() if use_labels else tuning.without_labels()
         if _same_vote(result.vote, version.vote):
             # Only the scores may mean more than before; none of the weights' rounding comes with them.
-            result = replace(result, vote=replace(version.vote, calibration=result.vote.calibration))
+            stays = replace(version.vote, calibration=result.vote.calibration)
+            result = replace(result, vote=stays, held_out=result.before, gain=(0.0, 0.0, 0.0) if result.gain else None)
             worthwhile = result.vote != version.vote
         else:
             worthwhile = result.gain is None or result.gain[0] > 0

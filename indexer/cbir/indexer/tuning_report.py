@@ -20,7 +20,8 @@ class TuningReport:
         before: MAP@10 of the vote as it was.
         after: MAP@10 of the new vote on the queries that chose it.
         held_out: MAP@10 of votes chosen on one half of the queries, on the other half.
-        gain: Mean of ``held_out`` less ``before``, query by query, with its 95 % bootstrap interval.
+        gain: Mean of ``held_out`` less ``before``, query by query, with its 95 % bootstrap interval; zeros where the
+            vote proved to be the best one already, and stays.
         equal: MAP@10 with equal weights and otherwise the new vote.
         members: MAP@10 of each member alone, with otherwise the new vote.
         ece: Expected calibration error over the first ten hits, each query scored by a curve fitted to the others.

@@ -69,6 +69,12 @@ def _say(report: TuningReport) -> None:
             "such galleries; give labelled images with --queries for more",
             soft_wrap=True,
         )
+    elif not any(report.gain):
+        console.print(
+            f"MAP@10 {_percent(report.before)}: no other vote is better"
+            + (", but its scores are calibrated anew" if report.version else ""),
+            soft_wrap=True,
+        )
     else:
         mean, low, high = (100 * value for value in report.gain)
         console.print(
