@@ -25,7 +25,7 @@ def draw(document: Mapping[str, Any], file: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 9.5), layout="constrained")
+    figure = Figure(figsize=(16, 9.5), layout="constrained")
     FigureCanvasAgg(figure)
     panels: Any = figure.subplots(2, 2)
     machine, index = document["machine"], document["index"]
@@ -59,7 +59,8 @@ def _latencies(panel: Any, document: Mapping[str, Any]) -> None:
                 panel.plot(counts, [point[key] for point in points], style, color=colour, marker=".", label=label)
     _over_concurrency(panel, document)
     panel.set(yscale="log", ylabel="milliseconds", title="Latency, closed loop")
-    panel.legend(fontsize=8)
+    _plain(panel.yaxis)
+    _legend_beside(panel)
 
 
 def _rates(panel: Any, document: Mapping[str, Any]) -> None:
@@ -87,7 +88,8 @@ def _rates(panel: Any, document: Mapping[str, Any]) -> None:
             panel.axhline(limits["bare"][part]["per_second"], color="#5C6573", linestyle=style, linewidth=1, label=name)
     _over_concurrency(panel, document)
     panel.set(yscale="log", ylabel="answers per second", title="Throughput, closed loop, and its limits")
-    panel.legend(fontsize=8)
+    _plain(panel.yaxis)
+    _legend_beside(panel)
 
 
 def _over_concurrency(panel: Any, document: Mapping[str, Any]) -> None:
@@ -99,39 +101,59 @@ def _over_concurrency(panel: Any, document: Mapping[str, Any]) -> None:
 
 def _distributions(panel: Any, document: Mapping[str, Any]) -> None:
     panel.set(
-        title="Latency from the scheduled arrival, open loop", xlabel="milliseconds", ylabel="share answered by then"
+        title=f"Latency from the scheduled arrival, open loop: {_open_kind(document)}",
+        xlabel="milliseconds",
+        ylabel="share answered by then",
     )
     floods = [flood for flood in document["open"] if flood["distribution_ms"]]
     for flood, colour in zip(floods, _FLOODS, strict=False):
         times = flood["distribution_ms"]
         shares = [place / max(1, len(times) - 1) for place in range(len(times))]
         refused = flood["refused"]["count"]
-        label = f"{flood['kind']}, {flood['fraction']:g} of capacity: {flood['offered_per_second']:.0f} a second"
-        panel.plot(times, shares, color=colour, label=label + (f", {refused} refused" if refused else ""))
+        label = f"{flood['fraction']:g} of capacity:\n{flood['offered_per_second']:.0f} a second"
+        panel.plot(times, shares, color=colour, label=label + (f",\n{refused} refused" if refused else ""))
         panel.plot(flood["p99_ms"], 0.99, "o", color=colour, markersize=5)
     if floods:
         panel.axvline(floods[0]["deadline_ms"], color="#5C6573", linestyle=":", label="deadline")
         panel.set_xscale("log")
-        panel.legend(fontsize=8, loc="upper left")
+        _plain(panel.xaxis)
+        _legend_beside(panel)
+
+
+def _open_kind(document: Mapping[str, Any]) -> str:
+    return str(document["open"][0]["kind"]) if document["open"] else "not measured"
 
 
 def _stages(panel: Any, document: Mapping[str, Any]) -> None:
     kind = next((one["kind"] for one in document["closed"] if one.get("stages")), None)
     points = [one for one in _unary(document, kind or "") if one.get("stages")]
     panel.set(
-        title=f"Where the time goes: {kind or 'nothing was measured'}",
-        xlabel="requests in flight",
-        ylabel="milliseconds, mean",
+        title=f"Where the time goes: {kind or 'not measured'}, means", xlabel="requests in flight", ylabel="share"
     )
-    names = [str(point["concurrency"]) for point in points]
+    names = [
+        f"{point['concurrency']}\n{point['mean_ms']:,.{0 if point['mean_ms'] >= 100 else 2}f} ms" for point in points
+    ]
     bottoms = [0.0] * len(points)
     for stage, colour in _STAGES.items():
         if stage == "rest":
-            heights = [max(0.0, point["mean_ms"] - bottom) for point, bottom in zip(points, bottoms, strict=True)]
+            shares = [max(0.0, 1 - bottom) for bottom in bottoms]
         else:
-            heights = [point["stages"].get(stage, 0.0) for point in points]
-        label = "transport, event loop, generator" if stage == "rest" else stage
-        panel.bar(names, heights, 0.7, bottoms, color=colour, label=label)
-        bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
+            shares = [point["stages"].get(stage, 0.0) / point["mean_ms"] for point in points]
+        label = "transport, event loops" if stage == "rest" else stage
+        panel.bar(names, shares, 0.7, bottoms, color=colour, label=label)
+        bottoms = [bottom + share for bottom, share in zip(bottoms, shares, strict=True)]
     if points:
-        panel.legend(fontsize=8, loc="upper left")
+        _legend_beside(panel)
+
+
+def _plain(axis: Any) -> None:
+    """Numbers as they are said, and only as many as there is room for."""
+    from matplotlib.ticker import LogFormatter
+
+    axis.set_major_formatter(LogFormatter(labelOnlyBase=False))
+    axis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1.5, 0.7)))
+
+
+def _legend_beside(panel: Any) -> None:
+    # Curves may be anywhere: a legend among them would hide some.
+    panel.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)

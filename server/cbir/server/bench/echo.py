@@ -62,7 +62,7 @@ async def _serve(pipe: Connection, reply: bytes) -> None:
     closed = asyncio.Event()
     asyncio.get_running_loop().add_reader(pipe.fileno(), closed.set)
     await closed.wait()
-    await server.stop(0)
+    await server.stop(0.5)
 
 
 class _Echo(grpc.GenericRpcHandler):  # type: ignore[misc]

@@ -104,8 +104,10 @@ def server_process(
         # An affinity outlives exec, and all threads that start later inherit it.
         pin = f"import os, sys; os.sched_setaffinity(0, {set(cores)}); os.execv(sys.argv[1], sys.argv[1:])"
         command = [sys.executable, "-c", pin, *command]
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment) as process,
+    ):
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
@@ -122,7 +124,6 @@ def server_process(
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait()
 
 
 def _free_port() -> int:
