@@ -20,6 +20,7 @@ from cbir.core.store import IndexStore
 from cbir.server.admission import OverloadedError
 from cbir.server.bench import payloads as supply
 from cbir.server.bench.arrivals import constant, poisson
+from cbir.server.bench.cancellation import account
 from cbir.server.bench.echo import echo_server
 from cbir.server.bench.generator import SEARCH, Generator, Window
 from cbir.server.bench.measurement import measure
@@ -28,7 +29,7 @@ from cbir.server.bench.payloads import Payloads
 from cbir.server.bench.plan import Plan
 from cbir.server.bench.query_images import drawn_images, read_images
 from cbir.server.bench.ratios import ratios
-from cbir.server.bench.reloads import during, two_versions
+from cbir.server.bench.reloads import during, reload_under_load, two_versions
 from cbir.server.bench.replicas import shares_of
 from cbir.server.bench.server_process import read_metrics
 from cbir.server.bench.stages import mean_stages
@@ -194,13 +195,22 @@ def test_stages_are_means_in_milliseconds() -> None:
     assert mean_stages([]) == {}
 
 
-def test_metrics_of_one_name_are_added_up() -> None:
+def test_metrics_account_for_what_was_cancelled() -> None:
     page = (
-        "# HELP cbir_queries_total Queries.\n# TYPE cbir_queries_total counter\n"
-        'cbir_queries_total{outcome="answered"} 12\ncbir_queries_total{outcome="cancelled"} 3.0\n'
-        "cbir_cancelled_total 3 1700000000\ncbir_up 1e0\n"
+        "# HELP cbir_admitted_total Queries.\n# TYPE cbir_admitted_total counter\ncbir_admitted_total 20.0\n"
+        'cbir_cancelled_total{when="before_batch"} 6.0\ncbir_cancelled_total{when="after_batch"} 2.0\n'
+        'cbir_batch_size_bucket{le="+Inf"} 5\ncbir_batch_size_sum 13 1700000000\ncbir_expired_total 1e0\n'
     )
-    assert read_metrics(page) == {"cbir_queries_total": 15, "cbir_cancelled_total": 3, "cbir_up": 1}
+    values = read_metrics(page)
+    assert values['cbir_cancelled_total{when="after_batch"}'] == 2
+    assert len(values) == 6
+    # 20 admitted: 13 in batches (2 of them in vain), 6 cancelled and 1 expired before.
+    assert account(values) == {
+        "admitted": 20, "processed": 13, "cancelled_before": 6, "expired": 1, "unaccounted": 0,
+    }  # fmt: skip
+    # One was forwarded and counted as cancelled before its batch began all the same.
+    assert account(values | {"cbir_batch_size_sum": 14})["unaccounted"] == -1
+    assert account({"cbir_admitted_total": 20})["unaccounted"] is None
 
 
 def test_cores_are_dealt_evenly() -> None:
@@ -266,6 +276,9 @@ def test_ratios_are_made_of_one_run() -> None:
             "reloads": 20, "failed": 0, "requests": 500, "reload_ms": {"p50_ms": 900.0}, "during": {"p99_ms": 90.0},
             "without": {"p99_ms": 60.0},
         },
+        "cancelled": {
+            "answered": 11, "admitted": 20, "processed": 13, "cancelled_before": 6, "expired": 1, "unaccounted": 0,
+        },
     }  # fmt: skip
     found = {ratio.name: (pytest.approx(ratio.value), ratio.reached) for ratio in ratios(document)}
     assert found == {
@@ -283,6 +296,7 @@ def test_ratios_are_made_of_one_run() -> None:
         "image, open loop at 3 of capacity: refusals with RetryInfo": (1.0, True),
         "20 reloads: failed requests": (0, True),
         "20 reloads: p99 during / without": (1.5, True),
+        "half cancelled: admitted - in batches - given up before, queries": (0, True),
     }
     assert ratios({"closed": [], "limits": {"echo": [], "bare": None}, "open": []}) == []
 
@@ -363,12 +377,15 @@ async def test_the_echo_sends_the_same_reply_by_both_calls() -> None:
 async def test_a_server_that_runs_already_is_measured(serve: Any, tiny: Any) -> None:
     said: list[str] = []
     async with serve() as running:
-        plan = Plan(target=running.server.address, limits=False, seconds=0.1, rounds=1, concurrency=(1, 4))
+        plan = Plan(
+            target=running.server.address, limits=False, seconds=0.1, rounds=1, concurrency=(1, 4),
+            kinds=("embedding", "image", "id"),
+        )  # fmt: skip
         document = await measure(plan, said.append)
     loops = {(one["kind"], one["mode"], one["concurrency"]): one for one in document["closed"]}
     assert set(loops) == {
-        *(("image", "unary", count) for count in (1, 4, 32)), ("image", "stream", 4),
-        *(("embedding", "unary", count) for count in (1, 4)), ("embedding", "stream", 4),
+        *(("embedding", "unary", count) for count in (1, 4, 32)), ("embedding", "stream", 4),
+        *(("image", "unary", count) for count in (1, 4)), ("image", "stream", 4),
         *(("id", "unary", count) for count in (1, 4)),
     }  # fmt: skip
     for one in document["closed"]:
@@ -385,6 +402,20 @@ async def test_a_server_that_runs_already_is_measured(serve: Any, tiny: Any) -> 
     json.dumps(document)
 
 
+async def test_reloads_under_load_are_told_apart_from_calm(serve: Any, tiny: Any) -> None:
+    payloads = supply.ids(["red-rings-1", "twin"])
+    async with serve() as running, Generator([running.server.address]) as generator:
+        told = await reload_under_load(
+            generator, payloads, running.server.address, ("one", "other"), reloads=2, rate=50, seconds=0.3,
+            seed=0,
+        )  # fmt: skip
+    assert (told["reloads"], told["failed"], told["errors"]) == (2, 0, {})
+    assert told["reload_ms"]["count"] == 2
+    # It loads the same engine twice, at once: hardly a request is under way then.
+    assert 0 <= told["during"]["count"] < told["requests"]
+    assert told["without"]["count"] == len(poisson(50, 0.3, 0))
+
+
 def parse(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
@@ -393,9 +424,9 @@ def parse(*arguments: str) -> argparse.Namespace:
 
 def test_the_command_measures_an_index(tiny: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     arguments = (
-        "serve", str(tiny.index), "--quick", "--seconds", "0.1", "--kind", "image", "embedding", "--device", "cpu",
-        "--runtime", "torch", "--max-batch", "8", "--cancel", "--reloads", "1", "--serve=--queue 20", "--json",
-        "--out", str(tmp_path / "out"),
+        "serve", str(tiny.index), "--seconds", "0.1", "--rounds", "1", "--concurrency", "1,4", "--open", "3", "--kind",
+        "image", "embedding", "--device", "cpu", "--runtime", "torch", "--max-batch", "8", "--cancel",
+        "--serve=--queue 20", "--json", "--out", str(tmp_path / "out"),
     )  # fmt: skip
     assert command.run(parse(*arguments)) == 0
     out, err = capfd.readouterr()
@@ -407,14 +438,11 @@ def test_the_command_measures_an_index(tiny: Any, tmp_path: Path, capfd: pytest.
     assert document["limits"]["bare"]["matrix_bytes"] == 65 * (16 + 12) * 2
     assert document["limits"]["bare"]["forward_batch"]["each"] == 8
     assert {one["mode"] for one in document["limits"]["echo"]} == {"unary", "stream"}
-    assert document["reloads"]["reloads"] == 1
-    assert document["reloads"]["failed"] == 0
-    assert document["reloads"]["reload_ms"]["count"] == 1
     cancelled = document["cancelled"]
     assert cancelled["answered"] + cancelled["left_early"] <= cancelled["sent"]
     names = [ratio["name"] for ratio in document["ratios"]]
     assert "image, 1 in flight: p50 minus bare, ms" in names
-    assert "embedding, 32 in flight: rate / empty echo" in names
+    assert "embedding, 4 in flight: rate / empty echo" in names
     assert "against the limits of this run" in err
     # 32 in flight do not fit into a queue of 20: the option has reached the server.
     loops = {(one["kind"], one["mode"], one["concurrency"]): one for one in document["closed"]}

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Mapping
 from typing import Any
 
 from cbir.server.bench.generator import Generator, Window
 from cbir.server.bench.payloads import Payloads
 from cbir.server.bench.server_process import ServerProcess
 
-__all__ = ["cancel_half"]
+__all__ = ["account", "cancel_half"]
 
-#: Parts of the names of the counters that are told.
-_TELLING = ("cancel", "expire", "refuse", "process", "forward", "embed", "batch", "answer", "quer")
+#: What the server counts of queries, by the beginnings of names; labels follow.
+_ADMITTED, _PROCESSED, _EXPIRED = "cbir_admitted_total", "cbir_batch_size_sum", "cbir_expired_total"
+_BEFORE_BATCH = 'cbir_cancelled_total{when="before_batch"'
 
 
 async def cancel_half(
@@ -21,8 +23,8 @@ async def cancel_half(
 ) -> dict[str, Any]:
     """Keep requests in flight of which half are cancelled, and read the server's counters.
 
-    Every request that was cancelled before its batch began must be counted as cancelled and never be processed; those
-    whose caller left later were processed in vain.  So ``sent = answered + counted as cancelled + too late``.
+    A query that was admitted is in a batch, or its caller left, or its deadline passed, before its batch began.  If the
+    counts of these add up to those admitted, then no forward pass was spent on a query that is counted as cancelled.
 
     Args:
         usual: Seconds that a request takes at this concurrency; callers leave after a random part of half of it.
@@ -35,18 +37,32 @@ async def cancel_half(
     )  # fmt: skip
     # What was cancelled last is still on its way to the server.
     await asyncio.sleep(max(0.2, 2 * usual))
-    after = server.counters()
-    changes = {
-        name: value - before.get(name, 0.0)
-        for name, value in after.items()
-        if name.endswith("_total") and any(part in name for part in _TELLING)
-    }
-    cancelled = sum(value for name, value in changes.items() if "cancelled" in name)
+    changes = {name: value - before.get(name, 0.0) for name, value in server.counters().items()}
     return {
         "concurrency": concurrency,
         "sent": load.requests,
         "answered": load.answered,
         "left_early": load.cancelled,
-        "counted_as_cancelled": cancelled if after else None,
-        "counters": changes,
+        **account(changes),
     }
+
+
+def account(changes: Mapping[str, float]) -> dict[str, Any]:
+    """What became of the queries that were admitted, by the server's counters.
+
+    Args:
+        changes: By how much each sample of its metrics page has grown.
+
+    Returns:
+        ``unaccounted`` are those that are counted as nothing, or as two things where it is negative; every value is
+        None where the server has no such counters.
+    """
+    parts = {"admitted": _ADMITTED, "processed": _PROCESSED, "cancelled_before": _BEFORE_BATCH, "expired": _EXPIRED}
+    found = {
+        part: [value for name, value in changes.items() if name.startswith(start)] for part, start in parts.items()
+    }
+    counts: dict[str, Any] = {part: sum(values) if values else None for part, values in found.items()}
+    if None in counts.values():
+        return counts | {"unaccounted": None}
+    missing = counts["admitted"] - counts["processed"] - counts["cancelled_before"] - counts["expired"]
+    return counts | {"unaccounted": missing}

@@ -27,8 +27,8 @@ __all__ = ["SEARCH", "SEARCH_STREAM", "Generator", "Load", "Window"]
 _SERVICE = search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name
 SEARCH, SEARCH_STREAM = f"/{_SERVICE}/Search", f"/{_SERVICE}/SearchStream"
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
-#: A load that is much slower than thought ends after this many times its time.
-_PATIENCE = 20
+#: A load that is much slower than thought ends after this many times its time, but not before a minute.
+_PATIENCE, _LEAST_PATIENCE = 20, 60.0
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class _Steady:
         self._window, self._ended = window, ended
         self.begin = perf_counter() + window.warm
         self.end = self.begin + window.seconds
-        self._last = self.begin + _PATIENCE * window.seconds
+        self._last = self.begin + max(_PATIENCE * window.seconds, _LEAST_PATIENCE)
         self._over = False
 
     def over(self) -> bool:

@@ -258,7 +258,6 @@ def _settings(plan: Plan, subject: _Subject) -> dict[str, Any]:
         "reply_bytes": {kind: len(reply) for kind, reply in subject.replies.items()},
         "seconds": plan.seconds,
         "rounds": plan.rounds,
-        "max_batch": plan.max_batch,
         "channels": plan.channels,
         "serve": list(plan.serve),
     }

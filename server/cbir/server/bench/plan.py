@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from cbir.core.errors import ConfigurationError
 from cbir.server.bench.server_process import serve_takes
+from cbir.server.commands import serve
 from cbir.server.deployment import EngineConfig
-from cbir.server.limits import Limits
 
 __all__ = ["KINDS", "Plan"]
 
@@ -41,8 +42,7 @@ class Plan:
         cached: Leave the server's cache on in a load of few images, to show what it does.
         processes: Compare one server with as many that share the cores.
         channels: Connections of the generator to each server.
-        serve: Further options of ``cbir serve``.
-        max_batch: Of the server.
+        serve: Options of ``cbir serve``; what is loaded alone is loaded with them too.
     """
 
     index: Path | None = None
@@ -63,10 +63,6 @@ class Plan:
     processes: int = 1
     channels: int = 1
     seed: int = 0
-    device: str = "auto"
-    runtime: str = "auto"
-    ensemble: str | None = None
-    max_batch: int = field(default_factory=lambda: Limits().max_batch)
     serve: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -90,10 +86,9 @@ class Plan:
         """What the server loads, to be loaded a second time and measured alone; None without an index."""
         if self.index is None:
             return None
-        limits = Limits(max_batch=self.max_batch)
-        return EngineConfig(
-            self.index, ensemble=self.ensemble, device=self.device, runtime=self.runtime, limits=limits, text=False
-        )
+        parser = argparse.ArgumentParser()
+        serve.add_arguments(parser)
+        return serve.engine_config(parser.parse_args([str(self.index), *self.serve_options()]))
 
     def serve_options(self, *, cache: bool = False) -> list[str]:
         """Options of ``cbir serve``.
@@ -101,9 +96,7 @@ class Plan:
         Args:
             cache: Leave its cache of answers as it is; else it is turned off, where there is one.
         """
-        options = ["--device", self.device, "--runtime", self.runtime, "--max-batch", str(self.max_batch), "--no-text"]
-        if self.ensemble:
-            options += ["--ensemble", self.ensemble]
+        options = [*self.serve, "--no-text"]
         if not cache and serve_takes("--cache-entries"):
             options += ["--cache-entries", "0"]
-        return [*options, *self.serve]
+        return options

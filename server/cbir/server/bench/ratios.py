@@ -148,11 +148,12 @@ def _reloaded(document: Mapping[str, Any]) -> Iterator[Ratio]:
 
 def _cancelled(document: Mapping[str, Any]) -> Iterator[Ratio]:
     cancelled = document.get("cancelled")
-    if cancelled and cancelled["counted_as_cancelled"] is not None and cancelled["left_early"]:
-        counted, left = cancelled["counted_as_cancelled"], cancelled["left_early"]
+    if cancelled and cancelled["unaccounted"] is not None:
         yield Ratio(
-            "cancelled: share that cost no forward pass", counted / left, 0.0, False,
-            f"{left:.0f} callers left, {counted:.0f} before their batch began",
+            "half cancelled: admitted - in batches - given up before, queries", abs(cancelled["unaccounted"]), 0, True,
+            f"{cancelled['admitted']:.0f} admitted, {cancelled['processed']:.0f} in batches, of which "
+            f"{cancelled['answered']} were answered; {cancelled['cancelled_before']:.0f} cancelled and "
+            f"{cancelled['expired']:.0f} expired before",
         )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from cbir.server.commands import serve
 
 __all__ = ["ServerProcess", "read_metrics", "serve_takes", "server_process"]
 
-_SAMPLE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{[^}]*\})? ([^ ]+)(?: \d+)?$", re.MULTILINE)
+_SAMPLE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*(?:\{[^}]*\})?) (\S+)(?: \d+)?$", re.MULTILINE)
 
 
 def serve_takes(option: str) -> bool:
@@ -63,7 +63,7 @@ class ServerProcess:
         return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
     def counters(self) -> dict[str, float]:
-        """Everything on its metrics page, the values of one name added up; empty where it has none.  Blocks."""
+        """Everything on its metrics page, by name and labels; empty where it has none.  Blocks."""
         if self.metrics is None:
             return {}
         with urllib.request.urlopen(self.metrics, timeout=10) as page:  # noqa: S310 - our own server, on loopback
@@ -71,11 +71,8 @@ class ServerProcess:
 
 
 def read_metrics(text: str) -> dict[str, float]:
-    """Values by name of a page in the Prometheus text format; those that differ in labels only are added up."""
-    values: dict[str, float] = {}
-    for name, value in _SAMPLE.findall(text):
-        values[name] = values.get(name, 0.0) + float(value)
-    return values
+    """Values of a page in the Prometheus text format, by names with their labels as they are written."""
+    return {name: float(value) for name, value in _SAMPLE.findall(text)}
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cbir.core.errors import ConfigurationError
 from cbir.server.bench.bare import Bare, Timed
 from cbir.server.bench.generator import Generator, Load, Window
 from cbir.server.bench.outcomes import Outcomes
@@ -94,12 +95,20 @@ def level_figures(level: Level, loads: Sequence[Load], server_seconds: float | N
     """Rate, latencies, stages and costs of a closed loop, over all its rounds."""
     outcomes = Outcomes.merged([load.outcomes for load in loads])
     requests = sum(load.requests for load in loads)
+    rate = closed_rate(outcomes, level.concurrency)
+    if not rate > 0:
+        why = ", ".join(outcomes.errors()) or "they took too long"
+        raise ConfigurationError(
+            f"nothing can be told of {level}: no place in it ended two requests ({why}): use more --seconds or "
+            "lower --concurrency",
+            reason="BENCH_TOO_SLOW",
+        )
     latencies = outcomes.latencies[outcomes.answered]
     figures: dict[str, Any] = {
         "kind": level.kind,
         "mode": level.mode,
         "concurrency": level.concurrency,
-        "per_second": closed_rate(outcomes, level.concurrency),
+        "per_second": rate,
         **latency_figures(latencies),
         "errors": outcomes.errors(),
         "generator_cpu_ms_each": 1000 * sum(load.generator_seconds for load in loads) / requests,

@@ -36,10 +36,8 @@ def print_tables(console: Console, document: Mapping[str, Any]) -> None:
     for one in document.get("processes", []):
         console.print(_closed(f"{one['processes']} processes, {one['resident_mib']:.0f} MiB", one["closed"]))
     if document.get("cancelled"):
-        counters = ", ".join(f"{name} {value:g}" for name, value in document["cancelled"]["counters"].items())
-        facts = {key: value for key, value in document["cancelled"].items() if key != "counters"}
-        console.print("cancelled: " + ", ".join(f"{key} {value}" for key, value in facts.items()), soft_wrap=True)
-        console.print(f"counters: {counters or 'the server has no metrics'}", soft_wrap=True)
+        facts = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in document["cancelled"].items())
+        console.print(f"half of the requests cancelled: {facts}", soft_wrap=True)
     console.print(_ratios(document["ratios"]))
 
 

@@ -136,9 +136,15 @@ def _plan(args: argparse.Namespace) -> Any:
         rounds=1 if quick else args.rounds,
         fractions=args.fractions, arrivals=args.arrivals, deadline=args.deadline, limits=not args.no_limits,
         reloads=args.reloads, reload_load=args.reload_load, cancel=args.cancel, cached=args.cached,
-        processes=args.processes, channels=args.channels, seed=args.seed, device=args.device, runtime=args.runtime,
-        ensemble=args.ensemble, max_batch=args.max_batch, serve=tuple(shlex.split(args.serve)),
+        processes=args.processes, channels=args.channels, seed=args.seed, serve=tuple(_serve_options(args)),
     )  # fmt: skip
+
+
+def _serve_options(args: argparse.Namespace) -> list[str]:
+    options = ["--device", args.device, "--runtime", args.runtime, "--max-batch", str(args.max_batch)]
+    if args.ensemble:
+        options += ["--ensemble", args.ensemble]
+    return [*options, *shlex.split(args.serve)]
 
 
 def _positive(text: str) -> int:
