@@ -21,9 +21,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cbir.indexer.samples import write_split
 
@@ -108,17 +109,40 @@ def main() -> int:
         except ValueError:
             results[step.name] = told.splitlines()
             sys.stdout.write(told)
-    for name, told in results.items():
-        if name.startswith("index ") and isinstance(told, dict):
-            told["images_per_second"] = told["images"] / told["seconds"]
-            print(f"{name}: {told['images']} images, {told['images_per_second']:.1f} a second, models loaded included")
-        for ratio in told.get("ratios", ()) if isinstance(told, dict) else ():
-            mark = "  " if ratio["reached"] else "! "
-            print(f"{mark}{name}: {ratio['name']}: {ratio['value']:.3g} ({ratio['aim']}); {ratio['how']}")
     (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    table = markdown(results)
+    (args.out / "speed.md").write_text(table)
+    print(table)
     if failed:
         say(f"failed: {', '.join(failed)}")
     return 1 if failed else 0
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The tables of ratios, as ``docs/benchmarks.md`` has them."""
+    lines: list[str] = []
+    for name, told in results.items():
+        if not isinstance(told, dict):
+            continue
+        if "ratios" in told:
+            machine = told["machine"]
+            lines += [
+                f"`{name}`, {machine['cpu']}, {machine['cores']} cores, load {machine['load_before']} before:",
+                "",
+                "| | measured | aim | made of |",
+                "| --- | --- | --- | --- |",
+                *(f"| {one['name']} | {bold(one)} | {one['aim']} | {one['how']} |" for one in told["ratios"]),
+                "",
+            ]
+        elif name.startswith("index "):
+            rate = told["images"] / told["seconds"]
+            lines += [f"`{name}`: {told['images']} images, {rate:.1f} a second, loading the models included", ""]
+    return "\n".join(lines)
+
+
+def bold(ratio: Mapping[str, Any]) -> str:
+    """What is not as aimed at stands out."""
+    return f"{ratio['value']:.3g}" if ratio["reached"] else f"**{ratio['value']:.3g}**"
 
 
 def say(text: str) -> None:

@@ -456,7 +456,7 @@ def test_wrong_usage_and_what_cannot_be_measured(tmp_path: Path) -> None:
         assert caught.value.code == 2
     for arguments, words in (
         (("serve",), "there is nothing to measure"),
-        (("serve", "--target", "localhost:1", "--reloads", "3"), "starts servers of its own"),
+        (("serve", "--target", "localhost:1", "--reloads", "3"), "needs a server that is started for it"),
         (("serve", str(tmp_path), "--processes", "4000"), "cores to share"),
     ):
         with pytest.raises(ConfigurationError, match=words):

@@ -68,12 +68,14 @@ class Plan:
     def __post_init__(self) -> None:
         if self.index is None and self.target is None:
             raise ConfigurationError("there is nothing to measure: give INDEX or --target", reason="BENCH_NOTHING")
-        for asked, name in (
-            (self.reloads, "--reloads"), (self.cached, "--cached"), (self.processes > 1, "--processes"),
-        ):  # fmt: skip
+        own_server = {
+            "--reloads": self.reloads, "--cancel": self.cancel, "--cached": self.cached,
+            "--processes": self.processes > 1,
+        }  # fmt: skip
+        for name, asked in own_server.items():
             if asked and self.target is not None:
                 raise ConfigurationError(
-                    f"{name} starts servers of its own: give INDEX without --target", reason="BENCH_TARGET"
+                    f"{name} needs a server that is started for it: give INDEX without --target", reason="BENCH_TARGET"
                 )
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         if self.processes > max(1, cores):
