@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from cbir.core.decode import decode_image
-from cbir.core.errors import ConfigurationError, SourceError
+from cbir.core.errors import ArtifactError, ConfigurationError, SourceError
 from cbir.core.store import IndexStore
 from cbir.server.admission import OverloadedError
 from cbir.server.bench import payloads as supply
@@ -461,6 +461,10 @@ def test_wrong_usage_and_what_cannot_be_measured(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigurationError, match=words):
             command.run(parse(*arguments))
-    # What the server itself says is passed on.
-    with pytest.raises(ConfigurationError, match=r"the server did not start.*there is no index"):
+    with pytest.raises(ArtifactError, match="there is no index"):
         command.run(parse("serve", str(tmp_path / "nothing")))
+
+
+def test_what_the_server_says_is_passed_on(tiny: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"the server did not start.*--queue.*0 is not positive"):
+        command.run(parse("serve", str(tiny.index), "--serve=--queue 0"))

@@ -8,25 +8,13 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from cbir.core.crop import find_content
-from cbir.core.decode import decode_image
-from cbir.core.embedder import prepare
 from cbir.core.errors import CbirError, ConfigurationError
-from cbir.server.deployment import EngineConfig
-from cbir.server.engine import Engine
-from cbir.server.preparation import InputForm
-from cbir.server.query import Embedding, EngineQuery
 
 __all__ = ["PARTS", "Bare", "Timed", "bare"]
 
@@ -34,12 +22,8 @@ __all__ = ["PARTS", "Bare", "Timed", "bare"]
 PARTS = (
     "whole", "decode", "decode_workers", "forward", "forward_batch", "search", "search_batch", "read_memory",
 )  # fmt: skip
-#: Bytes that are read to measure the memory's bandwidth: far more than caches hold.
-_MEMORY_BYTES = 256 * 2**20
 #: Calls of each part before it is timed, as graphs are compiled and pages touched on first use.
 _WARM_UP = 3
-
-Inputs = dict[InputForm, NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -90,10 +74,11 @@ class Bare:
 
 
 @contextmanager
-def bare(config: EngineConfig, images: Sequence[bytes]) -> Iterator[Bare]:
+def bare(arguments: Sequence[str], images: Sequence[bytes]) -> Iterator[Bare]:
     """Load an engine in a process of its own while the block runs.
 
     Args:
+        arguments: Of ``cbir serve``, INDEX among them: the engine is the one that it would load.
         images: Query images.
 
     Raises:
@@ -101,7 +86,7 @@ def bare(config: EngineConfig, images: Sequence[bytes]) -> Iterator[Bare]:
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, config, list(images)), daemon=True)
+    process = context.Process(target=_work, args=(theirs, list(arguments), list(images)), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -122,14 +107,16 @@ def bare(config: EngineConfig, images: Sequence[bytes]) -> Iterator[Bare]:
         process.join()
 
 
-def _work(pipe: Connection, config: EngineConfig, images: Sequence[bytes]) -> None:
+def _work(pipe: Connection, arguments: Sequence[str], images: Sequence[bytes]) -> None:
+    # Here and not above: the process that generates the load needs no torch.
+    from cbir.server.bench.bare_engine import BareEngine
+
     try:
-        engine = config.load()
-        parts = _Parts(engine, config, images)
-        pipe.send(_facts(engine))
+        engine = BareEngine.load(arguments, images)
+        pipe.send(engine.facts)
         while True:
             part, seconds = pipe.recv()
-            pipe.send(_time(*parts.calls[part], seconds))
+            pipe.send(_time(*engine.calls[part], seconds))
     except EOFError:
         return
     except CbirError as error:
@@ -147,71 +134,3 @@ def _time(call: Callable[[], object], each: int, seconds: float) -> Timed:
         call()
         times.append(perf_counter() - begun)
     return Timed(tuple(times), each)
-
-
-class _Parts:
-    """The parts as calls, and how many queries each holds."""
-
-    def __init__(self, engine: Engine, config: EngineConfig, images: Sequence[bytes]) -> None:
-        import torch
-
-        self._engine, self._config, self._images = engine, config, images
-        self._crop = engine.info.crop
-        self._turn = count()
-        self._forms = {name: (e.size, e.interpolation) for name, e in engine.embedders.items()}
-        batch = config.limits.max_batch
-        inputs = [self._decode() for _ in range(batch)]
-        stacked = {form: np.stack([one[form] for one in inputs]) for form in inputs[0]}
-        first = {form: pixels[:1].copy() for form, pixels in stacked.items()}
-        raw = self._forward(stacked)
-        queries = [
-            engine.prepare(EngineQuery(Embedding({name: vectors[i] for name, vectors in raw.items()})))
-            for i in range(batch)
-        ]
-        workers = config.limits.decoders
-        pool = ThreadPoolExecutor(workers)
-        several = 8 * workers
-        memory = torch.ones(_MEMORY_BYTES // 4)
-        self.calls: dict[str, tuple[Callable[[], object], int]] = {
-            "whole": (self._whole, 1),
-            "decode": (self._decode, 1),
-            "decode_workers": (lambda: list(pool.map(lambda _: self._decode(), range(several))), several),
-            "forward": (lambda: self._forward(first), 1),
-            "forward_batch": (lambda: self._forward(stacked), batch),
-            "search": (lambda: engine.answer(queries[:1]), 1),
-            "search_batch": (lambda: engine.answer(queries), batch),
-            "read_memory": (memory.sum, _MEMORY_BYTES),
-        }
-
-    def _decode(self) -> Inputs:
-        """Decode, crop and resize the next image, as the core does it."""
-        data = self._images[next(self._turn) % len(self._images)]
-        pixels = decode_image(data, self._config.limits.decode).pixels
-        box = find_content(pixels, self._crop)
-        return {form: prepare(pixels, box, *form) for form in dict.fromkeys(self._forms.values())}
-
-    def _forward(self, inputs: Mapping[InputForm, NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]]:
-        return {name: embedder.embed(inputs[self._forms[name]]) for name, embedder in self._engine.embedders.items()}
-
-    def _whole(self) -> None:
-        """One image from its bytes to its hits."""
-        raw = self._forward({form: pixels[None] for form, pixels in self._decode().items()})
-        query = EngineQuery(Embedding({name: vectors[0] for name, vectors in raw.items()}))
-        self._engine.answer([self._engine.prepare(query)])
-
-
-def _facts(engine: Engine) -> dict[str, Any]:
-    import torch
-
-    info = engine.info
-    facts: dict[str, Any] = {
-        "runtimes": {member.name: member.runtime for member in info.members},
-        # As they lie on disk; what the engine holds in memory may be wider.
-        "matrix_bytes": 2 * info.images * sum(member.dim for member in info.members),
-        "torch": torch.__version__,
-        "torch_threads": torch.get_num_threads(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-    }
-    if torch.cuda.is_available():
-        facts["gpu"] = torch.cuda.get_device_name()
-    return facts

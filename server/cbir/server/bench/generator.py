@@ -154,6 +154,8 @@ class Generator:
                     sent[number] = perf_counter()
                     await call.write(in_stream(number, payloads()))
             await call.done_writing()
+            # To the end, so that no call is cut off when its connection is closed.
+            await call.read()
         return _load(recorder, steady.begin, steady.end, cost())
 
     async def scheduled(self, payloads: Payloads, arrivals: NDArray[np.float64]) -> Load:

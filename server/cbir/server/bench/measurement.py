@@ -55,8 +55,10 @@ async def measure(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
         The document that ``cbir bench serve --json`` prints.
 
     Raises:
-        CbirError: The server or the engine cannot be loaded, or there is nothing to ask with.
+        CbirError: There is no index, the server or the engine cannot be loaded, or there is nothing to ask with.
     """
+    if plan.index:
+        IndexStore(plan.index).open()
     document: dict[str, Any] = {"machine": machine_facts()}
     with ExitStack() as running:
         server: ServerProcess | None = None
@@ -156,9 +158,9 @@ async def _closed(
             echo_address = beside.enter_context(
                 echo_server(subject.replies.get("embedding", subject.replies[plan.kinds[0]]))
             )
-            if plan.engine:
+            if plan.index:
                 say("loading the engine alone")
-                engine = beside.enter_context(bare(plan.engine, subject.files))
+                engine = beside.enter_context(bare([str(plan.index), *plan.serve_options()], subject.files))
         async with Generator([echo_address], plan.channels) if echo_address else nullcontext() as echo:
             steps = _steps(plan, engine is not None)
             sweep = await run_sweep(

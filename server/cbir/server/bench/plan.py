@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from cbir.core.errors import ConfigurationError
 from cbir.server.bench.server_process import serve_takes
-from cbir.server.commands import serve
-from cbir.server.deployment import EngineConfig
 
 __all__ = ["KINDS", "Plan"]
 
@@ -82,15 +79,6 @@ class Plan:
             raise ConfigurationError(
                 f"--processes is {self.processes}, but there are only {cores} cores to share", reason="BENCH_PROCESSES"
             )
-
-    @property
-    def engine(self) -> EngineConfig | None:
-        """What the server loads, to be loaded a second time and measured alone; None without an index."""
-        if self.index is None:
-            return None
-        parser = argparse.ArgumentParser()
-        serve.add_arguments(parser)
-        return serve.engine_config(parser.parse_args([str(self.index), *self.serve_options()]))
 
     def serve_options(self, *, cache: bool = False) -> list[str]:
         """Options of ``cbir serve``.
