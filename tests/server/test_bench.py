@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.util
 import json
 import time
 import zipfile
@@ -16,6 +17,7 @@ import pytest
 
 from cbir.core.decode import decode_image
 from cbir.core.errors import ArtifactError, ConfigurationError, SourceError
+from cbir.core.retriever import Retriever, SearchSpec
 from cbir.core.store import IndexStore
 from cbir.server.admission import OverloadedError
 from cbir.server.bench import payloads as supply
@@ -244,6 +246,25 @@ def test_an_index_is_doubled_by_links(tiny: Any) -> None:
         assert second.gallery.ids == first.gallery.ids
     assert sorted(tiny.index.rglob("*")) == before
     assert not index.exists()
+
+
+def test_a_drawn_gallery_is_an_index_like_any_other(tmp_path: Path) -> None:
+    file = Path(__file__).parents[2] / "benchmarks/synthetic_gallery.py"
+    spec = importlib.util.spec_from_file_location("synthetic_gallery", file)
+    assert spec is not None
+    assert spec.loader is not None
+    drawn = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(drawn)
+    name = drawn.publish(tmp_path / "index", 400, 5)
+    version = IndexStore(tmp_path / "index").open(verify=True)
+    assert (version.name, len(version.gallery), len(version.gallery.labels)) == (name, 400, 5)
+    retriever = Retriever.load(version, "cpu")
+    assert retriever.dims == retriever.raw_dims == (320, 320)
+    rows = [0, 123, 399]
+    for row, ranking in zip(rows, retriever.search(retriever.stored(rows), [SearchSpec()] * 3), strict=True):
+        assert ranking.rows[0] == row
+        same = [version.gallery[hit].label == version.gallery[row].label for hit in ranking.rows.tolist()]
+        assert sum(same) >= 8
 
 
 def test_ratios_are_made_of_one_run() -> None:

@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -66,7 +67,18 @@ async def reload_under_load(
     Args:
         seconds: Of the load without reloads.
     """
-    calm = await generator.scheduled(payloads, poisson(rate, seconds, seed))
+    # In pieces, as nobody knows beforehand how long the reloads take.
+    piece = min(1.0, seconds)
+    seeds = count(seed)
+
+    async def load() -> Load:
+        # As long as it is meant to be, though nobody may come near its end, or at all.
+        done, _ = await asyncio.gather(
+            generator.scheduled(payloads, poisson(rate, piece, next(seeds))), asyncio.sleep(piece)
+        )
+        return done
+
+    calm = Outcomes.merged([(await load()).outcomes for _ in range(round(seconds / piece))])
     spans: list[tuple[float, float]] = []
     busy: list[Load] = []
     async with grpc.aio.insecure_channel(address) as channel:
@@ -82,11 +94,9 @@ async def reload_under_load(
 
         reloading = asyncio.create_task(reload())
         while not reloading.done():
-            # In pieces, as nobody knows beforehand how long the reloads take.
-            seed += 1
-            busy.append(await generator.scheduled(payloads, poisson(rate, 1.0, seed)))
+            busy.append(await load())
         await reloading
-    every = Outcomes.merged([load.outcomes for load in busy])
+    every = Outcomes.merged([one.outcomes for one in busy])
     overlapping = every.picked(during(every, spans))
     lasted = np.array([end - begin for begin, end in spans])
     return {
@@ -96,7 +106,7 @@ async def reload_under_load(
         "requests": len(every),
         "failed": len(every.failures),
         "errors": every.errors(),
-        "without": latency_figures(calm.outcomes.latencies[calm.outcomes.answered]),
+        "without": latency_figures(calm.latencies[calm.answered]),
         "during": latency_figures(overlapping.latencies[overlapping.answered]),
     }
 
