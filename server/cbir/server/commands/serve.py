@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cbir.server.deployment import EngineConfig
     from cbir.server.lifecycle import Server
 
-__all__ = ["USER_ERRORS", "add_arguments", "run"]
+__all__ = ["USER_ERRORS", "add_arguments", "engine_config", "run"]
 
 USER_ERRORS: tuple[type[Exception], ...] = (CbirError,)
 
@@ -65,18 +65,22 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CbirError: The index cannot be served, or the port not be had.
     """
-    # Here and not above: help and wrong usage need not wait for torch.
-    from cbir.server.deployment import EngineConfig
-
     # Libraries that start programs while they load would make gRPC print a line for each fork; this server never forks.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return asyncio.run(_serve(engine_config(args), args))
+
+
+def engine_config(args: argparse.Namespace) -> EngineConfig:
+    """What the command's arguments say is to be loaded."""
+    # Here and not above: help and wrong usage need not wait for torch.
+    from cbir.server.deployment import EngineConfig
+
     limits = Limits(max_batch=args.max_batch, queue=args.queue, max_image_bytes=args.max_image_bytes)
-    config = EngineConfig(
+    return EngineConfig(
         args.path, args.version_name, args.ensemble, args.device, args.runtime, args.search, args.verify, limits,
         not args.no_text,
     )  # fmt: skip
-    return asyncio.run(_serve(config, args))
 
 
 async def _serve(config: EngineConfig, args: argparse.Namespace) -> int:
