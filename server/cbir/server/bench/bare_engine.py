@@ -88,6 +88,8 @@ class BareEngine:
             "runtimes": {member.name: member.runtime for member in info.members},
             # What the engine holds in memory may be wider.
             "matrix_bytes": 2 * info.images * sum(member.dim for member in info.members),
+            "max_batch": self._limits.max_batch,
+            "decoders": self._limits.decoders,
             "torch": torch.__version__,
             "torch_threads": torch.get_num_threads(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),

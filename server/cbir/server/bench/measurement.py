@@ -242,6 +242,8 @@ async def _cached(plan: Plan, subject: _Subject, say: Callable[[str], None]) -> 
     figures = []
     with server_process(plan.index, plan.serve_options(cache=True)) as server:
         async with Generator([server.address], plan.channels) as generator:
+            # Each of them once, so that all are in the cache.
+            await generator.closed(few, 1, Window(0.0, warm=0.0, each=len(few.bodies)))
             for concurrency in (1, _STEADY):
                 say(f"cached: {kind}, {concurrency} in flight")
                 load = await generator.closed(few, concurrency, Window(plan.seconds))
