@@ -21,6 +21,7 @@ from cbir.core.store import IndexStore
 from cbir.server.deployment import EngineConfig
 from cbir.server.engine import Engine
 from cbir.server.lifecycle import Server
+from cbir.server.limits import Limits
 from cbir.v1 import admin_pb2, search_pb2_grpc
 from cbir.v1 import search_pb2 as pb
 
@@ -35,7 +36,7 @@ class HeldUp(EngineConfig):
     engine: Engine | None = None
     gate: threading.Event = field(default_factory=threading.Event)
 
-    def load(self, version: str | None = None) -> Engine:
+    def load(self, version: str | None = None, **_: object) -> Engine:
         assert self.gate.wait(20)
         assert self.engine is not None
         return self.engine
@@ -50,7 +51,7 @@ async def check(health: Any, service: str = "") -> int:
 
 
 async def test_health_follows_the_life_of_the_server(tiny: Any, engine: Engine, failure: Any) -> None:
-    config = HeldUp(tiny.index, engine=engine)
+    config = HeldUp(tiny.index, engine=engine, limits=Limits(cache_entries=0))
     server = Server(config)
     await server.start()
     async with grpc.aio.insecure_channel(server.address) as channel:
@@ -84,7 +85,7 @@ async def test_health_follows_the_life_of_the_server(tiny: Any, engine: Engine, 
 
 async def test_a_stop_answers_what_is_under_way(tiny: Any, gated: Any, failure: Any, until: Any) -> None:
     gate, engine = gated
-    config = HeldUp(tiny.index, engine=engine)
+    config = HeldUp(tiny.index, engine=engine, limits=Limits(cache_entries=0))
     config.gate.set()
     server = Server(config)
     await server.start()
@@ -94,7 +95,7 @@ async def test_a_stop_answers_what_is_under_way(tiny: Any, gated: Any, failure: 
         unary = asyncio.ensure_future(search.Search(by_bytes(tiny)))
         stream = search.SearchStream()
         await stream.write(pb.SearchStreamRequest(request_id="1", request=by_bytes(tiny)))
-        await until(lambda: server.pipeline.admission.admitted == 2)
+        await until(lambda: server.pipeline.forecast.under_way == 2)
         stopping = asyncio.create_task(server.stop(grace=20))
         await asyncio.sleep(0.1)
         assert not stopping.done()
@@ -114,7 +115,7 @@ async def test_a_stop_answers_what_is_under_way(tiny: Any, gated: Any, failure: 
 
 async def test_the_grace_of_a_stop_ends(tiny: Any, gated: Any) -> None:
     gate, engine = gated
-    config = HeldUp(tiny.index, engine=engine)
+    config = HeldUp(tiny.index, engine=engine, limits=Limits(cache_entries=0))
     config.gate.set()
     server = Server(config)
     await server.start()
@@ -183,13 +184,13 @@ async def test_queries_under_way_finish_on_the_version_they_began_with(
         def resolve(self, version: str | None = None) -> str:
             return engine.version
 
-        def load(self, version: str | None = None) -> Engine:
+        def load(self, version: str | None = None, **_: object) -> Engine:
             return engine if version else old
 
-    async with Server(Both(tiny.index)) as server, grpc.aio.insecure_channel(server.address) as channel:
+    async with Server(Both(tiny.index, limits=Limits(cache_entries=0))) as server, grpc.aio.insecure_channel(server.address) as channel:
         search = search_pb2_grpc.SearchServiceStub(channel)
         calls = [asyncio.ensure_future(search.Search(by_bytes(tiny))) for _ in range(3)]
-        await until(lambda: server.pipeline.admission.admitted == 3)
+        await until(lambda: server.pipeline.forecast.under_way == 3)
         done = await server.deployment.reload(None)
         assert (done.previous, done.version, done.changed) == ("old", tiny.version, True)
         calls.append(asyncio.ensure_future(search.Search(by_bytes(tiny))))
@@ -199,7 +200,7 @@ async def test_queries_under_way_finish_on_the_version_they_began_with(
 
 
 async def test_a_port_in_use_is_refused(tiny: Any, engine: Engine) -> None:
-    config = HeldUp(tiny.index, engine=engine)
+    config = HeldUp(tiny.index, engine=engine, limits=Limits(cache_entries=0))
     first = Server(config)
     await first.start()
     second = Server(config, port=first.port)

@@ -46,7 +46,7 @@ async def test_a_stream_answers_everything_with_its_id(serve: Any, tiny: Any, fa
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await running.search.Search(image(b"no picture"))
         assert failure(caught.value) == failure(answers["bad-3"].error)
-        assert running.server.pipeline.admission.admitted == 0
+        assert running.server.pipeline.forecast.under_way == 0
 
 
 async def test_answers_come_as_they_are_ready_and_the_window_is_bounded(
@@ -63,9 +63,9 @@ async def test_answers_come_as_they_are_ready_and_the_window_is_bounded(
         for i in range(6):
             await call.write(item(f"{i}", image_id="twin"))
         await call.done_writing()
-        await until(lambda: running.server.pipeline.admission.admitted == 3)
+        await until(lambda: running.server.pipeline.forecast.under_way == 3)
         await asyncio.sleep(0.05)
-        assert running.server.pipeline.admission.admitted == 3
+        assert running.server.pipeline.forecast.under_way == 3
         gate.gate.set()
         assert {(await call.read()).request_id for _ in range(7)} == {"held", *map(str, range(6))}
         assert await call.read() is grpc.aio.EOF
@@ -83,7 +83,7 @@ async def test_a_client_that_leaves_an_idle_stream_is_no_error(serve: Any, until
         for i in range(200):
             await abandoned.write(item(str(i), image_id="twin"))
         await other.close()
-        await until(lambda: running.server.pipeline.admission.admitted == 0)
+        await until(lambda: running.server.pipeline.forecast.under_way == 0)
 
 
 async def test_a_cancelled_call_never_reaches_the_model(serve: Any, gated: Any, tiny: Any, until: Any) -> None:
@@ -96,16 +96,16 @@ async def test_a_cancelled_call_never_reaches_the_model(serve: Any, gated: Any, 
         stream = running.search.SearchStream()
         for i in range(3):
             await stream.write(item(str(i), image=tiny.bytes_of("twin")))
-        await until(lambda: pipeline.admission.admitted == 9)
+        await until(lambda: pipeline.forecast.under_way == 9)
         await asyncio.sleep(0.05)  # all are decoded and wait for the engine
         for call in (*calls, stream):
             call.cancel()
-        await until(lambda: pipeline.admission.admitted == 1)
+        await until(lambda: pipeline.forecast.under_way == 1)
         gate.gate.set()
         assert (await first).hits
         assert (await running.search.Search(image(tiny.bytes_of("twin")))).hits
         assert gate.batches == [1, 1]
-        assert pipeline.counts.cancelled == 8
+        assert pipeline.tally.cancelled == 8
 
 
 async def test_an_expired_call_never_reaches_the_model(serve: Any, gated: Any, tiny: Any, until: Any) -> None:
@@ -116,12 +116,12 @@ async def test_an_expired_call_never_reaches_the_model(serve: Any, gated: Any, t
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await running.search.Search(image(tiny.bytes_of("twin")), timeout=0.1)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        await until(lambda: running.server.pipeline.admission.admitted == 1)
+        await until(lambda: running.server.pipeline.forecast.under_way == 1)
         gate.gate.set()
         assert (await first).hits
         await running.search.Search(image(tiny.bytes_of("twin")))
         assert gate.batches == [1, 1]
-        counts = running.server.pipeline.counts
+        counts = running.server.pipeline.tally
         assert counts.cancelled + counts.expired == 1
 
 
@@ -131,7 +131,7 @@ async def test_overload_is_refused_at_once_with_a_time_to_retry(
     gate, engine = gated
     async with serve(engine=engine, queue=4) as running:
         admitted = [asyncio.ensure_future(running.search.Search(image(tiny.bytes_of("twin")))) for _ in range(4)]
-        await until(lambda: running.server.pipeline.admission.admitted == 4)
+        await until(lambda: running.server.pipeline.forecast.under_way == 4)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await running.search.Search(image(tiny.bytes_of("twin")), timeout=5)
         taken = failure(caught.value)
@@ -158,7 +158,7 @@ async def test_what_waits_is_batched(serve: Any, gated: Any, tiny: Any, until: A
         await asyncio.to_thread(gate.entered.wait, 10)
         names = [f"red-rings-{i % 4}" for i in range(6)]
         others = [asyncio.ensure_future(running.search.Search(image(tiny.bytes_of(name)))) for name in names]
-        await until(lambda: running.server.pipeline.admission.admitted == 7)
+        await until(lambda: running.server.pipeline.forecast.under_way == 7)
         await asyncio.sleep(0.1)
         gate.gate.set()
         await first

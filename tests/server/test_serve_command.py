@@ -109,7 +109,7 @@ import argparse, sys, threading, time
 from cbir.server.commands import serve as command
 from cbir.server.deployment import EngineConfig
 
-def load(self, version=None):
+def load(self, version=None, **_):
     print("loading", file=sys.stderr, flush=True)
     time.sleep(600)
 

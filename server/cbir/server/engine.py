@@ -70,6 +70,7 @@ class Engine:
                 )
         self._retriever, self._version, self._words = retriever, version, words
         self.embedders = {name: embedders[name] for name in retriever.members}
+        self.buckets = limits.buckets
         self._image: Callable[[int], GalleryImage] = lru_cache(_IMAGES_KEPT)(retriever.gallery.__getitem__)
         self.gallery = retriever.gallery
         self._appearance = Appearance.of(version)
@@ -93,8 +94,10 @@ class Engine:
         verify: bool = False,
         limits: Limits | None = None,
         text: bool = True,
+        beside: Engine | None = None,
+        on_device: Callable[[Callable[[], None]], None] | None = None,
     ) -> Engine:
-        """Load an index version and its models, and answer one query with them.
+        """Load an index version and its models, and answer queries with them.
 
         Args:
             version: Default: the live one.
@@ -104,6 +107,8 @@ class Engine:
             index: ``exact`` ignores approximate indexes; None uses what the indexer built.
             verify: Compare every file with its checksum first.
             text: Load text towers where there are any.
+            beside: An engine that was loaded the same way; its models are used again where they are the same.
+            on_device: Runs what it is given on the thread that owns the device, and waits for it; None: runs it here.
 
         Raises:
             ArtifactError: The index is absent, half copied, damaged, or of another ensemble or other weights.
@@ -119,11 +124,15 @@ class Engine:
             opened = IndexStore(index_path).open(version, verify=verify)
             spec = ensemble or opened.manifest.ensemble
             opened.check_ensemble(spec)
-            embedders = {member.name: load_embedder(member, device, runtime) for member in spec.members}
+            known = beside.models if beside else {}
+            embedders = {
+                member.name: known.get(_fingerprint(opened, member.name)) or load_embedder(member, device, runtime)
+                for member in spec.members
+            }
             retriever = Retriever.load(opened, device, index)
             words = Words.load(opened, spec, device, text)
             engine = cls(opened, retriever, embedders, limits or Limits(), words)
-            engine.warm_up()
+            engine.warm_up(engine.buckets, on_device)
         except CbirError:
             raise
         except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, SafetensorError) as error:
@@ -135,6 +144,11 @@ class Engine:
                 reason="INDEX_UNLOADABLE",
             ) from error
         return engine
+
+    @property
+    def models(self) -> dict[str, Embedder]:
+        """The members' models by fingerprint: one of the same weights and preprocessing may serve another version."""
+        return {_fingerprint(self._version, name): embedder for name, embedder in self.embedders.items()}
 
     @property
     def version(self) -> str:
@@ -151,7 +165,7 @@ class Engine:
                 name=member.name,
                 backend=member.backend,
                 model=member.model,
-                fingerprint=str(manifest.members[member.name]["fingerprint"]),
+                fingerprint=_fingerprint(self._version, member.name),
                 weight=float(weight),
                 embedding_dim=raw_dim,
                 dim=dim,
@@ -172,8 +186,14 @@ class Engine:
             index=retriever.index_name,
         )
 
-    def warm_up(self) -> float:
-        """Send a real image through every member, and fill what is made on first use.
+    def warm_up(
+        self, buckets: Sequence[int] = (1,), on_device: Callable[[Callable[[], None]], None] | None = None
+    ) -> float:
+        """Send real images through every member, in batches of every size, and fill what is made on first use.
+
+        Args:
+            buckets: The sizes.
+            on_device: As in :meth:`load`; it is given one batch at a time.
 
         Returns:
             Seconds that one query takes.
@@ -187,12 +207,27 @@ class Engine:
         picture = io.BytesIO()
         Image.fromarray((ramp * 2654435761 >> 8).astype(np.uint8)).save(picture, "PNG")
         query = EngineQuery(ImageBytes(picture.getvalue()))
-        self.search(query)
+        seconds = 0.0
+
+        def answer(query: EngineQuery, count: int) -> None:
+            nonlocal seconds
+            begun = perf_counter()
+            prepared = self.prepare(query)
+
+            def act() -> None:
+                refusals = [a for a in self.answer([prepared] * count) if isinstance(a, CbirError)]
+                if refusals:
+                    raise refusals[0]
+
+            act() if on_device is None else on_device(act)
+            seconds = perf_counter() - begun
+
+        for count in buckets:
+            answer(query, count)
         if self._asked_in_words:
-            self.search(EngineQuery(Text("a photo")))
-        begun = perf_counter()
-        self.search(query)
-        return perf_counter() - begun
+            answer(EngineQuery(Text("a photo")), 1)
+        answer(query, 1)
+        return seconds
 
     def is_light(self, query: EngineQuery) -> bool:
         """Whether :meth:`prepare` takes microseconds for this query, so that no thread is worth its while."""
@@ -365,6 +400,10 @@ class Engine:
             Hit(self._image(row), score, fused, label, tuple(map(Vote, members, ranks, similarities, contributions)))
             for row, score, fused, label, ranks, similarities, contributions in columns
         )
+
+
+def _fingerprint(version: IndexVersion, member: str) -> str:
+    return str(version.manifest.members[member]["fingerprint"])
 
 
 def _alike(batch: Sequence[PreparedQuery]) -> list[list[int]]:

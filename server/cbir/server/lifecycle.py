@@ -18,7 +18,7 @@ from cbir.server.health import Health
 from cbir.server.limits import GRACE, Limits
 from cbir.server.pipeline import Pipeline
 from cbir.server.service import AdminService, SearchService
-from cbir.v1 import admin_pb2, admin_pb2_grpc, search_pb2, search_pb2_grpc
+from cbir.v1 import admin_pb2, admin_pb2_grpc, search_pb2
 
 __all__ = ["Server"]
 
@@ -42,11 +42,11 @@ class Server:
         self.port = 0
         self._stopping = asyncio.Event()
         self.pipeline = Pipeline(config.limits)
-        self.deployment = Deployment(config)
+        self.deployment = Deployment(config, self.pipeline)
         self._health = Health([_SEARCH])
         self._search = SearchService(self.deployment, self.pipeline, config.limits, self._stopping)
         self._grpc = grpc.aio.server(options=_options(config.limits), maximum_concurrent_rpcs=config.limits.max_calls)
-        search_pb2_grpc.add_SearchServiceServicer_to_server(self._search, self._grpc)  # type: ignore[no-untyped-call]
+        self._grpc.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SEARCH, self._search.handlers()),))
         admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.deployment), self._grpc)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection((_SEARCH, _ADMIN, _HEALTH, reflection.SERVICE_NAME), self._grpc)
