@@ -6,6 +6,7 @@ import asyncio
 import errno
 import socket
 from time import monotonic
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -19,6 +20,9 @@ from cbir.server.limits import GRACE, Limits
 from cbir.server.pipeline import Pipeline
 from cbir.server.service import AdminService, SearchService
 from cbir.v1 import admin_pb2, admin_pb2_grpc, search_pb2
+
+if TYPE_CHECKING:
+    from cbir.server.metrics import MetricsEndpoint
 
 __all__ = ["Server"]
 
@@ -35,11 +39,20 @@ class Server:
     Args:
         host: Name or address to listen on.
         port: 0 takes any free one; :attr:`port` tells which.
+        metrics: Host and port where Prometheus finds metrics, port 0 as above; None: nowhere.
     """
 
-    def __init__(self, config: EngineConfig, *, host: str = "127.0.0.1", port: int = 0) -> None:
-        self._config, self._host, self._wanted_port = config, host, port
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        metrics: tuple[str, int] | None = None,
+    ) -> None:
+        self._config, self._host, self._wanted_port, self._wanted_metrics = config, host, port, metrics
         self.port = 0
+        self.metrics: MetricsEndpoint | None = None
         self._stopping = asyncio.Event()
         self.pipeline = Pipeline(config.limits)
         self.deployment = Deployment(config, self.pipeline)
@@ -72,7 +85,7 @@ class Server:
         """Listen.
 
         Raises:
-            ConfigurationError: ``PORT_IN_USE`` or ``ADDRESS_UNUSABLE``.
+            ConfigurationError: ``PORT_IN_USE`` or ``ADDRESS_UNUSABLE``, of calls or of metrics.
         """
         try:
             await asyncio.to_thread(_try_address, self._host, self._wanted_port)
@@ -85,6 +98,15 @@ class Server:
             await self.stop(0)
             raise
         await self._grpc.start()
+        if self._wanted_metrics is not None:
+            # Here and not above: a server without metrics does without the package.
+            from cbir.server.metrics import MetricsEndpoint, ServerCollector
+
+            try:
+                self.metrics = MetricsEndpoint(ServerCollector(self.pipeline, self.deployment), *self._wanted_metrics)
+            except ConfigurationError:
+                await self.stop(0)
+                raise
 
     async def load(self) -> Engine:
         """Load the index and its models, answer a query with them, and report SERVING.
@@ -110,6 +132,9 @@ class Server:
         await self._grpc.stop(grace)
         await self.pipeline.close(max(0.0, end - monotonic()))
         self._search.close()
+        if self.metrics is not None:
+            await asyncio.to_thread(self.metrics.close)
+            self.metrics = None
 
 
 def _options(limits: Limits) -> list[tuple[str, int]]:

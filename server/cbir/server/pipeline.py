@@ -54,13 +54,18 @@ class Pipeline:
             self._prepare, self._expire, threads=limits.decoders, ahead=3 * limits.max_batch
         )
 
-    def check_room(self) -> None:
+    def check_room(self, size: int) -> None:
         """Refuse at once where nothing at all could be let in, before anything is read.
+
+        What may be known from memory is read all the same, unless that takes long.
+
+        Args:
+            size: Bytes of the request.
 
         Raises:
             OverloadedError: So it is.
         """
-        if self.admission.is_full(LIGHT):
+        if self.admission.is_full(LIGHT) and (size > _DIGEST_INLINE or not self.cache):
             self.admission.refuse(self.forecast.wait())
 
     async def search(

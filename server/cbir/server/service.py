@@ -68,7 +68,7 @@ class SearchService:
         pipeline = self._pipeline
         try:
             engine = self._deployment.engine
-            pipeline.check_room()
+            pipeline.check_room(len(data))
             request = wire.parse(search_pb2.SearchRequest, data)
             answer = await pipeline.search(engine, request, _caller(context), _deadline(context))
         except Exception as error:  # noqa: BLE001 - every failure becomes a status
