@@ -135,6 +135,7 @@ async def _serve(config: EngineConfig, args: argparse.Namespace) -> int:
         await _leave_at_once(server)
     at_once.cancel()
     await stopping
+    gc.unfreeze()
     return 0
 
 
