@@ -106,15 +106,15 @@ class MetricsEndpoint:
     """
 
     def __init__(self, collector: ServerCollector, host: str, port: int) -> None:
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(collector)
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-        GCCollector(registry=registry)
+        collectors = CollectorRegistry(auto_describe=False)
+        collectors.register(collector)
+        ProcessCollector("", lambda: "self", "/proc", collectors)
+        PlatformCollector(collectors)
+        GCCollector(collectors)
         self._http: WSGIServer
         self._thread: threading.Thread
         try:
-            self._http, self._thread = start_http_server(port, host, registry)
+            self._http, self._thread = start_http_server(port, host, collectors)
         except OSError as error:
             raise ConfigurationError(
                 f"metrics cannot be served on port {port} of {host} ({(error.strerror or 'no reason given').lower()}): "

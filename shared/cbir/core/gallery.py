@@ -122,10 +122,11 @@ class Gallery:
         return {name: row for row, name in enumerate(self.ids)}
 
     @cached_property
-    def _hashes(self) -> dict[str, list[int]]:
-        rows: dict[str, list[int]] = {}
+    def _hashes(self) -> dict[str, tuple[int, ...]]:
+        # Tuples of numbers, unlike lists, are nothing that the garbage collector has to look through.
+        rows: dict[str, tuple[int, ...]] = {}
         for row, digest in enumerate(_strings(self._columns["sha256"])):
-            rows.setdefault(digest, []).append(row)
+            rows[digest] = (*rows.get(digest, ()), row)
         return rows
 
     @cached_property
@@ -179,7 +180,7 @@ class Gallery:
 
     def rows_with_sha256(self, digest: str) -> list[int]:
         """The rows of the images whose file has this hexadecimal digest."""
-        return self._hashes.get(digest, [])
+        return list(self._hashes.get(digest, ()))
 
     def read_bytes(self, row: int) -> bytes:
         """The original file of an image, read again from where the indexer found it."""
