@@ -12,7 +12,6 @@ from google.rpc import status_pb2
 from cbir.core.errors import QueryError
 from cbir.server import wire
 from cbir.server.cache import AnswerCache
-from cbir.server.conversion import query_from_request
 from cbir.v1 import admin_pb2
 from cbir.v1 import search_pb2 as pb
 
@@ -65,7 +64,7 @@ def test_it_can_be_turned_off() -> None:
 
 
 def key(request: pb.SearchRequest) -> bytes:
-    return wire.fingerprint(pb.SearchRequest.FromString(request.SerializeToString()), query_from_request(request))
+    return wire.Question(pb.SearchRequest.FromString(request.SerializeToString())).fingerprint()
 
 
 def test_queries_differ_by_all_that_is_asked() -> None:

@@ -13,7 +13,7 @@ from cbir.server.query import EngineQuery, ImageBytes, Text
 
 __all__ = ["LIGHT", "Flight", "Reply"]
 
-#: Takes the bytes of a ``SearchResponse``, or why there is none.  Called on the event loop.
+#: Takes the bytes of an answer, or why there is none.  Called on the event loop.
 Reply = Callable[[bytes | Exception], None]
 
 #: What a query counts in the queue that no model has to look at; others count 1.

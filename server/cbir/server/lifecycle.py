@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from cbir.core.errors import ConfigurationError
+from cbir.server import wire
 from cbir.server.deployment import Deployment, EngineConfig
 from cbir.server.engine import Engine
 from cbir.server.health import Health
@@ -54,7 +55,7 @@ class Server:
         self.port = 0
         self.metrics: MetricsEndpoint | None = None
         self._stopping = asyncio.Event()
-        self.pipeline = Pipeline(config.limits)
+        self.pipeline = Pipeline(config.limits, wire.write_result)
         self.deployment = Deployment(config, self.pipeline)
         self._health = Health([_SEARCH])
         self._search = SearchService(self.deployment, self.pipeline, config.limits, self._stopping)

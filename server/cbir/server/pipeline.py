@@ -9,35 +9,40 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
+from itertools import chain
 from time import perf_counter
 from typing import TypeVar
 
-from cbir.server import wire
 from cbir.server.admission import Admission
 from cbir.server.batching import Batcher, DeadlineError
 from cbir.server.cache import AnswerCache
-from cbir.server.conversion import query_from_request
 from cbir.server.decoding import Decoders
 from cbir.server.engine import Engine
 from cbir.server.flight import LIGHT, Flight, Reply
 from cbir.server.forecast import Forecast
 from cbir.server.limits import Limits
-from cbir.server.query import EngineResult
+from cbir.server.query import EngineQuery, EngineResult
 from cbir.server.tally import Tally
-from cbir.v1 import search_pb2
 
 __all__ = ["Pipeline"]
 
 Outcome = TypeVar("Outcome")
+
+Fingerprint = Callable[[], bytes]
 
 #: Digests of images up to this size are taken on the event loop, in a tenth of a millisecond; larger ones on a thread.
 _DIGEST_INLINE = 128 * 2**10
 
 
 class Pipeline:
-    """Runs queries of one event loop on whatever engine each of them was begun with."""
+    """Runs queries of one event loop on whatever engine each of them was begun with.
 
-    def __init__(self, limits: Limits) -> None:
+    Args:
+        write: Makes the bytes that are sent of a result, with and without timings: an answer from memory took no time.
+    """
+
+    def __init__(self, limits: Limits, write: Callable[[EngineResult], tuple[bytes, bytes]]) -> None:
+        self._write_result = write
         self.tally = Tally(limits.buckets)
         self.cache = AnswerCache(limits.cache_entries, limits.cache_bytes)
         self.admission = Admission(limits.queue, limits.queue_bytes, "queries")
@@ -69,23 +74,23 @@ class Pipeline:
             self.admission.refuse(self.forecast.wait())
 
     async def search(
-        self, engine: Engine, request: search_pb2.SearchRequest, lane: Hashable, deadline: float | None
+        self, engine: Engine, query: EngineQuery, fingerprint: Fingerprint, lane: Hashable, deadline: float | None
     ) -> bytes:
         """Answer one query.  Cancelling the task takes the query out, unless its batch has begun.
 
         Args:
+            fingerprint: What the query has in common with its equals; may take long for large images.
             lane: Who asks; those who ask much wait for themselves.
             deadline: On the clock of :func:`time.monotonic`.
 
         Returns:
-            A ``SearchResponse``.
+            What ``write`` makes of the result.
 
         Raises:
             CbirError: The query cannot be answered.
             OverloadedError: There is no room, or no time.
             DeadlineError: The deadline passed while it waited.
         """
-        query = query_from_request(request)
         answer: asyncio.Future[bytes] = self._bind().create_future()
         reply = partial(_settle, answer)
         # What is long in reading must be let in first; the rest is answered from memory even by a flooded server.
@@ -93,7 +98,7 @@ class Pipeline:
         flight = Flight(engine, query, lane, deadline, reply)
         if early:
             self._admit(flight)
-        found = await self._recall(flight, request) if self.cache else None
+        found = await self._recall(flight, fingerprint) if self.cache else None
         if found is None:
             if not early:
                 self._admit(flight)
@@ -111,7 +116,8 @@ class Pipeline:
     async def ask(
         self,
         engine: Engine,
-        request: search_pb2.SearchRequest,
+        query: EngineQuery,
+        fingerprint: Fingerprint,
         lane: Hashable,
         deadline: float | None,
         reply: Reply,
@@ -125,10 +131,10 @@ class Pipeline:
             CbirError: The query cannot be answered.
         """
         self._bind()
-        flight = Flight(engine, query_from_request(request), lane, deadline, reply)
+        flight = Flight(engine, query, lane, deadline, reply)
         flight.admission = self.streams
         await self.streams.take_in_turn(lane, flight.cost, flight.query.image_bytes)
-        found = await self._recall(flight, request) if self.cache else None
+        found = await self._recall(flight, fingerprint) if self.cache else None
         if found is None:
             return self._begin(flight)
         flight.give_back()
@@ -172,16 +178,16 @@ class Pipeline:
         """Hold room for a query, or refuse it."""
         admission = flight.admission = self.admission
         mine = admission.lanes.get(flight.lane, 0.0)
-        self.forecast.check(flight, mine, (*admission.lanes.values(), *self.streams.lanes.values()))
+        self.forecast.check(flight, mine, chain(admission.lanes.values(), self.streams.lanes.values()))
         admission.take(flight.lane, flight.cost, flight.query.image_bytes, self.forecast.wait())
 
-    async def _recall(self, flight: Flight, request: search_pb2.SearchRequest) -> bytes | Flight | None:
+    async def _recall(self, flight: Flight, fingerprint: Fingerprint) -> bytes | Flight | None:
         """The answer, where it is known, or the same query of somebody else, to wait for together."""
         if flight.query.image_bytes <= _DIGEST_INLINE:
-            key = wire.fingerprint(request, flight.query)
+            key = fingerprint()
         else:
             try:
-                key = await asyncio.to_thread(wire.fingerprint, request, flight.query)
+                key = await asyncio.to_thread(fingerprint)
             except BaseException:
                 flight.give_back()
                 raise
@@ -250,7 +256,7 @@ class Pipeline:
 
     def _write(self, flight: Flight, result: EngineResult) -> bytes | Exception:
         try:
-            answer, body = wire.write_result(result)
+            answer, body = self._write_result(result)
         except Exception as error:  # noqa: BLE001 - the callers get it
             return error
         if flight.key is not None:

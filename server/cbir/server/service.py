@@ -69,8 +69,8 @@ class SearchService:
         try:
             engine = self._deployment.engine
             pipeline.check_room(len(data))
-            request = wire.parse(search_pb2.SearchRequest, data)
-            answer = await pipeline.search(engine, request, _caller(context), _deadline(context))
+            asked = wire.Question(wire.parse(search_pb2.SearchRequest, data))
+            answer = await pipeline.search(engine, asked.query, asked.fingerprint, _caller(context), _deadline(context))
         except Exception as error:  # noqa: BLE001 - every failure becomes a status
             pipeline.tally.outcome(error)
             await status.abort(context, error)

@@ -17,7 +17,7 @@ from cbir.v1 import search_pb2
 __all__ = ["Conversation"]
 
 
-class _Question:
+class _Asker:
     """One query of a stream; takes the answer to it."""
 
     __slots__ = ("flight", "request_id", "stream")
@@ -50,7 +50,7 @@ class Conversation:
     ) -> None:
         self._deployment, self._pipeline, self._context = deployment, pipeline, context
         self._window, self._deadline = window, deadline
-        self._under_way: set[_Question] = set()
+        self._under_way: set[_Asker] = set()
         self._answers: deque[bytes] = deque()
         self._unsent = 0
         self._finished = False
@@ -74,19 +74,19 @@ class Conversation:
         finally:
             told.cancel()
             reading.cancel()
-            for question in self._under_way:
-                if question.flight is not None:
-                    self._pipeline.leave(question.flight, question)
+            for asker in self._under_way:
+                if asker.flight is not None:
+                    self._pipeline.leave(asker.flight, asker)
 
-    def answer(self, question: _Question, outcome: bytes | Exception) -> None:
+    def answer(self, asker: _Asker, outcome: bytes | Exception) -> None:
         """Queue an answer for sending."""
-        self._under_way.discard(question)
+        self._under_way.discard(asker)
         self._unsent += 1
         self._pipeline.tally.outcome(outcome)
         if isinstance(outcome, bytes):
-            self._answers.append(wire.stream_answer(question.request_id, outcome))
+            self._answers.append(wire.stream_answer(asker.request_id, outcome))
         else:
-            self._answers.append(wire.stream_error(question.request_id, status.to_status(outcome)))
+            self._answers.append(wire.stream_error(asker.request_id, status.to_status(outcome)))
         self._wake_writer()
 
     async def _read(self) -> None:
@@ -99,17 +99,18 @@ class Conversation:
             if data is grpc.aio.EOF:
                 return
             request = wire.parse(search_pb2.SearchStreamRequest, data)
-            question = _Question(self, request.request_id)
-            self._under_way.add(question)
+            asker = _Asker(self, request.request_id)
+            self._under_way.add(asker)
             try:
-                question.flight = await self._pipeline.ask(
-                    self._deployment.engine, request.request, self, self._deadline, question
+                asked = wire.Question(request.request)
+                asker.flight = await self._pipeline.ask(
+                    self._deployment.engine, asked.query, asked.fingerprint, self, self._deadline, asker
                 )
             except asyncio.CancelledError:
-                self.answer(question, NotReadyError("the server is stopping: connect again", reason="STOPPING"))
+                self.answer(asker, NotReadyError("the server is stopping: connect again", reason="STOPPING"))
                 raise
             except Exception as error:  # noqa: BLE001 - every failure becomes a status, in band
-                self.answer(question, error)
+                self.answer(asker, error)
 
     async def _write(self) -> None:
         loop = asyncio.get_running_loop()

@@ -10,10 +10,10 @@ from google.rpc import status_pb2  # type: ignore[import-untyped]
 
 from cbir.core.errors import QueryError
 from cbir.server import conversion
-from cbir.server.query import EngineQuery, EngineResult, ImageBytes
+from cbir.server.query import EngineResult, ImageBytes
 from cbir.v1 import search_pb2
 
-__all__ = ["fingerprint", "parse", "stream_answer", "stream_error", "write_result"]
+__all__ = ["Question", "parse", "stream_answer", "stream_error", "write_result"]
 
 M = TypeVar("M", bound=Message)
 
@@ -33,21 +33,35 @@ def parse(kind: type[M], data: bytes) -> M:
         ) from error
 
 
-def fingerprint(request: search_pb2.SearchRequest, query: EngineQuery) -> bytes:
-    """What makes two queries the same: the bytes of the image or the embedding, and all options.
+class Question:
+    """A request, read.
+
+    Attributes:
+        query: What it asks.
 
     Args:
-        request: Loses its image, so that it need not be copied once more.
-        query: What was read from it.
+        request: Loses its image, so that it is not kept twice.
+
+    Raises:
+        QueryError: An enum value that this server does not know.
     """
-    image = query.source.data if isinstance(query.source, ImageBytes) else b""
-    if image:
-        request.query.image = b""
-    rest = request.SerializeToString(deterministic=True)
-    digest = hashlib.sha256(len(rest).to_bytes(8, "little"))
-    digest.update(rest)
-    digest.update(image)
-    return digest.digest()
+
+    __slots__ = ("_request", "query")
+
+    def __init__(self, request: search_pb2.SearchRequest) -> None:
+        self.query = conversion.query_from_request(request)
+        self._request = request
+        if isinstance(self.query.source, ImageBytes):
+            request.query.image = b""
+
+    def fingerprint(self) -> bytes:
+        """What makes two queries the same: the bytes of the image or the embedding, and all options."""
+        rest = self._request.SerializeToString(deterministic=True)
+        digest = hashlib.sha256(len(rest).to_bytes(8, "little"))
+        digest.update(rest)
+        if isinstance(self.query.source, ImageBytes):
+            digest.update(self.query.source.data)
+        return digest.digest()
 
 
 def write_result(result: EngineResult) -> tuple[bytes, bytes]:
