@@ -285,7 +285,7 @@ def test_class_names_have_their_share_in_the_labels(worded: Worded) -> None:
     query = EngineQuery(StoredImage("blue/blue-checks-2.png"))
     labels = dict(worded.engine.search(query).labels)
     mute = Engine.load(worded.index, device="cpu", runtime="torch")
-    mute._words = None
+    mute._answer._words = None
     without = dict(mute.search(query).labels)
     prior = hand_prior(worded, worded.engine.gallery.row("blue/blue-checks-2.png"))
     share = worded.engine._retriever._vote.text_share

@@ -20,6 +20,8 @@ __all__ = ["SearchBudget", "prune", "search_vote"]
 
 #: MAP@10 that is nobody's loss.
 USELESS = 0.0005
+#: MAP@10 that a member must add: every query pays for its forward pass, its part of the matrix and its memory.
+WORTH = 0.002
 _WEIGHT = (math.log(0.005), math.log(20.0))
 _VOTE = {
     "neighbours": (math.log(1), math.log(50)),
@@ -54,11 +56,12 @@ def search_vote(
     with_labels = start.label_share > 0 and table.classes > 0
     # Dimensions are chosen by similarity alone: the label vote hides most of what they change.
     plain = _choose_dims(table, replace(start, label_share=0.0), dims)
-    return prune(table, _evolve(table, replace(start, dims=plain.dims), with_labels, budget, report))
+    best = _evolve(table, replace(start, dims=plain.dims), with_labels, budget, report)
+    return prune(table, best)
 
 
 def prune(table: ScoreTable, trial: Trial) -> Trial:
-    """Take the vote from members whose gain is not beyond chance, the lightest first; one always stays."""
+    """Take the vote from members that add too little or no more than chance, the lightest first; one always stays."""
     value = average_precisions(table, trial)
     for m in np.argsort(trial.weights):
         weights = tuple(0.0 if i == m else w for i, w in enumerate(trial.weights))
@@ -68,7 +71,7 @@ def prune(table: ScoreTable, trial: Trial) -> Trial:
         other = average_precisions(table, without)
         loss = value - other
         # A loss within two standard errors may as well be none.
-        if loss.mean() <= max(USELESS, 2 * float(loss.std()) / math.sqrt(len(loss))):
+        if loss.mean() <= max(WORTH, 2 * float(loss.std()) / math.sqrt(len(loss))):
             trial, value = without, other
     return trial
 

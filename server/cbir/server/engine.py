@@ -9,37 +9,28 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
 
 from cbir.core.embedder import Embedder, load_embedder
 from cbir.core.ensemble import EnsembleSpec
 from cbir.core.errors import ArtifactError, CbirError, ConfigurationError
-from cbir.core.gallery import GalleryImage
-from cbir.core.near_duplicates import Appearance, confirmed
-from cbir.core.retriever import Ranking, Retriever, SearchSpec
+from cbir.core.near_duplicates import Appearance
+from cbir.core.retriever import Retriever
 from cbir.core.store import IndexStore, IndexVersion
-from cbir.server.feedback import apply_feedback
+from cbir.server.answering import Answering
 from cbir.server.limits import Limits
 from cbir.server.preparation import Preparation, PreparedQuery
-from cbir.server.query import EngineInfo, EngineQuery, EngineResult, Hit, ImageBytes, MemberInfo, Text, Timings, Vote
+from cbir.server.query import EngineInfo, EngineQuery, EngineResult, ImageBytes, MemberInfo, Text
 from cbir.server.words import Words
 
 __all__ = ["Engine"]
 
 _log = logging.getLogger(__name__)
-
-Floats = NDArray[np.float32]
-
-#: Gallery rows that are kept unpacked, as reading one out of the column store costs more than ranking it.
-_IMAGES_KEPT = 16_384
 
 
 class Engine:
@@ -68,18 +59,21 @@ class Engine:
                     f"was made with {dim}: put the old model back, or index again",
                     reason="INDEX_MISMATCH",
                 )
-        self._retriever, self._version, self._words = retriever, version, words
+        self._retriever, self._version = retriever, version
         self.embedders = {name: embedders[name] for name in retriever.members}
         self.buckets = limits.buckets
-        self._image: Callable[[int], GalleryImage] = lru_cache(_IMAGES_KEPT)(retriever.gallery.__getitem__)
         self.gallery = retriever.gallery
-        self._appearance = Appearance.of(version)
-        self._forms = {name: (e.size, e.interpolation) for name, e in self.embedders.items()}
         crop = version.manifest.ensemble.crop
         self._asked_in_words = words.members if words else ()
         self._prepare = Preparation(
-            self.gallery, retriever.members, self._forms.values(), crop, limits, self._asked_in_words
+            self.gallery,
+            retriever.members,
+            ((embedder.size, embedder.interpolation) for embedder in self.embedders.values()),
+            crop,
+            limits,
+            self._asked_in_words,
         )
+        self._answer = Answering(retriever, self.embedders, words, Appearance.of(version), version.name)
 
     @classmethod
     def load(
@@ -265,165 +259,8 @@ class Engine:
         Returns:
             For each query its result, or why there is none.
         """
-        refused: dict[int, CbirError] = {}
-        vectors = np.zeros((len(batch), sum(self._retriever.dims)), np.float32)
-        begun = perf_counter()
-        images = [i for i, query in enumerate(batch) if query.inputs]
-        raw = self._embed([batch[i] for i in images])
-        points = self._words.points(batch, raw) if self._words else None
-        embedded = perf_counter()
-
-        def project_images(places: list[int]) -> None:
-            picked = np.searchsorted(images, places)
-            vectors[places] = self._project({name: values[picked] for name, values in raw.items()})
-
-        def project_embeddings(places: list[int]) -> None:
-            names = batch[places[0]].vectors
-            vectors[places] = self._project(
-                {name: np.stack([batch[i].vectors[name] for i in places]) for name in names}
-            )
-
-        _refuse_singly(images, project_images, refused)
-        for places in _alike(batch):
-            _refuse_singly(places, project_embeddings, refused)
-        stored = self._recall(batch, vectors)
-        specs = [self._without_near_duplicates(query, vectors[i], stored) for i, query in enumerate(batch)]
-        self._move(batch, vectors, stored, refused)
-
-        rankings: dict[int, Ranking] = {}
-
-        def rank(places: list[int]) -> None:
-            found = self._retriever.search(vectors[places], self._specs([specs[i] for i in places], points, places))
-            rankings.update(zip(places, found, strict=True))
-
-        def rank_by_words(places: list[int]) -> None:
-            assert self._words is not None
-            assert points is not None
-            for i in places:
-                rankings[i] = self._words.search(points[i], self._weights(batch[i]), batch[i])
-
-        _refuse_singly([i for i in range(len(batch)) if i not in refused and not batch[i].text], rank, refused)
-        _refuse_singly([i for i in range(len(batch)) if batch[i].text], rank_by_words, refused)
-        searched = perf_counter()
-        answers: list[EngineResult | CbirError] = []
-        for i, query in enumerate(batch):
-            if i in refused:
-                answers.append(refused[i])
-                continue
-            begun_explaining = perf_counter()
-            hits = self._explain(rankings[i])
-            timings = Timings(
-                decode=query.seconds,
-                queue=waited[i] if waited else 0.0,
-                embed=embedded - begun if query.inputs or query.text else 0.0,
-                search=searched - embedded,
-                fuse=perf_counter() - begun_explaining,
-            )
-            answers.append(EngineResult(hits, tuple(rankings[i].labels), query.crop, self.version, timings))
-        return answers
-
-    def _embed(self, queries: Sequence[PreparedQuery]) -> dict[str, Floats]:
-        """(B, raw_dim) by member; empty without queries."""
-        if not queries:
-            return {}
-        batches = {form: np.stack([q.inputs[form] for q in queries]) for form in dict.fromkeys(self._forms.values())}
-        return {name: embedder.embed(batches[self._forms[name]]) for name, embedder in self.embedders.items()}
-
-    def _weights(self, query: PreparedQuery) -> Floats:
-        return self._retriever.weights if query.spec.weights is None else query.spec.weights
-
-    def _specs(self, specs: Sequence[SearchSpec], points: Floats | None, places: list[int]) -> list[SearchSpec]:
-        """How the queries are to be answered, with what the names of the classes say about them."""
-        if self._words is None or points is None:
-            return list(specs)
-        weights = [self._retriever.weights if spec.weights is None else spec.weights for spec in specs]
-        priors = self._words.label_priors(points[places], np.stack(weights))
-        return [replace(spec, label_prior=prior) for spec, prior in zip(specs, priors, strict=True)]
-
-    def _project(self, raw: Mapping[str, Floats]) -> Floats:
-        # Numbers too large to square are refused as "not finite"; NumPy's warning about them says no more.
-        with np.errstate(over="ignore", invalid="ignore"):
-            return self._retriever.project(raw)
-
-    def _recall(self, batch: Sequence[PreparedQuery], vectors: Floats) -> dict[int, Floats]:
-        """Fill in the queries that are stored images; (D,) by row of them and of all examples."""
-        rows = list(dict.fromkeys(r for q in batch for r in (q.row, *q.positives, *q.negatives) if r is not None))
-        if not rows:
-            return {}
-        stored = dict(zip(rows, self._retriever.stored(rows), strict=True))
-        for i, query in enumerate(batch):
-            if query.row is not None:
-                vectors[i] = stored[query.row]
-        return stored
-
-    def _without_near_duplicates(
-        self, query: PreparedQuery, vector: Floats, stored: Mapping[int, Floats]
-    ) -> SearchSpec:
-        """The query's spec, with the suspects excluded that the members find to be the same picture too."""
-        found = set(query.spec.exclude_rows)
-        for anchor, (rows, bits_off) in query.suspects.items():
-            if len(rows):
-                image = vector if anchor is None else stored[anchor]
-                seen = self._appearance.vectors(np.stack([image, *self._retriever.stored(rows.tolist())]))
-                found.update(rows[confirmed(bits_off, seen[1:] @ seen[0])].tolist())
-        return replace(query.spec, exclude_rows=tuple(sorted(found)))
-
-    def _move(
-        self,
-        batch: Sequence[PreparedQuery],
-        vectors: Floats,
-        stored: Mapping[int, Floats],
-        refused: dict[int, CbirError],
-    ) -> None:
-        """Apply the feedback."""
-        for i, query in enumerate(batch):
-            if i in refused or not (query.positives or query.negatives):
-                continue
-            known = query.row is not None or bool(query.inputs) or bool(query.vectors)
-            positives, negatives = (
-                np.stack([stored[row] for row in side]) if side else np.zeros((0, vectors.shape[1]), np.float32)
-                for side in (query.positives, query.negatives)
-            )
-            try:
-                vectors[i] = apply_feedback(vectors[i] if known else None, positives, negatives, self._retriever.dims)
-            except CbirError as error:
-                refused[i] = error
-
-    def _explain(self, ranking: Ranking) -> tuple[Hit, ...]:
-        members = self._retriever.members
-        columns = zip(
-            ranking.rows.tolist(), ranking.scores.tolist(), ranking.fused.tolist(),
-            ranking.label_contributions.tolist(), ranking.ranks.tolist(), ranking.similarities.tolist(),
-            ranking.contributions.tolist(), strict=True,
-        )  # fmt: skip
-        return tuple(
-            Hit(self._image(row), score, fused, label, tuple(map(Vote, members, ranks, similarities, contributions)))
-            for row, score, fused, label, ranks, similarities, contributions in columns
-        )
+        return self._answer(batch, waited)
 
 
 def _fingerprint(version: IndexVersion, member: str) -> str:
     return str(version.manifest.members[member]["fingerprint"])
-
-
-def _alike(batch: Sequence[PreparedQuery]) -> list[list[int]]:
-    """Places of the embeddings, grouped by members and lengths, so that each group stacks."""
-    groups: dict[frozenset[tuple[str, int]], list[int]] = {}
-    for i, query in enumerate(batch):
-        if query.vectors:
-            groups.setdefault(frozenset((name, len(v)) for name, v in query.vectors.items()), []).append(i)
-    return list(groups.values())
-
-
-def _refuse_singly(places: list[int], act: Callable[[list[int]], None], refused: dict[int, CbirError]) -> None:
-    """Act on a group at once; where it is refused, one by one, so that only the guilty are."""
-    if not places:
-        return
-    try:
-        act(places)
-    except CbirError as error:
-        if len(places) == 1:
-            refused[places[0]] = error
-            return
-        for place in places:
-            _refuse_singly([place], act, refused)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.crop import Box, Crop
 from cbir.core.fusion import Fusion
-from cbir.core.gallery import GalleryImage
+from cbir.core.gallery import Gallery, GalleryImage
+from cbir.core.retriever import Ranking
 
 __all__ = [
     "Embedding",
@@ -171,18 +173,44 @@ class Timings:
 class EngineResult:
     """The answer to one query.
 
+    The hits are held as the arrays they were ranked in: whoever writes them to the wire needs no object for each vote.
+
     Attributes:
-        hits: Best first.
-        labels: The likeliest classes and their probabilities, best first.
+        ranking: The hits' rows, scores and votes, and the likeliest classes.
+        members: The names of the members, in the order of the ranking's columns.
+        gallery: What the rows stand for.
         crop: The part of the query image that was embedded, in pixels of the upright image; None: it was no image.
         version: The index version that answered.
     """
 
-    hits: tuple[Hit, ...]
-    labels: tuple[tuple[str, float], ...]
+    ranking: Ranking = field(repr=False)
+    members: tuple[str, ...]
+    gallery: Gallery = field(repr=False)
     crop: Box | None
     version: str
     timings: Timings
+
+    @property
+    def labels(self) -> tuple[tuple[str, float], ...]:
+        """The likeliest classes and their probabilities, best first."""
+        return tuple(self.ranking.labels)
+
+    @cached_property
+    def hits(self) -> tuple[Hit, ...]:
+        """The hits as objects, best first."""
+        ranking = self.ranking
+        columns = zip(
+            ranking.rows.tolist(), ranking.scores.tolist(), ranking.fused.tolist(),
+            ranking.label_contributions.tolist(), ranking.ranks.tolist(), ranking.similarities.tolist(),
+            ranking.contributions.tolist(), strict=True,
+        )  # fmt: skip
+        return tuple(
+            Hit(
+                self.gallery[row], score, fused, label,
+                tuple(map(Vote, self.members, ranks, similarities, contributions)),
+            )
+            for row, score, fused, label, ranks, similarities, contributions in columns
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
