@@ -1,32 +1,43 @@
-"""Continuous batching and admission, without models."""
+"""Continuous batching, without models."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from time import monotonic
+from time import monotonic, sleep
 
 import pytest
 
-from cbir.server.admission import Admission, OverloadedError, Pace
-from cbir.server.batching import Batcher, DeadlineError
+from cbir.server.batching import Batcher, Ticket
+from cbir.server.decoding import Decoders
+
+
+class Job(Ticket):
+    """A ticket with a number."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int, lane: str = "", deadline: float | None = None, group: object = None) -> None:
+        super().__init__(lane, 1.0, deadline, group)
+        self.number = number
 
 
 class Work:
-    """Doubles numbers when the gate is open; refuses 13."""
+    """Notes the batches that pass its gate."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.entered = threading.Event()
         self.batches: list[list[int]] = []
+        self.expired: list[int] = []
 
-    def __call__(self, jobs: Sequence[int]) -> list[int | Exception]:
+    def __call__(self, jobs: Sequence[Job]) -> None:
         self.entered.set()
         assert self.gate.wait(10)
-        self.batches.append(list(jobs))
-        if 666 in jobs:
-            raise MemoryError("all of them")
-        return [ValueError("unlucky") if job == 13 else 2 * job for job in jobs]
+        self.batches.append([job.number for job in jobs])
+
+    def expire(self, jobs: Sequence[Job]) -> None:
+        self.expired += [job.number for job in jobs]
 
 
 @pytest.fixture
@@ -35,86 +46,189 @@ def work() -> Work:
 
 
 @pytest.fixture
-def batcher(work: Work) -> Iterator[Batcher[int, int]]:
-    made: Batcher[int, int] = Batcher(work, max_batch=4, key=lambda job: job >= 1000)
+def batcher(work: Work) -> Iterator[Batcher[Job]]:
+    made: Batcher[Job] = Batcher(work, work.expire, max_batch=4)
     yield made
     work.gate.set()
     assert made.close(10)
 
 
-def test_an_idle_engine_starts_at_once_and_a_busy_one_takes_what_waits(batcher: Batcher[int, int], work: Work) -> None:
-    futures = [batcher.submit(0)]
+def begin(batcher: Batcher[Job], work: Work) -> None:
+    """Set a first batch to work."""
+    assert batcher.submit(Job(0))
     assert work.entered.wait(10)
-    futures += [batcher.submit(i) for i in range(1, 7)]
+
+
+def test_an_idle_engine_starts_at_once_and_a_busy_one_takes_what_waits(batcher: Batcher[Job], work: Work) -> None:
+    begin(batcher, work)
+    for i in range(1, 7):
+        batcher.submit(Job(i))
     work.gate.set()
-    assert [f.result(10) for f in futures] == [0, 2, 4, 6, 8, 10, 12]
+    assert batcher.close(10)
     assert work.batches == [[0], [1, 2, 3, 4], [5, 6]]
-    assert batcher.counts.batches == 3
-    assert batcher.counts.processed == 7
 
 
-def test_cancelled_and_expired_jobs_are_not_worked_on(batcher: Batcher[int, int], work: Work) -> None:
-    first = batcher.submit(0)
+def test_a_client_that_sends_much_waits_for_itself(batcher: Batcher[Job], work: Work) -> None:
+    begin(batcher, work)
+    for i in range(1, 9):
+        batcher.submit(Job(i, "many"))
+    batcher.submit(Job(100, "few"))
+    work.gate.set()
+    assert batcher.close(10)
+    assert work.batches == [[0], [1, 100, 2, 3], [4, 5, 6, 7], [8]]
+
+
+def test_cancelled_and_expired_jobs_are_not_worked_on(batcher: Batcher[Job], work: Work) -> None:
+    first = Job(0)
+    batcher.submit(first)
     assert work.entered.wait(10)
-    cancelled = batcher.submit(1)
-    expired = batcher.submit(2, deadline=monotonic() - 1)
-    kept = batcher.submit(3, deadline=monotonic() + 60)
-    assert cancelled.cancel()
-    assert not first.cancel()
+    cancelled, early = Job(1), Job(4)
+    batcher.submit(cancelled)
+    batcher.submit(Job(2, deadline=monotonic() - 1))
+    batcher.submit(Job(3, deadline=monotonic() + 60))
+    assert batcher.withdraw(cancelled)
+    assert not batcher.withdraw(first), "its batch has begun"
+    assert batcher.withdraw(early), "it has yet to come"
+    assert not batcher.submit(early)
     work.gate.set()
-    assert kept.result(10) == 6
-    with pytest.raises(DeadlineError):
-        expired.result(10)
-    assert work.batches == [[0], [3]]
-    assert (batcher.counts.cancelled, batcher.counts.expired) == (1, 1)
+    assert batcher.close(10)
+    assert (work.batches, work.expired) == ([[0], [3]], [2])
 
 
-def test_jobs_of_different_keys_are_not_mixed(batcher: Batcher[int, int], work: Work) -> None:
-    first = batcher.submit(0)
+def test_jobs_of_different_groups_are_not_mixed(batcher: Batcher[Job], work: Work) -> None:
+    begin(batcher, work)
+    old, new = object(), object()
+    jobs = [Job(i, group=old if i < 3 else new) for i in (1, 2, 3, 4, 5)]
+    for job in jobs:
+        batcher.submit(job)
+    work.gate.set()
+    assert batcher.close(10)
+    assert work.batches == [[0], [1, 2], [3, 4, 5]]
+
+
+def test_a_job_that_was_set_aside_for_its_group_can_be_cancelled(work: Work) -> None:
+    groups = [object(), object()]
+    jobs = [Job(i, group=groups[i % 2]) for i in range(3)]
+    answers: list[bool] = []
+
+    def process(batch: Sequence[Job]) -> None:
+        work(batch)
+        if batch[0] is jobs[0]:
+            # Job 1 was taken from the queue, found to be of another group, and waits for the next batch.
+            answers.append(batcher.withdraw(jobs[1]))
+
+    batcher: Batcher[Job] = Batcher(process, work.expire, max_batch=4)
+    batcher.submit(Job(9, group=groups[0]))
     assert work.entered.wait(10)
-    futures = [first, *(batcher.submit(i) for i in (1, 2, 1000, 1001, 3))]
+    for job in jobs:
+        batcher.submit(job)
     work.gate.set()
-    assert [f.result(10) for f in futures] == [0, 2, 4, 2000, 2002, 6]
-    assert work.batches == [[0], [1, 2], [1000, 1001], [3]]
+    assert batcher.close(10)
+    assert answers == [True]
+    assert work.batches == [[9], [0], [2]]
 
 
-def test_a_failure_reaches_its_callers_and_the_thread_goes_on(batcher: Batcher[int, int], work: Work) -> None:
+def test_a_delay_lets_a_batch_fill(work: Work) -> None:
     work.gate.set()
-    with pytest.raises(MemoryError):
-        batcher.submit(666).result(10)
-    with pytest.raises(ValueError, match="unlucky"):
-        batcher.submit(13).result(10)
-    assert batcher.submit(4).result(10) == 8
+    batcher: Batcher[Job] = Batcher(work, work.expire, max_batch=3, max_delay=30)
+    for i in range(3):
+        assert not work.batches
+        batcher.submit(Job(i))
+    assert work.entered.wait(10), "a full batch does not wait"
+    batcher.submit(Job(3))
+    sleep(0.05)
+    assert work.batches == [[0, 1, 2]]
+    assert batcher.close(10), "nor does a batch wait for what cannot come"
+    assert work.batches == [[0, 1, 2], [3]]
 
 
-def test_closing_answers_what_waits(work: Work) -> None:
-    batcher: Batcher[int, int] = Batcher(work, max_batch=1)
-    futures = [batcher.submit(i) for i in range(3)]
+def test_a_delay_ends(work: Work) -> None:
+    work.gate.set()
+    batcher: Batcher[Job] = Batcher(work, work.expire, max_batch=3, max_delay=0.05)
+    begun = monotonic()
+    batcher.submit(Job(0))
+    assert work.entered.wait(10)
+    assert monotonic() - begun >= 0.05
+    assert batcher.close(10)
+
+
+def test_errands_run_between_batches_on_the_same_thread(batcher: Batcher[Job], work: Work) -> None:
+    begin(batcher, work)
+    batcher.submit(Job(1))
+    seen: list[tuple[str, int]] = []
+    errands = [batcher.errand(lambda: seen.append((threading.current_thread().name, len(work.batches)))) for _ in "ab"]
+    failing = batcher.errand(lambda: 1 / 0)
+    work.gate.set()
+    for errand in errands:
+        errand.result(10)
+    with pytest.raises(ZeroDivisionError):
+        failing.result(10)
+    assert seen == [("cbir-engine", 1), ("cbir-engine", 2)]
+
+
+def test_closing_works_off_what_waits(work: Work) -> None:
+    batcher: Batcher[Job] = Batcher(work, work.expire, max_batch=1)
+    for i in range(3):
+        batcher.submit(Job(i))
+    errand = batcher.errand(lambda: "done")
     assert not batcher.close(0.01)
     work.gate.set()
     assert batcher.close(10)
-    assert [f.result(0) for f in futures] == [0, 2, 4]
+    assert work.batches == [[0], [1], [2]]
+    assert errand.result(0) == "done"
     with pytest.raises(RuntimeError):
-        batcher.submit(1)
+        batcher.submit(Job(1))
+    with pytest.raises(RuntimeError):
+        batcher.errand(lambda: None)
 
 
-def test_admission_counts_images_and_bytes() -> None:
-    admission = Admission(2, 100, "queries")
-    with admission.admit(60, 0.5):
-        with pytest.raises(OverloadedError) as caught, admission.admit(60, 0.5):
-            pass
-        assert caught.value.retry_after == pytest.approx(0.5)
-        with admission.admit(40, 0.5):
-            with pytest.raises(OverloadedError) as caught, admission.admit(0, 0.5):
-                pass
-            assert caught.value.retry_after == pytest.approx(1.0)
-    assert (admission.admitted, admission.admitted_bytes, admission.refused) == (0, 0, 2)
-    with admission.admit(1000, 0.5):  # alone, even a large one fits
-        assert admission.admitted == 1
+class Bench:
+    """Decoders whose work waits at a gate."""
+
+    def __init__(self, threads: int, ahead: int) -> None:
+        self.gate = threading.Event()
+        self.done: list[int] = []
+        self.begun: list[int] = []
+        self.expired: list[int] = []
+        self.decoders: Decoders[Job] = Decoders(self.prepare, self.expire, threads=threads, ahead=ahead)
+
+    def prepare(self, job: Job) -> None:
+        self.begun.append(job.number)
+        assert self.gate.wait(10)
+        self.done.append(job.number)
+
+    def expire(self, jobs: Sequence[Job]) -> None:
+        self.expired += [job.number for job in jobs]
+
+    def until(self, what: list[int], count: int) -> None:
+        end = monotonic() + 10
+        while len(what) < count and monotonic() < end:
+            sleep(0.001)
+        sleep(0.01)
+        assert len(what) == count
 
 
-def test_pace_follows_what_it_is_told() -> None:
-    pace = Pace(1.0)
-    for _ in range(50):
-        pace.add(0.32, 32)
-    assert pace.seconds_each == pytest.approx(0.01, rel=0.01)
+def test_decoders_work_ahead_by_so_much_and_no_more() -> None:
+    bench = Bench(threads=2, ahead=3)
+    jobs = [Job(i) for i in range(6)]
+    for job in jobs:
+        bench.decoders.submit(job)
+    bench.until(bench.begun, 2)
+    bench.gate.set()
+    bench.until(bench.done, 3)
+    assert not bench.decoders.withdraw(jobs[2])
+    assert bench.decoders.withdraw(jobs[3]), "it waits undecoded, and nothing was spent on it"
+    bench.decoders.release()
+    bench.until(bench.done, 4)
+    assert sorted(bench.done) == [0, 1, 2, 4]
+    bench.decoders.close()
+
+
+def test_decoders_leave_what_has_expired() -> None:
+    bench = Bench(threads=1, ahead=9)
+    bench.gate.set()
+    bench.decoders.submit(Job(1, deadline=monotonic() - 1))
+    bench.decoders.submit(Job(2, deadline=monotonic() + 60))
+    bench.until(bench.done, 1)
+    assert (bench.done, bench.expired) == ([2], [1])
+    bench.decoders.close()

@@ -61,7 +61,7 @@ def test_the_engine_needs_no_protocol() -> None:
                 assert not name.startswith("cbir.v1"), module
                 if name.startswith("cbir.server.") and name.split(".")[2] not in seen:
                     wanted.add(name.split(".")[2])
-    assert seen >= {"preparation", "query", "feedback", "limits", "admission"}
+    assert seen >= {"preparation", "query", "feedback", "limits", "admission", "cache", "decoding", "tally"}
 
 
 def test_bytes_id_and_embedding_agree(engine: Engine, tiny: Any) -> None:

@@ -21,6 +21,7 @@ from cbir.core.store import IndexStore
 from cbir.server.deployment import EngineConfig
 from cbir.server.engine import Engine
 from cbir.server.lifecycle import Server
+from cbir.server.limits import Limits
 from cbir.v1 import admin_pb2, search_pb2_grpc
 from cbir.v1 import search_pb2 as pb
 
@@ -35,7 +36,7 @@ class HeldUp(EngineConfig):
     engine: Engine | None = None
     gate: threading.Event = field(default_factory=threading.Event)
 
-    def load(self, version: str | None = None) -> Engine:
+    def load(self, version: str | None = None, **_: object) -> Engine:
         assert self.gate.wait(20)
         assert self.engine is not None
         return self.engine
@@ -50,7 +51,7 @@ async def check(health: Any, service: str = "") -> int:
 
 
 async def test_health_follows_the_life_of_the_server(tiny: Any, engine: Engine, failure: Any) -> None:
-    config = HeldUp(tiny.index, engine=engine)
+    config = HeldUp(tiny.index, engine=engine, limits=Limits(cache_entries=0))
     server = Server(config)
     await server.start()
     async with grpc.aio.insecure_channel(server.address) as channel:
@@ -84,7 +85,7 @@ async def test_health_follows_the_life_of_the_server(tiny: Any, engine: Engine, 
 
 async def test_a_stop_answers_what_is_under_way(tiny: Any, gated: Any, failure: Any, until: Any) -> None:
     gate, engine = gated
-    config = HeldUp(tiny.index, engine=engine)
+    config = HeldUp(tiny.index, engine=engine, limits=Limits(cache_entries=0))
     config.gate.set()
     server = Server(config)
     await server.start()
@@ -94,7 +95,7 @@ async def test_a_stop_answers_what_is_under_way(tiny: Any, gated: Any, failure: 
         unary = asyncio.ensure_future(search.Search(by_bytes(tiny)))
         stream = search.SearchStream()
         await stream.write(pb.SearchStreamRequest(request_id="1", request=by_bytes(tiny)))
-        await until(lambda: server.pipeline.admission.admitted == 2)
+        await until(lambda: server.pipeline.forecast.under_way == 2)
         stopping = asyncio.create_task(server.stop(grace=20))
         await asyncio.sleep(0.1)
         assert not stopping.done()
@@ -114,7 +115,7 @@ async def test_a_stop_answers_what_is_under_way(tiny: Any, gated: Any, failure: 
 
 async def test_the_grace_of_a_stop_ends(tiny: Any, gated: Any) -> None:
     gate, engine = gated
-    config = HeldUp(tiny.index, engine=engine)
+    config = HeldUp(tiny.index, engine=engine, limits=Limits(cache_entries=0))
     config.gate.set()
     server = Server(config)
     await server.start()
@@ -146,6 +147,71 @@ async def test_reload_changes_over_and_frees_the_old_engine(serve: Any, own_tiny
         assert old() is None
         back = await running.admin.ReloadIndex(admin_pb2.ReloadIndexRequest(version=own_tiny.version))
         assert (back.version, back.changed) == (own_tiny.version, True)
+
+
+async def test_twenty_reloads_under_load_fail_no_query(serve: Any, own_tiny: Any, publish: Any) -> None:
+    limits = Limits(max_batch=4, cache_entries=0)
+    versions = [own_tiny.version, publish(own_tiny.index)]
+    config = EngineConfig(own_tiny.index, versions[0], device="cpu", runtime="torch", limits=limits)
+    seen: list[str] = []
+    async with serve(config=config) as running:
+        models = running.server.deployment.engine.embedders
+        old = weakref.ref(running.server.deployment.engine)
+        done = asyncio.Event()
+
+        async def query(request: pb.SearchRequest) -> None:
+            while not done.is_set():
+                answer = await running.search.Search(request)
+                assert answer.hits[0].image_id in ("twin", "red-checks-0")
+                seen.append(answer.index_version)
+
+        async def converse() -> int:
+            stream = running.search.SearchStream()
+            count = 0
+            while not done.is_set():
+                await stream.write(pb.SearchStreamRequest(request_id=str(count), request=by_bytes(own_tiny)))
+                assert (await stream.read()).response.hits
+                count += 1
+            await stream.done_writing()
+            assert await stream.read() is grpc.aio.EOF
+            return count
+
+        async with asyncio.TaskGroup() as load:
+            for request in (BY_ID, BY_ID, by_bytes(own_tiny)):
+                load.create_task(query(request))
+            stream = load.create_task(converse())
+            for i in range(20):
+                wanted = versions[(i + 1) % 2]
+                reload = await running.admin.ReloadIndex(admin_pb2.ReloadIndexRequest(version=wanted))
+                assert (reload.version, reload.changed) == (wanted, True)
+            done.set()
+        assert set(seen) == set(versions)
+        assert stream.result() > 0
+        now = running.server.deployment.engine
+        # The models are the same and were not loaded again; all else of the old engines is gone.
+        assert all(now.embedders[name] is model for name, model in models.items())
+        assert running.server.deployment.reloaded == 20
+        gc.collect()
+        assert old() is None
+
+
+async def test_a_reload_warms_every_bucket_up_on_the_thread_of_the_device(
+    serve: Any, own_tiny: Any, publish: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[tuple[str, int]] = []
+    answer = Engine.answer
+
+    def noted(self: Engine, batch: Any, waited: Any = None) -> Any:
+        batches.append((threading.current_thread().name, len(batch)))
+        return answer(self, batch, waited)
+
+    monkeypatch.setattr(Engine, "answer", noted)
+    limits = Limits(max_batch=6, cache_entries=0)
+    async with serve(config=EngineConfig(own_tiny.index, device="cpu", runtime="torch", limits=limits)) as running:
+        assert batches == [("cbir-engine", size) for size in (1, 2, 4, 6, 1)]
+        publish(own_tiny.index)
+        await running.admin.ReloadIndex(admin_pb2.ReloadIndexRequest())
+        assert batches == [("cbir-engine", size) for size in (1, 2, 4, 6, 1)] * 2
 
 
 async def test_a_broken_version_is_refused_and_the_old_stays(
@@ -183,13 +249,16 @@ async def test_queries_under_way_finish_on_the_version_they_began_with(
         def resolve(self, version: str | None = None) -> str:
             return engine.version
 
-        def load(self, version: str | None = None) -> Engine:
+        def load(self, version: str | None = None, **_: object) -> Engine:
             return engine if version else old
 
-    async with Server(Both(tiny.index)) as server, grpc.aio.insecure_channel(server.address) as channel:
+    async with (
+        Server(Both(tiny.index, limits=Limits(cache_entries=0))) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
         search = search_pb2_grpc.SearchServiceStub(channel)
         calls = [asyncio.ensure_future(search.Search(by_bytes(tiny))) for _ in range(3)]
-        await until(lambda: server.pipeline.admission.admitted == 3)
+        await until(lambda: server.pipeline.forecast.under_way == 3)
         done = await server.deployment.reload(None)
         assert (done.previous, done.version, done.changed) == ("old", tiny.version, True)
         calls.append(asyncio.ensure_future(search.Search(by_bytes(tiny))))
@@ -199,7 +268,7 @@ async def test_queries_under_way_finish_on_the_version_they_began_with(
 
 
 async def test_a_port_in_use_is_refused(tiny: Any, engine: Engine) -> None:
-    config = HeldUp(tiny.index, engine=engine)
+    config = HeldUp(tiny.index, engine=engine, limits=Limits(cache_entries=0))
     first = Server(config)
     await first.start()
     second = Server(config, port=first.port)

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic, sleep
@@ -77,6 +78,51 @@ def test_serves_until_it_is_told_to_stop(tiny: Any, capfd: pytest.CaptureFixture
     assert f"serving {tiny.version} (65 images) on {address}" in err
 
 
+def test_settings_reach_the_server(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Any, dict[str, Any]]] = []
+
+    class Stop(Exception):
+        pass
+
+    def server(config: Any, **where: Any) -> Any:
+        seen.append((config, where))
+        raise Stop
+
+    monkeypatch.setattr("cbir.server.lifecycle.Server", server)
+    for arguments in (
+        ("--max-delay", "2.5", "--cache-entries", "0", "--queue", "7", "--max-batch", "3"),
+        ("--host", "::1", "--metrics-port", "9000"),
+        ("--metrics-port", "9000", "--metrics-host", "0.0.0.0"),
+    ):
+        with pytest.raises(Stop):
+            command.run(parse(str(tiny.index), *arguments))
+    limits = seen[0][0].limits
+    assert (limits.max_delay, limits.cache_entries, limits.queue, limits.max_batch) == (0.0025, 0, 7, 3)
+    assert [where["metrics"] for _, where in seen] == [None, ("::1", 9000), ("0.0.0.0", 9000)]
+
+
+def test_metrics_of_the_command(tiny: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pages: list[str] = []
+
+    def scrape() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
+                pages.append(page.read().decode())
+        except OSError:
+            return False
+        return "cbir_gallery_images 65.0" in pages[-1]
+
+    watching = signal_when(scrape, lambda: None)
+    arguments = (str(tiny.index), "--port=0", "--device=cpu", "--runtime=torch", "--max-batch=2", "--metrics-port")
+    assert command.run(parse(*arguments, str(port))) == 0
+    watching.join()
+    assert "process_resident_memory_bytes" in pages[-1]
+    assert "serving" in capfd.readouterr().err
+
+
 def test_refusals_are_one_sentence(tiny: Any, own_tiny: Any, tmp_path: Path) -> None:
     (own_tiny.index / "versions" / own_tiny.version / "members/resnet/embeddings.npy").unlink()
     with socket.socket() as taken:
@@ -96,8 +142,12 @@ def test_refusals_are_one_sentence(tiny: Any, own_tiny: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "argument", ["--port=70000", "--port=x", "--max-batch=0", "--queue=-1", "--grace=nan", "--index=lsh"]
-)
+    "argument",
+    [
+        "--port=70000", "--port=x", "--max-batch=0", "--queue=-1", "--grace=nan", "--index=lsh", "--max-delay=-1",
+        "--max-delay=x", "--max-delay=nan", "--cache-entries=-1", "--cache-entries=1.5", "--metrics-port=-1",
+    ],
+)  # fmt: skip
 def test_wrong_usage(argument: str) -> None:
     with pytest.raises(SystemExit) as caught:
         parse("index", argument)
@@ -109,7 +159,7 @@ import argparse, sys, threading, time
 from cbir.server.commands import serve as command
 from cbir.server.deployment import EngineConfig
 
-def load(self, version=None):
+def load(self, version=None, **_):
     print("loading", file=sys.stderr, flush=True)
     time.sleep(600)
 

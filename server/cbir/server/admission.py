@@ -1,27 +1,34 @@
-"""Admission: a bounded number of queries is let in; the others are told when to come again."""
+"""Admission: a bounded amount of work is let in; the rest is told when to come again, or waits for its turn."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections import deque
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
 from cbir.core.errors import CbirError
 
-__all__ = ["Admission", "NotReadyError", "OverloadedError", "Pace"]
+__all__ = ["Admission", "NotReadyError", "OverloadedError"]
 
 _SHORTEST_RETRY = 0.05
 _LONGEST_RETRY = 60.0
 
+#: A lane holds at most this many times the room that is free.  However many lanes press, some room stays free for one
+#: that comes new; one alone gets four fifths.  Source: Choudhury and Hahne, "Dynamic queue length thresholds for
+#: shared-memory packet switches", 1998.
+_LANE_TO_FREE = 4.0
+
 
 class OverloadedError(CbirError):
-    """The queue is full.
+    """There is no room, or no time.
 
     Attributes:
         retry_after: Seconds until the work that waits now should be done.
     """
 
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message, reason="OVERLOADED", retry_after=f"{retry_after:.3f}s")
+    def __init__(self, message: str, retry_after: float, reason: str = "OVERLOADED") -> None:
+        super().__init__(message, reason=reason, retry_after=f"{retry_after:.3f}s")
         self.retry_after = retry_after
 
 
@@ -29,54 +36,103 @@ class NotReadyError(CbirError):
     """No index is loaded yet, or the server is stopping."""
 
 
-class Pace:
-    """How long a stage takes for one image lately: a moving average that follows the last hundred or so."""
-
-    def __init__(self, seconds_each: float) -> None:
-        self.seconds_each = seconds_each
-
-    def add(self, seconds: float, count: int = 1) -> None:
-        """Note that ``count`` images took ``seconds`` together."""
-        keep = 0.98**count
-        self.seconds_each = keep * self.seconds_each + (1 - keep) * seconds / count
-
-
 class Admission:
     """Counts what is admitted and not yet answered.  For one event loop.
 
     Args:
-        most: Most of them at once.
-        most_bytes: Most bytes of them at once; one alone may exceed it.
-        what: Their name in the refusal, in the plural.
+        most: Most of it at once, in units of cost.
+        most_bytes: Most bytes of it at once; one alone may exceed it.
+        what: Its name in the refusal, in the plural.
     """
 
-    def __init__(self, most: int, most_bytes: int, what: str) -> None:
+    def __init__(self, most: float, most_bytes: int, what: str) -> None:
         self._most, self._most_bytes, self._what = most, most_bytes, what
-        self.admitted = 0
-        self.admitted_bytes = 0
+        self._turns: deque[tuple[asyncio.Future[None], Hashable, float, int]] = deque()
+        self.used = 0.0
+        self.used_bytes = 0
+        #: Cost that each lane holds.
+        self.lanes: dict[Hashable, float] = {}
         self.refused = 0
 
-    @contextmanager
-    def admit(self, size: int, seconds_each: float) -> Iterator[None]:
-        """Hold a place while the block runs.
+    def take(self, lane: Hashable, cost: float, size: int, wait: float) -> None:
+        """Hold room until :meth:`give_back`.
 
         Args:
             size: Bytes that are held.
-            seconds_each: What one takes lately.
+            wait: Seconds until the work that is admitted now should be done.
 
         Raises:
-            OverloadedError: No place is free.
+            OverloadedError: There is none.
         """
-        full = self.admitted >= self._most
-        if full or (self.admitted and self.admitted_bytes + size > self._most_bytes):
-            self.refused += 1
-            held = f"{self.admitted} {self._what}" if full else f"{self.admitted_bytes:,} bytes of {self._what}"
-            wait = min(max(self.admitted * seconds_each, _SHORTEST_RETRY), _LONGEST_RETRY)
-            raise OverloadedError(f"the server is busy with {held}: try again in {wait:.2f} seconds", wait)
-        self.admitted += 1
-        self.admitted_bytes += size
+        held = self.lanes.get(lane, 0.0)
+        if held + cost > _LANE_TO_FREE * (self._most - self.used) or not self._fits(cost, size):
+            self.refuse(wait)
+        self._hold(lane, cost, size)
+
+    def refuse(self, wait: float) -> None:
+        """Say that there is no room.
+
+        Raises:
+            OverloadedError: Always.
+        """
+        self.refused += 1
+        wait = min(max(wait, _SHORTEST_RETRY), _LONGEST_RETRY)
+        raise OverloadedError(f"the server is busy with {self._what}: try again in {wait:.2f} seconds", wait)
+
+    def is_full(self, cost: float) -> bool:
+        """Whether there is no room for anything of this cost, whosever it is."""
+        return self.used + cost > self._most
+
+    async def take_in_turn(self, lane: Hashable, cost: float, size: int) -> None:
+        """Wait for room and hold it until :meth:`give_back`; who came first gets it first."""
+        if not self._turns and self._fits(cost, size):
+            self._hold(lane, cost, size)
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        place = (turn, lane, cost, size)
+        self._turns.append(place)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give_back(lane, cost, size)
+            else:
+                self._turns.remove(place)
+            raise
+
+    def give_back(self, lane: Hashable, cost: float, size: int) -> None:
+        """Free what was held."""
+        self.used -= cost
+        self.used_bytes -= size
+        left = self.lanes[lane] - cost
+        if left > 0:
+            self.lanes[lane] = left
+        else:
+            del self.lanes[lane]
+        while self._turns and self._fits(self._turns[0][2], self._turns[0][3]):
+            turn, *_ = place = self._turns.popleft()
+            self._hold(*place[1:])
+            turn.set_result(None)
+
+    @contextmanager
+    def admit(self, lane: Hashable, cost: float, size: int, wait: float) -> Iterator[None]:
+        """Hold room while the block runs.
+
+        Raises:
+            OverloadedError: There is none.
+        """
+        self.take(lane, cost, size, wait)
         try:
             yield
         finally:
-            self.admitted -= 1
-            self.admitted_bytes -= size
+            self.give_back(lane, cost, size)
+
+    def _fits(self, cost: float, size: int) -> bool:
+        if self.used + cost > self._most:
+            return False
+        return not self.used or self.used_bytes + size <= self._most_bytes
+
+    def _hold(self, lane: Hashable, cost: float, size: int) -> None:
+        self.used += cost
+        self.used_bytes += size
+        self.lanes[lane] = self.lanes.get(lane, 0.0) + cost

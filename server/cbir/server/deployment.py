@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cbir.core.ensemble import load_ensemble
+from cbir.core.errors import CbirError
 from cbir.core.store import IndexStore
 from cbir.server.admission import NotReadyError
 from cbir.server.engine import Engine
 from cbir.server.limits import Limits
+from cbir.server.pipeline import Pipeline
 
 __all__ = ["Deployment", "EngineConfig", "Reload"]
 
@@ -44,8 +47,18 @@ class EngineConfig:
         """
         return version or IndexStore(self.index_path).current()
 
-    def load(self, version: str | None = None) -> Engine:
+    def load(
+        self,
+        version: str | None = None,
+        *,
+        beside: Engine | None = None,
+        on_device: Callable[[Callable[[], None]], None] | None = None,
+    ) -> Engine:
         """Load a version, by default the configured one, else the live one.  Takes seconds to minutes.
+
+        Args:
+            beside: As in :meth:`Engine.load`.
+            on_device: As there.
 
         Raises:
             CbirError: As :meth:`Engine.load`.
@@ -60,6 +73,8 @@ class EngineConfig:
             verify=self.verify,
             limits=self.limits,
             text=self.text,
+            beside=beside,
+            on_device=on_device,
         )
 
 
@@ -78,11 +93,14 @@ class Deployment:
     A query keeps the engine it began with; an engine is freed when it is replaced and its last query is answered.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
-        self._config = config
+    def __init__(self, config: EngineConfig, pipeline: Pipeline) -> None:
+        self._config, self._pipeline = config, pipeline
         self._engine: Engine | None = None
         self._changing = asyncio.Lock()
         self._reloads: set[asyncio.Task[Reload]] = set()
+        #: Reloads that changed over, and those that were refused.
+        self.reloaded = 0
+        self.refused = 0
 
     @property
     def engine(self) -> Engine:
@@ -102,8 +120,7 @@ class Deployment:
             CbirError: It cannot be loaded.
         """
         async with self._changing:
-            self._engine = await _load_aside(self._config, None)
-            return self._engine
+            return self._change_over(await self._load_aside(None))
 
     async def reload(self, version: str | None) -> Reload:
         """Load a version beside the engine that answers, then let it take over.
@@ -124,25 +141,42 @@ class Deployment:
     async def _reload(self, version: str | None) -> Reload:
         async with self._changing:
             previous = self.engine.version
-            wanted = await asyncio.to_thread(self._config.resolve, version)
-            if wanted == previous:
-                return Reload(previous, previous, False)
-            self._engine = await _load_aside(self._config, wanted)
-            return Reload(previous, self._engine.version, True)
+            try:
+                wanted = await asyncio.to_thread(self._config.resolve, version)
+                if wanted == previous:
+                    return Reload(previous, previous, False)
+                self._change_over(await self._load_aside(wanted))
+            except CbirError:
+                self.refused += 1
+                raise
+            self.reloaded += 1
+            return Reload(previous, self.engine.version, True)
 
+    def _change_over(self, engine: Engine) -> Engine:
+        self._engine = engine
+        self._pipeline.cache.serve(engine.version)
+        return engine
 
-async def _load_aside(config: EngineConfig, version: str | None) -> Engine:
-    """Load on a thread of its own; a daemon, so that a server that is told to stop need not wait for it."""
-    loaded: Future[Engine] = Future()
-    loaded.set_running_or_notify_cancel()
+    async def _load_aside(self, version: str | None) -> Engine:
+        """Load on a thread of its own; a daemon, so that a server that is told to stop need not wait for it.
 
-    def load() -> None:
-        try:
-            engine = config.load(version)
-        except BaseException as error:  # noqa: BLE001 - carried over to the caller
-            loaded.set_exception(error)
-        else:
-            loaded.set_result(engine)
+        The thread has the priority of the others: one of lower priority that holds the interpreter's lock would hold up
+        everybody.  What touches the device is done by the device's owner, between two batches.
+        """
+        loaded: Future[Engine] = Future()
+        loaded.set_running_or_notify_cancel()
+        beside = self._engine
 
-    threading.Thread(target=load, name="cbir-load", daemon=True).start()
-    return await asyncio.wrap_future(loaded)
+        def load() -> None:
+            nonlocal beside
+            try:
+                engine = self._config.load(version, beside=beside, on_device=self._pipeline.on_engine_thread)
+            except BaseException as error:  # noqa: BLE001 - carried over to the caller
+                loaded.set_exception(error)
+            else:
+                loaded.set_result(engine)
+            finally:
+                beside = None
+
+        threading.Thread(target=load, name="cbir-load", daemon=True).start()
+        return await asyncio.wrap_future(loaded)

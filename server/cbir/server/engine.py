@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 
@@ -61,6 +61,7 @@ class Engine:
                 )
         self._retriever, self._version = retriever, version
         self.embedders = {name: embedders[name] for name in retriever.members}
+        self.buckets = limits.buckets
         self.gallery = retriever.gallery
         crop = version.manifest.ensemble.crop
         self._asked_in_words = words.members if words else ()
@@ -87,8 +88,10 @@ class Engine:
         verify: bool = False,
         limits: Limits | None = None,
         text: bool = True,
+        beside: Engine | None = None,
+        on_device: Callable[[Callable[[], None]], None] | None = None,
     ) -> Engine:
-        """Load an index version and its models, and answer one query with them.
+        """Load an index version and its models, and answer queries with them.
 
         Args:
             version: Default: the live one.
@@ -98,6 +101,8 @@ class Engine:
             index: ``exact`` ignores approximate indexes; None uses what the indexer built.
             verify: Compare every file with its checksum first.
             text: Load text towers where there are any.
+            beside: An engine that was loaded the same way; its models are used again where they are the same.
+            on_device: Runs what it is given on the thread that owns the device, and waits for it; None: runs it here.
 
         Raises:
             ArtifactError: The index is absent, half copied, damaged, or of another ensemble or other weights.
@@ -113,11 +118,15 @@ class Engine:
             opened = IndexStore(index_path).open(version, verify=verify)
             spec = ensemble or opened.manifest.ensemble
             opened.check_ensemble(spec)
-            embedders = {member.name: load_embedder(member, device, runtime) for member in spec.members}
+            known = beside.models if beside else {}
+            embedders = {
+                member.name: known.get(_fingerprint(opened, member.name)) or load_embedder(member, device, runtime)
+                for member in spec.members
+            }
             retriever = Retriever.load(opened, device, index)
             words = Words.load(opened, spec, device, text)
             engine = cls(opened, retriever, embedders, limits or Limits(), words)
-            engine.warm_up()
+            engine.warm_up(engine.buckets, on_device)
         except CbirError:
             raise
         except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, SafetensorError) as error:
@@ -129,6 +138,11 @@ class Engine:
                 reason="INDEX_UNLOADABLE",
             ) from error
         return engine
+
+    @property
+    def models(self) -> dict[str, Embedder]:
+        """The members' models by fingerprint: one of the same weights and preprocessing may serve another version."""
+        return {_fingerprint(self._version, name): embedder for name, embedder in self.embedders.items()}
 
     @property
     def version(self) -> str:
@@ -145,7 +159,7 @@ class Engine:
                 name=member.name,
                 backend=member.backend,
                 model=member.model,
-                fingerprint=str(manifest.members[member.name]["fingerprint"]),
+                fingerprint=_fingerprint(self._version, member.name),
                 weight=float(weight),
                 embedding_dim=raw_dim,
                 dim=dim,
@@ -166,8 +180,14 @@ class Engine:
             index=retriever.index_name,
         )
 
-    def warm_up(self) -> float:
-        """Send a real image through every member, and fill what is made on first use.
+    def warm_up(
+        self, buckets: Sequence[int] = (1,), on_device: Callable[[Callable[[], None]], None] | None = None
+    ) -> float:
+        """Send real images through every member, in batches of every size, and fill what is made on first use.
+
+        Args:
+            buckets: The sizes.
+            on_device: As in :meth:`load`; it is given one batch at a time.
 
         Returns:
             Seconds that one query takes.
@@ -181,12 +201,27 @@ class Engine:
         picture = io.BytesIO()
         Image.fromarray((ramp * 2654435761 >> 8).astype(np.uint8)).save(picture, "PNG")
         query = EngineQuery(ImageBytes(picture.getvalue()))
-        self.search(query)
+        seconds = 0.0
+
+        def answer(query: EngineQuery, count: int) -> None:
+            nonlocal seconds
+            begun = perf_counter()
+            prepared = self.prepare(query)
+
+            def act() -> None:
+                refusals = [a for a in self.answer([prepared] * count) if isinstance(a, CbirError)]
+                if refusals:
+                    raise refusals[0]
+
+            act() if on_device is None else on_device(act)
+            seconds = perf_counter() - begun
+
+        for count in buckets:
+            answer(query, count)
         if self._asked_in_words:
-            self.search(EngineQuery(Text("a photo")))
-        begun = perf_counter()
-        self.search(query)
-        return perf_counter() - begun
+            answer(EngineQuery(Text("a photo")), 1)
+        answer(query, 1)
+        return seconds
 
     def is_light(self, query: EngineQuery) -> bool:
         """Whether :meth:`prepare` takes microseconds for this query, so that no thread is worth its while."""
@@ -225,3 +260,7 @@ class Engine:
             For each query its result, or why there is none.
         """
         return self._answer(batch, waited)
+
+
+def _fingerprint(version: IndexVersion, member: str) -> str:
+    return str(version.manifest.members[member]["fingerprint"])

@@ -6,19 +6,24 @@ import asyncio
 import errno
 import socket
 from time import monotonic
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from cbir.core.errors import ConfigurationError
+from cbir.server import wire
 from cbir.server.deployment import Deployment, EngineConfig
 from cbir.server.engine import Engine
 from cbir.server.health import Health
 from cbir.server.limits import GRACE, Limits
 from cbir.server.pipeline import Pipeline
 from cbir.server.service import AdminService, SearchService
-from cbir.v1 import admin_pb2, admin_pb2_grpc, search_pb2, search_pb2_grpc
+from cbir.v1 import admin_pb2, admin_pb2_grpc, search_pb2
+
+if TYPE_CHECKING:
+    from cbir.server.metrics import MetricsEndpoint
 
 __all__ = ["Server"]
 
@@ -35,18 +40,27 @@ class Server:
     Args:
         host: Name or address to listen on.
         port: 0 takes any free one; :attr:`port` tells which.
+        metrics: Host and port where Prometheus finds metrics, port 0 as above; None: nowhere.
     """
 
-    def __init__(self, config: EngineConfig, *, host: str = "127.0.0.1", port: int = 0) -> None:
-        self._config, self._host, self._wanted_port = config, host, port
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        metrics: tuple[str, int] | None = None,
+    ) -> None:
+        self._config, self._host, self._wanted_port, self._wanted_metrics = config, host, port, metrics
         self.port = 0
+        self.metrics: MetricsEndpoint | None = None
         self._stopping = asyncio.Event()
-        self.pipeline = Pipeline(config.limits)
-        self.deployment = Deployment(config)
+        self.pipeline = Pipeline(config.limits, wire.write_result)
+        self.deployment = Deployment(config, self.pipeline)
         self._health = Health([_SEARCH])
         self._search = SearchService(self.deployment, self.pipeline, config.limits, self._stopping)
         self._grpc = grpc.aio.server(options=_options(config.limits), maximum_concurrent_rpcs=config.limits.max_calls)
-        search_pb2_grpc.add_SearchServiceServicer_to_server(self._search, self._grpc)  # type: ignore[no-untyped-call]
+        self._grpc.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SEARCH, self._search.handlers()),))
         admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.deployment), self._grpc)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection((_SEARCH, _ADMIN, _HEALTH, reflection.SERVICE_NAME), self._grpc)
@@ -72,7 +86,7 @@ class Server:
         """Listen.
 
         Raises:
-            ConfigurationError: ``PORT_IN_USE`` or ``ADDRESS_UNUSABLE``.
+            ConfigurationError: ``PORT_IN_USE`` or ``ADDRESS_UNUSABLE``, of calls or of metrics.
         """
         try:
             await asyncio.to_thread(_try_address, self._host, self._wanted_port)
@@ -85,6 +99,15 @@ class Server:
             await self.stop(0)
             raise
         await self._grpc.start()
+        if self._wanted_metrics is not None:
+            # Here and not above: a server without metrics does without the package.
+            from cbir.server.metrics import MetricsEndpoint, ServerCollector
+
+            try:
+                self.metrics = MetricsEndpoint(ServerCollector(self.pipeline, self.deployment), *self._wanted_metrics)
+            except ConfigurationError:
+                await self.stop(0)
+                raise
 
     async def load(self) -> Engine:
         """Load the index and its models, answer a query with them, and report SERVING.
@@ -110,6 +133,9 @@ class Server:
         await self._grpc.stop(grace)
         await self.pipeline.close(max(0.0, end - monotonic()))
         self._search.close()
+        if self.metrics is not None:
+            await asyncio.to_thread(self.metrics.close)
+            self.metrics = None
 
 
 def _options(limits: Limits) -> list[tuple[str, int]]:

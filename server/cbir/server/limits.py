@@ -13,6 +13,8 @@ __all__ = ["GRACE", "Limits"]
 #: Seconds that calls under way get to end when the server stops.
 GRACE = 10.0
 
+_MAY_BE_ZERO = ("max_delay", "cache_entries")
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -25,9 +27,13 @@ class Limits:
         max_pixels: Largest query image in pixels.
         max_text: Most characters in a query of words; models read no more than the first 77 tokens or so.
         max_batch: Most queries in one forward pass and one search.
-        queue: Most queries that are admitted and not yet answered; one more is refused with a time to retry after.
+        max_delay: Seconds that an idle engine waits for a batch to fill; 0: it starts at once.
+        queue: Most query images that are admitted and not yet answered; one more is refused with a time to retry after.
+            A query without an image counts an eighth.  Streams have half as much to themselves, and wait for it.
         queue_bytes: Most bytes of query images among them.
         window: Most queries of one stream that are under way; further ones wait in the client.
+        cache_entries: Most answers that are kept for when the same is asked again; 0: every query is computed.
+        cache_bytes: Most bytes of them.
         decoders: Threads that decode and crop query images.
         downloads: Most gallery images that are being sent.
         max_thumbnail: Longest side of a thumbnail in pixels.
@@ -41,9 +47,12 @@ class Limits:
     max_pixels: int = 100_000_000
     max_text: int = 1000
     max_batch: int = 32
+    max_delay: float = 0.0
     queue: int = 256
     queue_bytes: int = 512 * 2**20
     window: int = 64
+    cache_entries: int = 4096
+    cache_bytes: int = 64 * 2**20
     decoders: int = 0
     downloads: int = 32
     max_thumbnail: int = 2048
@@ -55,10 +64,17 @@ class Limits:
             object.__setattr__(self, "decoders", min(16, os.cpu_count() or 2))
         for item in fields(self):
             value = getattr(self, item.name)
-            if value < 1:
+            least = 0 if item.name in _MAY_BE_ZERO else 1
+            if value < least:
                 raise ConfigurationError(
-                    f"{item.name.replace('_', '-')} is {value}; it must be at least 1", reason="BAD_LIMIT_SETTING"
+                    f"{item.name.replace('_', '-')} is {value}; it must be at least {least}",
+                    reason="BAD_LIMIT_SETTING",
                 )
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """The batch sizes that models are compiled for and warmed up with: powers of two, and the largest batch."""
+        return (*(2**n for n in range((self.max_batch - 1).bit_length())), self.max_batch)
 
     @property
     def decode(self) -> DecodeLimits:

@@ -8,25 +8,28 @@ from time import monotonic
 
 import grpc
 
-from cbir.server import conversion, status
+from cbir.server import conversion, status, wire
 from cbir.server.admission import Admission, NotReadyError
 from cbir.server.deployment import Deployment
 from cbir.server.limits import Limits
 from cbir.server.picture import read_picture
 from cbir.server.pipeline import Pipeline
-from cbir.v1 import admin_pb2, admin_pb2_grpc, search_pb2, search_pb2_grpc
+from cbir.server.streaming import Conversation
+from cbir.v1 import admin_pb2, admin_pb2_grpc, search_pb2
 
-__all__ = ["AdminService", "SearchService"]
+__all__ = ["CLIENT_ID", "AdminService", "SearchService"]
 
 # Methods have the names of the protocol.
 # ruff: noqa: N802
 
+#: Metadata by which callers say who they are, where one connection serves several, or several connections one.
+CLIENT_ID = "x-client-id"
 _CHUNK = 64 * 2**10
 #: Guess of what reading one picture takes, in seconds; it only times retries.
 _PICTURE_SECONDS = 0.05
 
 
-class SearchService(search_pb2_grpc.SearchServiceServicer):
+class SearchService:
     """Answers queries.
 
     Args:
@@ -43,50 +46,44 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
         """End the threads."""
         self._readers.shutdown(wait=False, cancel_futures=True)
 
-    async def Search(
-        self, request: search_pb2.SearchRequest, context: grpc.aio.ServicerContext
-    ) -> search_pb2.SearchResponse:
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
+        """How each method is called.  Queries come and answers go as bytes: see :mod:`cbir.server.wire`."""
+        return {
+            "Search": grpc.unary_unary_rpc_method_handler(self.Search),
+            "SearchStream": grpc.stream_stream_rpc_method_handler(self.SearchStream),
+            "GetIndexInfo": grpc.unary_unary_rpc_method_handler(
+                self.GetIndexInfo,
+                search_pb2.GetIndexInfoRequest.FromString,
+                search_pb2.GetIndexInfoResponse.SerializeToString,
+            ),
+            "GetImage": grpc.unary_stream_rpc_method_handler(
+                self.GetImage,
+                search_pb2.GetImageRequest.FromString,
+                search_pb2.GetImageResponse.SerializeToString,
+            ),
+        }
+
+    async def Search(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
         """See the API."""
+        pipeline = self._pipeline
         try:
-            return await self._search(request, _deadline(context))
+            engine = self._deployment.engine
+            pipeline.check_room(len(data))
+            asked = wire.Question(wire.parse(search_pb2.SearchRequest, data))
+            answer = await pipeline.search(engine, asked.query, asked.fingerprint, _caller(context), _deadline(context))
         except Exception as error:  # noqa: BLE001 - every failure becomes a status
+            pipeline.tally.outcome(error)
             await status.abort(context, error)
+        pipeline.tally.outcome(answer)
+        return answer
 
     async def SearchStream(self, requests: object, context: grpc.aio.ServicerContext) -> None:
-        """See the API.  At most ``window`` queries are under way; answers that are not yet sent count among them."""
-        window = asyncio.Semaphore(self._limits.window)
-        writing = asyncio.Lock()
-        deadline = _deadline(context)
-
-        async def answer(request: search_pb2.SearchStreamRequest) -> None:
-            response = search_pb2.SearchStreamResponse(request_id=request.request_id)
-            try:
-                response.response.CopyFrom(await self._search(request.request, deadline))
-            except Exception as error:  # noqa: BLE001 - every failure becomes a status, in band
-                response.error.CopyFrom(status.to_status(error))
-            async with writing:
-                await context.write(response)
-            window.release()
-
-        async with asyncio.TaskGroup() as answers:
-
-            async def read() -> None:
-                while True:
-                    await window.acquire()
-                    request = await context.read()
-                    if request is grpc.aio.EOF:
-                        return
-                    answers.create_task(answer(request))
-
-            reading = asyncio.create_task(read())
-            stopping = asyncio.create_task(self._stopping.wait())
-            try:
-                await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if reading.done():
-                    reading.result()
-            finally:
-                reading.cancel()
-                stopping.cancel()
+        """See the API."""
+        conversation = Conversation(self._deployment, self._pipeline, context, self._limits.window, _deadline(context))
+        try:
+            await conversation.run(self._stopping)
+        except Exception as error:  # noqa: BLE001 - every failure becomes a status
+            await status.abort(context, error)
         if self._stopping.is_set():
             await status.abort(context, NotReadyError("the server is stopping: connect again", reason="STOPPING"))
 
@@ -102,7 +99,8 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
     async def GetImage(self, request: search_pb2.GetImageRequest, context: grpc.aio.ServicerContext) -> None:
         """See the API."""
         try:
-            with self._downloads.admit(0, _PICTURE_SECONDS):
+            wait = self._downloads.used * _PICTURE_SECONDS
+            with self._downloads.admit(context, 1, 0, wait):
                 gallery = self._deployment.engine.gallery
                 side = request.thumbnail if request.HasField("thumbnail") else None
                 picture = await asyncio.get_running_loop().run_in_executor(
@@ -116,11 +114,6 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
                     await context.write(search_pb2.GetImageResponse(chunk=picture.data[start : start + _CHUNK]))
         except Exception as error:  # noqa: BLE001 - every failure becomes a status
             await status.abort(context, error)
-
-    async def _search(self, request: search_pb2.SearchRequest, deadline: float | None) -> search_pb2.SearchResponse:
-        query = conversion.query_from_request(request)
-        result = await self._pipeline.search(self._deployment.engine, query, deadline)
-        return conversion.response_from_result(result)
 
 
 class AdminService(admin_pb2_grpc.AdminServiceServicer):
@@ -138,6 +131,14 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         except Exception as error:  # noqa: BLE001 - every failure becomes a status
             await status.abort(context, error)
         return admin_pb2.ReloadIndexResponse(previous_version=done.previous, version=done.version, changed=done.changed)
+
+
+def _caller(context: grpc.aio.ServicerContext) -> str:
+    """Whose turn a query takes: the client's by its own word, else the connection's."""
+    for name, value in context.invocation_metadata() or ():
+        if name == CLIENT_ID:
+            return str(value)
+    return str(context.peer())
 
 
 def _deadline(context: grpc.aio.ServicerContext) -> float | None:

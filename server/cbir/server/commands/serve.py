@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -40,8 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-batch", type=_positive, default=defaults.max_batch, metavar="N", help="default: %(default)s queries"
     )
     parser.add_argument(
+        "--max-delay", type=_milliseconds, default=defaults.max_delay, metavar="MS",
+        help="milliseconds that an idle engine waits for a batch to fill (default: 0, it starts at once)",
+    )  # fmt: skip
+    parser.add_argument(
         "--queue", type=_positive, default=defaults.queue, metavar="N",
-        help="queries that may wait; more are refused (default: %(default)s)",
+        help="query images that may wait; more are refused (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cache-entries", type=_whole_number, default=defaults.cache_entries, metavar="N",
+        help="answers that are kept for when the same is asked again; 0: none (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--max-image-bytes", type=_positive, default=defaults.max_image_bytes, metavar="N",
@@ -56,6 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--grace", type=_seconds, default=GRACE, metavar="S",
         help="seconds that calls under way get when the server is stopped (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--metrics-port",
+        type=_port,
+        default=0,
+        metavar="PORT",
+        help="for Prometheus (default: no metrics)",
+    )
+    parser.add_argument("--metrics-host", metavar="HOST", help="address for the metrics (default: the same as --host)")
     parser.add_argument("--json", action="store_true", help="once ready, one line with address, port and version")
 
 
@@ -76,7 +93,10 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
     # Here and not above: help and wrong usage need not wait for torch.
     from cbir.server.deployment import EngineConfig
 
-    limits = Limits(max_batch=args.max_batch, queue=args.queue, max_image_bytes=args.max_image_bytes)
+    limits = Limits(
+        max_batch=args.max_batch, max_delay=args.max_delay, queue=args.queue, cache_entries=args.cache_entries,
+        max_image_bytes=args.max_image_bytes,
+    )  # fmt: skip
     return EngineConfig(
         args.path, args.version_name, args.ensemble, args.device, args.runtime, args.search, args.verify, limits,
         not args.no_text,
@@ -86,7 +106,8 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
 async def _serve(config: EngineConfig, args: argparse.Namespace) -> int:
     from cbir.server.lifecycle import Server
 
-    server = Server(config, host=args.host, port=args.port)
+    metrics = (args.metrics_host or args.host, args.metrics_port) if args.metrics_port else None
+    server = Server(config, host=args.host, port=args.port, metrics=metrics)
     asked, insisted = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -102,6 +123,9 @@ async def _serve(config: EngineConfig, args: argparse.Namespace) -> int:
     except BaseException:
         await server.stop(0)
         raise
+    # What is loaded stays: the collector need not look through it again and again while queries wait.
+    gc.collect()
+    gc.freeze()
     print(f"serving {engine.version} ({len(engine.gallery)} images) on {server.address}", file=sys.stderr, flush=True)  # noqa: T201
     if args.json:
         ready = {"address": server.address, "port": server.port, "version": engine.version}
@@ -115,6 +139,7 @@ async def _serve(config: EngineConfig, args: argparse.Namespace) -> int:
         await _leave_at_once(server)
     at_once.cancel()
     await stopping
+    gc.unfreeze()
     return 0
 
 
@@ -145,6 +170,24 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not positive")
     return number
+
+
+def _whole_number(text: str) -> int:
+    number = _whole(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return number
+
+
+def _milliseconds(text: str) -> float:
+    """Seconds."""
+    try:
+        seconds = float(text) / 1000
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of milliseconds") from None
+    if not 0 <= seconds <= 10:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 10000 milliseconds")
+    return seconds
 
 
 def _seconds(text: str) -> float:
