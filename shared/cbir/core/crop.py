@@ -177,7 +177,8 @@ def _flat_run(lines: NDArray[np.int16]) -> int:
 
 def _flat(lines: NDArray[np.int16], colour: NDArray[np.float64]) -> NDArray[np.bool_]:
     """(L,) whether the 0.98 quantile of a line's distances to a colour is within the tolerance."""
-    far = np.abs(lines - colour).max(axis=2)
+    apart = np.abs(lines - colour)
+    far = np.maximum(np.maximum(apart[..., 0], apart[..., 1]), apart[..., 2])
     # Counting does without sorting; only where the tolerance falls between the two values that the quantile lies
     # between does it depend on them.
     below = int(0.98 * (far.shape[1] - 1)) + 1
