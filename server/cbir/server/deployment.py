@@ -35,6 +35,7 @@ class EngineConfig:
     verify: bool = False
     limits: Limits = field(default_factory=Limits)
     text: bool = True
+    precision: str = "auto"
 
     def resolve(self, version: str | None = None) -> str:
         """The version that is asked for, by default the live one.
@@ -60,6 +61,7 @@ class EngineConfig:
             verify=self.verify,
             limits=self.limits,
             text=self.text,
+            precision=self.precision,
         )
 
 

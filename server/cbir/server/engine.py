@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
 
-from cbir.core.embedder import Embedder, load_embedder
+from cbir.core.embedder import Embedder, embed_all, load_embedder
 from cbir.core.ensemble import EnsembleSpec
 from cbir.core.errors import ArtifactError, CbirError, ConfigurationError
 from cbir.core.gallery import GalleryImage
@@ -93,6 +93,7 @@ class Engine:
         verify: bool = False,
         limits: Limits | None = None,
         text: bool = True,
+        precision: str = "auto",
     ) -> Engine:
         """Load an index version and its models, and answer one query with them.
 
@@ -104,11 +105,12 @@ class Engine:
             index: ``exact`` ignores approximate indexes; None uses what the indexer built.
             verify: Compare every file with its checksum first.
             text: Load text towers where there are any.
+            precision: ``auto``, ``f32``, ``bf16`` or ``f16``.
 
         Raises:
             ArtifactError: The index is absent, half copied, damaged, or of another ensemble or other weights.
             EnsembleError: A model cannot be loaded.
-            ConfigurationError: The device, runtime or index is not there.
+            ConfigurationError: The device, runtime, precision or index is not there.
         """
         if index not in (None, "exact"):
             raise ConfigurationError(
@@ -119,7 +121,7 @@ class Engine:
             opened = IndexStore(index_path).open(version, verify=verify)
             spec = ensemble or opened.manifest.ensemble
             opened.check_ensemble(spec)
-            embedders = {member.name: load_embedder(member, device, runtime) for member in spec.members}
+            embedders = {member.name: load_embedder(member, device, runtime, precision) for member in spec.members}
             retriever = Retriever.load(opened, device, index)
             words = Words.load(opened, spec, device, text)
             engine = cls(opened, retriever, embedders, limits or Limits(), words)
@@ -292,7 +294,7 @@ class Engine:
         if not queries:
             return {}
         batches = {form: np.stack([q.inputs[form] for q in queries]) for form in dict.fromkeys(self._forms.values())}
-        return {name: embedder.embed(batches[self._forms[name]]) for name, embedder in self.embedders.items()}
+        return embed_all(self.embedders, batches)
 
     def _weights(self, query: PreparedQuery) -> Floats:
         return self._retriever.weights if query.spec.weights is None else query.spec.weights

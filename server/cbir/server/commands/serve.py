@@ -35,6 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
     parser.add_argument("--runtime", choices=("auto", "openvino", "torch"), default="auto", help="default: %(default)s")
+    parser.add_argument(
+        "--precision", choices=("auto", "f32", "bf16", "f16"), default="auto",
+        help="what models compute with; auto: half precision where it is fast and agrees (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--index", dest="search", choices=("exact",), help="ignore approximate indexes")
     parser.add_argument(
         "--max-batch", type=_positive, default=defaults.max_batch, metavar="N", help="default: %(default)s queries"
@@ -74,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     limits = Limits(max_batch=args.max_batch, queue=args.queue, max_image_bytes=args.max_image_bytes)
     config = EngineConfig(
         args.path, args.version_name, args.ensemble, args.device, args.runtime, args.search, args.verify, limits,
-        not args.no_text,
+        not args.no_text, args.precision,
     )  # fmt: skip
     return asyncio.run(_serve(config, args))
 
