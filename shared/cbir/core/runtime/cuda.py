@@ -99,20 +99,35 @@ class CudaEmbedder:
         if len(batch) > _LARGEST:
             return _Pending(self.embed(batch), None)
         torch, count = self._torch, len(batch)
-        slot = self._slots.get(bucket(count)) or self._open(bucket(count))
+        slot = self._slot(bucket(count))
         # What pads the batch is the rest of an earlier one; its embeddings are dropped.
         slot.sent.numpy()[:count] = batch
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             slot.images.copy_(slot.sent, non_blocking=True)
-            if slot.graph is not None:
-                slot.graph.replay()
-            else:
-                slot.unit = self._forward(slot.images)
-            assert slot.unit is not None
-            slot.received.copy_(slot.unit, non_blocking=True)
+            slot.received.copy_(self._run(slot), non_blocking=True)
             if slot.done is not None:
                 slot.done.record()
         return _Pending(slot.received.numpy()[:count], slot.done)
+
+    def replay(self, count: int) -> None:
+        """Start the forward pass of ``count`` images that are on the GPU already, and leave the result there.
+
+        It is the bare cost that benchmarks compare with.
+        """
+        slot = self._slot(bucket(count))
+        with self._torch.inference_mode(), self._torch.cuda.stream(self._stream):
+            self._run(slot)
+
+    def _slot(self, count: int) -> _Slot:
+        if count not in self._slots:
+            self._slots[count] = self._open(count)
+        return self._slots[count]
+
+    def _run(self, slot: _Slot) -> Tensor:
+        if slot.graph is None or slot.unit is None:
+            return self._forward(slot.images)
+        slot.graph.replay()
+        return slot.unit
 
     def _new_stream(self) -> Any:
         # torch does not annotate it.
@@ -144,8 +159,7 @@ class CudaEmbedder:
             received = torch.zeros(unit.shape, dtype=torch.float32, pin_memory=self._has_gpu)
         graph, output = self._capture(images) if self.graphs else (None, None)
         done = torch.cuda.Event() if self._has_gpu else None
-        self._slots[count] = _Slot(sent, images, graph, output, received, done)
-        return self._slots[count]
+        return _Slot(sent, images, graph, output, received, done)
 
     def _capture(self, images: Tensor) -> tuple[Any | None, Tensor | None]:
         """Record the kernels of one pass: replaying them costs one launch in place of hundreds."""
