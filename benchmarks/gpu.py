@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cbir.core.embedder import Embedder, embed_all, warm_up
 from cbir.core.ensemble import EnsembleSpec
 from cbir.core.runtime import CudaEmbedder
+from cbir.core.threads import Threads, share_out
 from cbir.indexer.samples import LABELS, draw_sample
 from cbir.server.engine import Engine
 from cbir.server.query import EngineQuery, ImageBytes
@@ -187,6 +188,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--runtime", choices=("auto", "openvino", "torch"), default="auto")
     parser.add_argument("--precision", choices=("auto", "f32", "bf16", "f16"), default="auto")
+    parser.add_argument("--threads", type=int, default=0, help="of a member on a CPU; 0: as its runtime thinks best")
     parser.add_argument("--set", choices=tuple(random_index.SETS), default="standard", help="networks (%(default)s)")
     parser.add_argument("--gallery", type=int, default=20_000, help="random vectors to search (%(default)s)")
     parser.add_argument("--batch", type=int, default=32, help="images in a batch (%(default)s)")
@@ -198,6 +200,7 @@ def main() -> None:
     parser.add_argument("--copy", type=int, default=1024, help="MiB copied (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("bench-out/gpu"), help="(%(default)s)")
     args = parser.parse_args()
+    share_out(Threads(inference=args.threads, images=1))
     result = measure(args)
     table(result)
     (args.out / "results.json").write_text(json.dumps(result, indent=2) + "\n")

@@ -34,6 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cbir.client import Client, SearchResult
 from cbir.core.ensemble import EnsembleSpec
+from cbir.core.threads import Threads, share_out
 from cbir.indexer.samples import LABELS, draw_sample
 from cbir.server.engine import Engine
 from cbir.server.query import EngineQuery, ImageBytes
@@ -123,6 +124,7 @@ class OurServer:
         command = [
             sys.executable, "-m", "cbir.client.cli", "serve", str(index), "--port", "0", "--json", "--device", "cpu",
             "--runtime", args.runtime, "--precision", args.precision, "--max-batch", str(args.batch),
+            *(("--threads", str(args.threads)) if args.threads else ()),
         ]  # fmt: skip
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
@@ -235,6 +237,7 @@ def table(result: dict[str, Any]) -> None:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=0, help="of a member on a CPU; 0: as its runtime thinks best")
     parser.add_argument("--set", choices=tuple(random_index.SETS), default="three", help="networks (%(default)s)")
     parser.add_argument("--gallery", type=int, default=2000, help="random vectors to search (%(default)s)")
     parser.add_argument("--queries", type=int, default=32, help="images (%(default)s)")
@@ -249,6 +252,7 @@ def main() -> None:
     parser.add_argument("--server", action="store_true", help="over loopback too")
     parser.add_argument("--out", type=Path, default=Path("bench-out/user-loop"), help="(%(default)s)")
     args = parser.parse_args()
+    share_out(Threads(inference=args.threads, images=1))
     result = measure(args)
     table(result)
     (args.out / "results.json").write_text(json.dumps(result, indent=2) + "\n")

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import timm
@@ -33,6 +34,7 @@ from cbir.core.runtime import (
     run_on_gpu,
 )
 from cbir.core.runtime.agreement import disagreement
+from cbir.core.threads import Threads, share_out, threads
 
 SMALL = InputSpec(size=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), interpolation="bilinear")
 
@@ -376,6 +378,24 @@ def test_embedders_that_cannot_start_are_asked_in_turn() -> None:
     # On a CPU the largest batch comes right after the first image, and time bounds what is done besides.
     assert warm_up({"plain": plain}, 4) == [1, 4, 2, 3]
     assert warm_up({"plain": plain}, 4, 0.0) == [1]
+
+
+def test_threads_are_shared_out_to_the_models_that_are_loaded_next() -> None:
+    before, cv2_before, torch_before = threads(), cv2.getNumThreads(), torch.get_num_threads()
+    try:
+        share_out(Threads(inference=2, images=1))
+        embedder = load_embedder(member(), "cpu", "openvino")
+        assert isinstance(embedder, OpenVinoEmbedder)
+        assert embedder.threads == 2
+        assert cv2.getNumThreads() == 1
+        load_embedder(member(), "cpu", "torch")
+        assert torch.get_num_threads() == 2
+        share_out(Threads(inference=1))
+        assert load_embedder(member(), "cpu", "openvino").threads == 1  # type: ignore[attr-defined]
+    finally:
+        share_out(before)
+        cv2.setNumThreads(cv2_before)
+        torch.set_num_threads(torch_before)
 
 
 def test_the_runtime_is_what_is_there() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cbir.core.errors import CbirError
+from cbir.core.threads import Threads, share_out
 from cbir.server.limits import GRACE, Limits
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", choices=("auto", "f32", "bf16", "f16"), default="auto",
         help="what models compute with; auto: half precision where it is fast and agrees (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--threads", type=_positive, metavar="N",
+        help="threads of a model's forward pass on a CPU (default: as many as its runtime thinks best)",
     )  # fmt: skip
     parser.add_argument("--index", dest="search", choices=("exact",), help="ignore approximate indexes")
     parser.add_argument(
@@ -75,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
     # Libraries that start programs while they load would make gRPC print a line for each fork; this server never forks.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # Images are prepared on as many threads as there are cores, so none of them needs helpers.
+    share_out(Threads(inference=args.threads or 0, images=1))
     limits = Limits(max_batch=args.max_batch, queue=args.queue, max_image_bytes=args.max_image_bytes)
     config = EngineConfig(
         args.path, args.version_name, args.ensemble, args.device, args.runtime, args.search, args.verify, limits,

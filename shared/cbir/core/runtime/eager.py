@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.runtime.input_format import InputFormat
+from cbir.core.threads import threads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +24,8 @@ class TorchEmbedder:
     def __init__(self, module: nn.Module, form: InputFormat) -> None:
         import torch
 
+        if count := threads().inference:
+            torch.set_num_threads(count)
         self._torch = torch
         self._module = module.eval().to(memory_format=torch.channels_last)
         self._mean = torch.tensor(form.mean).mul_(255).view(1, 3, 1, 1)

@@ -57,7 +57,9 @@ class OpenVinoEmbedder:
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": str(precision)}
         if count := threads().inference:
             settings["INFERENCE_NUM_THREADS"] = str(count)
-        self._request = openvino_core().compile_model(model, "CPU", settings).create_infer_request()
+        compiled = openvino_core().compile_model(model, "CPU", settings)
+        self._request = compiled.create_infer_request()
+        self.threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
         self._single = model.input(0).partial_shape[0].is_static and model.input(0).shape[0] == 1
         self.size, self.interpolation, self.precision = size, interpolation, str(precision)
         self.dim = self.embed(np.zeros((1, size, size, 3), np.uint8)).shape[1]
