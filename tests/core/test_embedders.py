@@ -375,6 +375,9 @@ def test_embedders_that_cannot_start_are_asked_in_turn() -> None:
     found = embed_all({"plain": plain, "started": started}, {(32, "bilinear"): batch()})
     np.testing.assert_array_equal(found["plain"], plain.embed(batch()))
     np.testing.assert_array_equal(found["started"], started.embed(batch()))
+    # A batch that was started and given up stops no other.
+    _begun = started.begin(batch())
+    np.testing.assert_array_equal(started.embed(batch()[:2]), found["started"][:2])
     # On a CPU the largest batch comes right after the first image, and time bounds what is done besides.
     assert warm_up({"plain": plain}, 4) == [1, 4, 2, 3]
     assert warm_up({"plain": plain}, 4, 0.0) == [1]

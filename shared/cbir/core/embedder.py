@@ -125,8 +125,7 @@ def embed_all(
     Returns:
         (B, dim) float32 unit vectors by member.
     """
-    pending = {name: _begin(embedder, batches[embedder.size, embedder.interpolation]) for name, embedder in
-               embedders.items()}  # fmt: skip
+    pending = {name: _begin(member, batches[member.size, member.interpolation]) for name, member in embedders.items()}
     return {name: batch.result() for name, batch in pending.items()}
 
 

@@ -74,6 +74,8 @@ class OpenVinoEmbedder:
         """See :class:`cbir.core.embedder.Starts`."""
         if self._single and len(batch) != 1:
             return _Pending(None, self.embed(batch))
+        # A batch whose result nobody took must not stop this one.
+        self._request.wait()
         images = np.ascontiguousarray(batch)
         # Shared, not copied: the pending batch keeps the array alive.
         self._request.start_async({0: images}, share_inputs=True)
