@@ -115,7 +115,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     warmed = perf_counter() - begun
     precision = next(iter(embedders.values())).precision
     facts = peak.machine(place)
-    rate = peak.matrix_rate(place, TYPES[precision], args.matrix)
+    rate = peak.matrix_rate(place, TYPES.get(precision, torch.float32), args.matrix)
     queries = []
     for number in range(args.batch * args.batches):
         file = io.BytesIO()
@@ -187,7 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--runtime", choices=("auto", "openvino", "torch"), default="auto")
-    parser.add_argument("--precision", choices=("auto", "f32", "bf16", "f16"), default="auto")
+    parser.add_argument("--precision", choices=("auto", "f32", "bf16", "f16", "int8"), default="auto")
     parser.add_argument("--threads", type=int, default=0, help="of a member on a CPU; 0: as its runtime thinks best")
     parser.add_argument("--set", choices=tuple(random_index.SETS), default="standard", help="networks (%(default)s)")
     parser.add_argument("--gallery", type=int, default=20_000, help="random vectors to search (%(default)s)")

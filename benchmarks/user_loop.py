@@ -248,7 +248,7 @@ def main() -> None:
         "--matrix", type=int, default=1536, help="side of the products that give the peak (%(default)s)"
     )
     parser.add_argument("--runtime", choices=("auto", "openvino", "torch"), default="auto")
-    parser.add_argument("--precision", choices=("auto", "f32", "bf16", "f16"), default="auto")
+    parser.add_argument("--precision", choices=("auto", "f32", "bf16", "f16", "int8"), default="auto")
     parser.add_argument("--server", action="store_true", help="over loopback too")
     parser.add_argument("--out", type=Path, default=Path("bench-out/user-loop"), help="(%(default)s)")
     args = parser.parse_args()

@@ -383,6 +383,41 @@ def test_embedders_that_cannot_start_are_asked_in_turn() -> None:
     assert warm_up({"plain": plain}, 4, 0.0) == [1]
 
 
+def test_eight_bits_are_calibrated_once_and_stay_near_float32(tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    asked: list[tuple[int, str]] = []
+
+    def pictures(size: int, interpolation: str) -> np.ndarray:
+        asked.append((size, interpolation))
+        return batch(48)
+
+    plain = load_embedder(member(), "cpu", "openvino", "f32")
+    small = load_embedder(member(), "cpu", "auto", "int8", pictures)
+    assert (small.precision, asked) == ("int8", [(32, "bilinear")])
+    cosines = (plain.embed(batch()) * small.embed(batch())).sum(axis=1)
+    assert 0.97 < cosines.mean() < 0.99999
+    again = load_embedder(member(), "cpu", "auto", "int8")
+    np.testing.assert_allclose(again.embed(batch()), small.embed(batch()), atol=1e-3)
+    assert len(asked) == 1
+    # What computes something else than it did when it was kept is not used, and without images there is nothing else.
+    own = next((tmp_path / "cache").rglob("own.npy"))
+    np.save(own, -np.load(own))
+    with pytest.raises(ConfigurationError, match="only 0 images could be read"):
+        load_embedder(member(), "cpu", "auto", "int8")
+
+
+def test_eight_bits_that_are_not_enough_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("nncf")
+    monkeypatch.setattr("cbir.core.runtime.quantisation.LEAST_COSINE", 1.01)
+    with pytest.raises(EnsembleError, match="8-bit integers are not enough for member 'm'"):
+        load_embedder(member(), "cpu", "auto", "int8", lambda *_: batch(48))
+
+
+def test_eight_bits_are_of_openvino() -> None:
+    with pytest.raises(ConfigurationError, match="torch-cpu has no int8 arithmetic here"):
+        load_embedder(member(), "cpu", "torch", "int8")
+
+
 def test_threads_are_shared_out_to_the_models_that_are_loaded_next() -> None:
     before, cv2_before, torch_before = threads(), cv2.getNumThreads(), torch.get_num_threads()
     try:

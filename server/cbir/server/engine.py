@@ -26,6 +26,7 @@ from cbir.core.gallery import GalleryImage
 from cbir.core.near_duplicates import Appearance, confirmed
 from cbir.core.retriever import Ranking, Retriever, SearchSpec
 from cbir.core.store import IndexStore, IndexVersion
+from cbir.server.calibration import gallery_pictures
 from cbir.server.feedback import apply_feedback
 from cbir.server.limits import Limits
 from cbir.server.preparation import Preparation, PreparedQuery
@@ -105,7 +106,7 @@ class Engine:
             index: ``exact`` ignores approximate indexes; None uses what the indexer built.
             verify: Compare every file with its checksum first.
             text: Load text towers where there are any.
-            precision: ``auto``, ``f32``, ``bf16`` or ``f16``.
+            precision: ``auto``, ``f32``, ``bf16``, ``f16`` or ``int8``.
 
         Raises:
             ArtifactError: The index is absent, half copied, damaged, or of another ensemble or other weights.
@@ -121,7 +122,10 @@ class Engine:
             opened = IndexStore(index_path).open(version, verify=verify)
             spec = ensemble or opened.manifest.ensemble
             opened.check_ensemble(spec)
-            embedders = {member.name: load_embedder(member, device, runtime, precision) for member in spec.members}
+            pictures = gallery_pictures(opened)
+            embedders = {
+                member.name: load_embedder(member, device, runtime, precision, pictures) for member in spec.members
+            }
             retriever = Retriever.load(opened, device, index)
             words = Words.load(opened, spec, device, text)
             engine = cls(opened, retriever, embedders, limits or Limits(), words)

@@ -20,6 +20,7 @@ class Precision(StrEnum):
     F32 = "f32"
     BF16 = "bf16"
     F16 = "f16"
+    INT8 = "int8"
 
 
 def choose_runtime(device: str, runtime: str) -> str:
@@ -67,6 +68,8 @@ def choose_precisions(runtime: str, precision: str) -> tuple[Precision, ...]:
         raise ConfigurationError(
             f"precision {precision!r} is unknown; it must be one of {', '.join(Precision)}", reason="PRECISION_UNKNOWN"
         )
+    if precision == Precision.INT8:
+        return _int8(runtime)
     there = (*_half_precisions(runtime), Precision.F32)
     if precision == Precision.AUTO:
         # Halves compete; each is as fast as the other, and bfloat16 does not overflow.
@@ -77,6 +80,21 @@ def choose_precisions(runtime: str, precision: str) -> tuple[Precision, ...]:
             reason="PRECISION_MISSING",
         )
     return (Precision(precision),)
+
+
+def _int8(runtime: str) -> tuple[Precision, ...]:
+    if runtime != "openvino":
+        raise ConfigurationError(
+            f"{runtime} has no int8 arithmetic here, OpenVINO on a CPU has: give --device cpu --runtime openvino, or "
+            "leave --precision out",
+            reason="PRECISION_MISSING",
+        )
+    if importlib.util.find_spec("nncf") is None:
+        raise ConfigurationError(
+            "int8 needs the package nncf: pip install 'ensemble-cbir[int8]', or leave --precision out",
+            reason="PRECISION_MISSING",
+        )
+    return (Precision.INT8,)
 
 
 def _half_precisions(runtime: str) -> tuple[Precision, ...]:

@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from cbir.core.runtime.openvino import OpenVinoEmbedder, import_openvino, openvi
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["cache_folder", "cached_ir", "convert", "faithful", "keep_ir"]
+__all__ = ["cache_folder", "cached_ir", "convert", "faithful", "ir_folder", "keep_folder", "keep_ir"]
 
 _log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def cached_ir(member: MemberSpec, device: str, runtime: str, precision: str = "a
     if member.backend == "openvino" or choose_runtime(device, runtime) != "openvino":
         return None
     precisions = choose_precisions("openvino", precision)
-    folder = _ir_folder(member)
+    folder = ir_folder(member)
     try:
         form = json.loads((folder / "input.json").read_text())
         reference = np.load(folder / "reference.npy")
@@ -125,16 +126,22 @@ def keep_ir(model: Any, form: InputFormat, member: MemberSpec, reference: NDArra
     Args:
         reference: (2, D) the pictures of :func:`cbir.core.runtime.agreement.probe`, embedded by eager float32.
     """
-    ov = import_openvino()
 
-    folder = _ir_folder(member)
+    def write(folder: Path) -> None:
+        import_openvino().save_model(model, folder / "model.xml", compress_to_fp16=False)
+        (folder / "input.json").write_text(json.dumps(asdict(form)))
+        np.save(folder / "reference.npy", reference)
+
+    keep_folder(ir_folder(member), write)
+
+
+def keep_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder of the cache at once, in place of what was there; where that fails, nothing is kept."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
         try:
-            ov.save_model(model, partial / "model.xml", compress_to_fp16=False)
-            (partial / "input.json").write_text(json.dumps(asdict(form)))
-            np.save(partial / "reference.npy", reference)
+            write(partial)
             if folder.exists():
                 folder.rename(partial / "before")
             partial.rename(folder)
@@ -145,7 +152,8 @@ def keep_ir(model: Any, form: InputFormat, member: MemberSpec, reference: NDArra
         _log.info("the converted network is not kept (%s): the next start converts it again", error)
 
 
-def _ir_folder(member: MemberSpec) -> Path:
+def ir_folder(member: MemberSpec) -> Path:
+    """Where a member's converted network is kept."""
     # The version of a package is read from its metadata: importing it takes a second.
     version = importlib.metadata.version("openvino")
     return cache_folder() / "openvino" / f"{version}-{_LAYOUT}" / member_fingerprint(member, Crop.NONE)

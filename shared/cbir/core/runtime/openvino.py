@@ -47,14 +47,19 @@ class OpenVinoEmbedder:
     time.
 
     Args:
-        precision: ``f32``, ``bf16`` or ``f16``: what the CPU is to compute with.
+        precision: ``f32``, ``bf16`` or ``f16``: what the CPU is to compute with; ``int8``: the model is quantised, and
+            what is left of it computes in float32.
+
+    Attributes:
+        threads: Of a forward pass.
     """
 
     runtime = "openvino"
 
     def __init__(self, model: Any, size: int, interpolation: str, precision: str = "f32") -> None:
         # LATENCY gives one stream over all cores: the callers batch by themselves.
-        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": str(precision)}
+        hint = "f32" if precision == "int8" else str(precision)
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
         if count := threads().inference:
             settings["INFERENCE_NUM_THREADS"] = str(count)
         compiled = openvino_core().compile_model(model, "CPU", settings)
