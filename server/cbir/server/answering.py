@@ -9,7 +9,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.embedder import Embedder
+from cbir.core.embedder import Embedder, embed_all
 from cbir.core.errors import CbirError
 from cbir.core.near_duplicates import Appearance, confirmed
 from cbir.core.retriever import Ranking, Retriever, SearchSpec
@@ -119,7 +119,7 @@ class Answering:
         if not queries:
             return {}
         batches = {form: np.stack([q.inputs[form] for q in queries]) for form in dict.fromkeys(self._forms.values())}
-        return {name: embedder.embed(batches[self._forms[name]]) for name, embedder in self._embedders.items()}
+        return embed_all(self._embedders, batches)
 
     def _weights(self, query: PreparedQuery) -> Floats:
         return self._retriever.weights if query.spec.weights is None else query.spec.weights

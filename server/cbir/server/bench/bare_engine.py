@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cbir.core.crop import find_content
 from cbir.core.decode import decode_image
-from cbir.core.embedder import prepare
+from cbir.core.embedder import embed_all, prepare
 from cbir.server.commands import serve
 from cbir.server.engine import Engine
 from cbir.server.limits import Limits
@@ -106,7 +106,7 @@ class BareEngine:
         return {form: prepare(pixels, box, *form) for form in dict.fromkeys(self._forms.values())}
 
     def _forward(self, inputs: Mapping[InputForm, NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]]:
-        return {name: embedder.embed(inputs[self._forms[name]]) for name, embedder in self._engine.embedders.items()}
+        return embed_all(self._engine.embedders, inputs)
 
     def _whole(self) -> None:
         """One image from its bytes to its hits."""
