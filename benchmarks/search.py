@@ -79,7 +79,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=640)
-    parser.add_argument("--clusters", type=int, default=10_000)
+    parser.add_argument("--clusters", type=int, help="default: one for every hundred rows")
     parser.add_argument("--kinds", nargs="+", default=["clustered", "random"], choices=["clustered", "random"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--strategy", default="auto", choices=["auto", "product", "scan"])
@@ -97,7 +97,7 @@ def main() -> int:
         results["accelerator"] = torch.cuda.get_device_name()
     for kind in args.kinds:
         with tempfile.TemporaryDirectory(dir=args.work) as folder:
-            vectors = Vectors(kind, args.rows, args.dim, args.clusters, Path(folder))
+            vectors = Vectors(kind, args.rows, args.dim, args.clusters or max(1, args.rows // 100), Path(folder))
             results[kind] = measure(vectors, args)
         show(kind, results[kind], args)
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -181,7 +181,7 @@ def recall(vectors: Vectors, scaled: Floats, rows: NDArray[np.int64]) -> float:
 def bandwidth(device: str) -> float:
     """Bytes a second: the best of several reads of a large array on a CPU, of copies (read and written) on a GPU."""
     if device == "cpu":
-        array = torch.ones(2**28, dtype=torch.int32)  # 1 GiB
+        array = torch.ones(2**28)  # 1 GiB of float32
         array.sum()
         return array.nbytes / min(elapsed(array.sum) for _ in range(7))
     array = torch.ones(2**31, dtype=torch.uint8, device=device)
@@ -262,9 +262,8 @@ def show(kind: str, result: dict[str, Any], args: argparse.Namespace) -> None:
     print(f"read bandwidth {result['bandwidth'] / 1e9:.1f} GB/s; floor {1000 * floor:.2f} ms; ", end="")
     print(f"loaded in {result['load']:.1f} s; memory {result['memory / float16 matrix']:.2f} of the float16 matrix; ")
     print(f"recall@10 {result['recall@10']:.4f}\n")
-    print(
-        f"| | one query, ms | floor / time | batch of {args.batch}, ms each | core ms |\n| --- | --- | --- | --- | --- |"
-    )
+    print(f"| | one query, ms | floor / time | batch of {args.batch}, ms each | core ms |")
+    print("| --- | --- | --- | --- | --- |")
     lines = [("exact fused search", result)]
     lines += [(name, figures) for name, figures in result.items() if name.startswith("FAISS")]
     for name, figures in lines:

@@ -214,7 +214,7 @@ class NearestSearch:
                 # Columns past what a query needed hold nothing of its own.
                 known = part.similarities[more][:, :, : int(scored[more].min())]
                 todo, listed, scored = todo[more], listed.of(more), part.needed[more]
-            todo, depth = np.concatenate(too_short), min(count, 4 * depth)
+            todo, depth = np.sort(np.concatenate(too_short)), min(count, 4 * depth)
         if found is not None and self._scan is not None and not few:
             return self._with_worst(self._scan, found, queries, weights, want, barred, allowed)
         return found or Candidates(
