@@ -12,6 +12,8 @@ from cbir.core.crop import Box
 from cbir.core.errors import ConfigurationError, QueryError
 from cbir.core.fusion import Fusion
 from cbir.core.gallery import Gallery, GalleryImage
+from cbir.core.label_vote import mixed_probabilities, neighbour_probabilities
+from cbir.core.nearest import Strategy
 from cbir.core.projection import Projection, normalise
 from cbir.core.retriever import Retriever, SearchSpec
 from cbir.core.store import VoteSettings
@@ -32,7 +34,14 @@ def gallery(labelled: bool = True) -> Gallery:
     codes = np.random.default_rng(0).integers(0, 40, N)
     return Gallery.from_images(
         GalleryImage(
-            f"{i:05d}", f"/{i}", f"c{codes[i]:02d}" if labelled else None, 1, 1, f"{i:064x}", i, Box(0, 0, 1, 1)
+            f"{i:05d}",
+            f"/{i}",
+            f"c{codes[i]:02d}" if labelled and i % 10 else None,
+            1,
+            1,
+            f"{i:064x}",
+            i,
+            Box(0, 0, 1, 1),
         )
         for i in range(N)
     )
@@ -44,6 +53,7 @@ def retriever(
     folder: Path,
     vote: VoteSettings | None = None,
     labelled: bool = True,
+    strategy: Strategy = "auto",
 ) -> Retriever:
     indexes: list[VectorIndex | None] = []
     for i, kind in enumerate(kinds):
@@ -56,7 +66,7 @@ def retriever(
     names = [f"m{i}" for i in range(len(vectors))]
     vote = vote or VoteSettings(dict(zip(names, WEIGHTS, strict=True)))
     projections = [Projection(np.zeros(d, np.float32), None, None) for d in DIMS]
-    return Retriever(gallery(labelled), names, vectors, projections, vote, indexes, "test", "cpu")
+    return Retriever(gallery(labelled), names, vectors, projections, vote, indexes, "test", "cpu", None, strategy)
 
 
 def queries(vectors: list[np.ndarray], count: int = 40, seed: int = 1, noise: float = 0.1) -> np.ndarray:
@@ -149,6 +159,57 @@ def test_label_vote_raises_the_likely_class(vectors: list[np.ndarray], tmp_path:
 
     assert purity(plain) < 0.98  # the queries are hard enough to tell the two apart
     assert purity(voting) > purity(plain) + 0.02
+
+
+@pytest.mark.parametrize("strategy", ["product", "scan"])
+@pytest.mark.parametrize("temperature", [0.05, 0.5])
+def test_images_of_likely_labels_rise_from_anywhere(
+    vectors: list[np.ndarray], tmp_path: Path, strategy: Strategy, temperature: float
+) -> None:
+    vote = VoteSettings({"m0": 3, "m1": 2, "m2": 1}, label_share=2.0, temperature=temperature, text_share=0.5)
+    search = retriever(vectors, [None] * 3, tmp_path, vote, strategy=strategy)
+    codes, classes = search.gallery.label_codes.copy(), len(search.gallery.labels)
+    rng = np.random.default_rng(5)
+    q = queries(vectors, 33, noise=0.5)
+    # Names of classes that the nearest images know nothing of; some images may not be hits.
+    priors = [None if i % 3 else rng.dirichlet(np.full(classes, 0.05)).astype(np.float32) for i in range(33)]
+    masks = [rng.random(N) < 0.5 if i % 5 == 1 else None for i in range(33)]
+    outs = [tuple(rng.integers(0, N, i % 4).tolist()) for i in range(33)]
+    specs = [
+        SearchSpec(label_prior=prior, mask=mask, exclude_rows=out)
+        for prior, mask, out in zip(priors, masks, outs, strict=True)
+    ]
+    for query, spec, found in zip(q, specs, search.search(q, specs), strict=True):
+        fused = brute_force(vectors, query, np.array(WEIGHTS))
+        fused[list(spec.exclude_rows)] = -np.inf
+        near = neighbour_probabilities(fused, codes, vote.neighbours, temperature, classes)
+        likely = mixed_probabilities({"names": spec.label_prior, "near": near}, {"names": 0.5, "near": 0.25})
+        assert likely is not None
+        raised = fused + vote.label_share * np.where(codes >= 0, likely[codes], 0)
+        if spec.mask is not None:
+            raised[~spec.mask] = -np.inf
+        assert found.rows.tolist() == np.argsort(-raised, kind="stable")[:10].tolist()
+        np.testing.assert_allclose(found.fused, np.sort(raised)[::-1][:10], atol=1e-5)
+        assert found.labels[0][0] == search.gallery.labels[int(np.argmax(likely))]
+
+
+def test_a_batch_is_answered_as_its_queries_are_one_by_one(vectors: list[np.ndarray], tmp_path: Path) -> None:
+    vote = VoteSettings({"m0": 3, "m1": 2, "m2": 1}, label_share=1.0, calibration=((-1.0, 0.0), (0.5, 0.3), (2.0, 1.0)))
+    search = retriever(vectors, [None] * 3, tmp_path, vote)
+    q = queries(vectors, 6, noise=0.4)
+    mask = np.random.default_rng(6).random(N) < 0.3
+    specs = [
+        SearchSpec(), SearchSpec(limit=100), SearchSpec(mask=mask), SearchSpec(min_score=0.7, limit=50),
+        SearchSpec(weights=np.array([0, 1, 1], np.float32)), SearchSpec(exclude_rows=(1, 2, 3)),
+    ]  # fmt: skip
+    for i, together in enumerate(search.search(q, specs)):
+        alone = search.search(q[i : i + 1], specs[i : i + 1])[0]
+        assert together.rows.tolist() == alone.rows.tolist()
+        assert together.ranks.tolist() == alone.ranks.tolist()
+        assert [name for name, _ in together.labels] == [name for name, _ in alone.labels]
+        for name in ("scores", "fused", "similarities", "contributions", "label_contributions"):
+            np.testing.assert_allclose(getattr(together, name), getattr(alone, name), atol=1e-5)
+    assert search.search(q[:0], []) == []
 
 
 def test_galleries_without_labels_predict_none(vectors: list[np.ndarray], tmp_path: Path) -> None:

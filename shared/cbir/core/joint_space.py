@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cbir.core.errors import QueryError
 from cbir.core.fusion import Fusion, normalised_weights, rank_contributions, vote_contributions
 from cbir.core.gallery import Gallery
-from cbir.core.retriever import FLOAT32_BYTES, Ranking, SearchSpec
+from cbir.core.ranking import Ranking, SearchSpec
 from cbir.core.runtime import choose_runtime
 from cbir.core.store import IndexVersion
 
@@ -25,6 +25,8 @@ __all__ = ["JointSpace", "names_trust", "zero_shot_probabilities"]
 
 Floats = NDArray[np.float32]
 
+#: Matrices up to this many bytes are widened to float32 on a CPU.
+FLOAT32_BYTES = 4 * 2**30
 _BLOCK_ROWS = 65536
 
 

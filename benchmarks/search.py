@@ -1,0 +1,282 @@
+"""How near an exact fused search comes to what the memory allows: ``python benchmarks/search.py --rows 1000000``.
+
+Draws a gallery of unit vectors in parts (members), writes it as the indexer does (float16 files, which are mapped),
+loads it, and measures, all in one process: the read bandwidth of this machine, and from it the time that reading the
+float16 matrix once takes (the floor); searches of one query and of batches, with FAISS's flat float32 and float16
+indexes beside them; recall of the ten best against a float32 product; memory held; time to load.  Prints a table and
+writes JSON.  ``clustered`` vectors are noisy copies of centres that decay as those of trained projections do;
+``random`` ones have no structure at all, which is the hard case: nothing is near anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cbir.core.fusion import normalised_weights
+from cbir.core.gallery_matrix import load_matrix
+from cbir.core.nearest import NearestSearch
+from cbir.core.projection import normalise
+
+Floats = NDArray[np.float32]
+
+BLOCK = 65536
+#: Shares of the components that the members get, and their weights.
+SHARES, WEIGHTS = (0.4, 0.4, 0.2), (3.0, 2.0, 1.0)
+#: The label vote's pool: what the retriever asks for.
+HITS, POOL = 10, 128
+
+
+class Vectors:
+    """A gallery in files, and queries for it."""
+
+    def __init__(self, kind: str, rows: int, dim: int, clusters: int, folder: Path, seed: int = 0) -> None:
+        self.dims = [round(share * dim) for share in SHARES[:-1]]
+        self.dims.append(dim - sum(self.dims))
+        self._rng = np.random.default_rng(seed)
+        self._kind = kind
+        self._scales = [np.exp(-3 * np.arange(d) / d).astype(np.float32) for d in self.dims]
+        self._centres = [self._rng.standard_normal((clusters, d), np.float32) for d in self.dims]
+        files = [
+            np.lib.format.open_memmap(folder / f"{m}.npy", "w+", np.float16, (rows, d)) for m, d in enumerate(self.dims)
+        ]
+        for start in range(0, rows, BLOCK):
+            for file, part in zip(files, self._draw(min(BLOCK, rows - start)), strict=True):
+                file[start : start + BLOCK] = part
+        for file in files:
+            file.flush()
+        del files
+        self.parts = [np.load(folder / f"{m}.npy", mmap_mode="r") for m in range(len(self.dims))]
+
+    def _draw(self, count: int) -> list[Floats]:
+        if self._kind == "random":
+            return [normalise(self._rng.standard_normal((count, d), np.float32)) for d in self.dims]
+        codes = self._rng.integers(0, len(self._centres[0]), count)
+        return [
+            normalise((c[codes] + self._rng.standard_normal((count, d), np.float32)) * s)
+            for c, d, s in zip(self._centres, self.dims, self._scales, strict=True)
+        ]
+
+    def queries(self, count: int) -> Floats:
+        """(count, dim): drawn as the gallery was, and not in it."""
+        return np.hstack(self._draw(count))
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--dim", type=int, default=640)
+    parser.add_argument("--clusters", type=int, help="default: one for every hundred rows")
+    parser.add_argument("--kinds", nargs="+", default=["clustered", "random"], choices=["clustered", "random"])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--strategy", default="auto", choices=["auto", "product", "scan"])
+    parser.add_argument("--queries", type=int, default=128, help="for recall, and for the batches that are timed")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--no-faiss", action="store_true", help="leave FAISS's indexes out: they take memory")
+    parser.add_argument("--work", type=Path, help="folder for the gallery's files (default: a temporary one)")
+    parser.add_argument("--out", type=Path, default=Path("bench-out/search.json"))
+    args = parser.parse_args()
+    results: dict[str, Any] = {
+        "rows": args.rows, "dim": args.dim, "device": args.device, "cores": os.cpu_count(),
+        "cpu": cpu_name(), "torch": torch.__version__, "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    if args.device != "cpu":
+        results["accelerator"] = torch.cuda.get_device_name()
+    for kind in args.kinds:
+        with tempfile.TemporaryDirectory(dir=args.work) as folder:
+            vectors = Vectors(kind, args.rows, args.dim, args.clusters or max(1, args.rows // 100), Path(folder))
+            results[kind] = measure(vectors, args)
+        show(kind, results[kind], args)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(results, indent=2) + "\n")
+    return 0
+
+
+def measure(vectors: Vectors, args: argparse.Namespace) -> dict[str, Any]:
+    """All figures of one gallery; times in seconds."""
+    queries = vectors.queries(args.queries)
+    usual = normalised_weights(np.array(WEIGHTS, np.float32))
+    weights = np.tile(usual, (len(queries), 1))
+    sizes = args.rows * args.dim * 2
+    # Whatever is loaded on first use is loaded now, and counts for nobody.
+    warm_up(args)
+    held = resident()
+    begun = time.perf_counter()
+    matrix = load_matrix(vectors.parts, args.device)
+    search = NearestSearch(matrix, usual, args.strategy)
+    loaded = time.perf_counter() - begun
+
+    def find(asked: slice) -> NDArray[np.int64]:
+        part = queries[asked]
+        shares = weights[asked]
+        count = len(part)
+        found = search.find(part, shares, [HITS] * count, [POOL] * count, [()] * count)
+        scores = np.einsum("bmc,bm->bc", found.similarities, shares)
+        scores[found.rows < 0] = -np.inf
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :HITS]
+        return np.take_along_axis(found.rows, best, axis=1)
+
+    batches = [slice(start, start + args.batch) for start in range(0, len(queries) - args.batch + 1, args.batch)]
+    rows = np.concatenate([find(batch) for batch in [*batches, slice(batches[-1].stop, None)] if len(queries[batch])])
+    result: dict[str, Any] = {
+        "strategy": search.strategy,
+        "load": loaded,
+        "one": per_call(find, [slice(i, i + 1) for i in range(min(32, len(queries)))]),
+        "batch, each": per_call(find, batches) / args.batch,
+        "core seconds, batch, each": per_call(find, batches, time.process_time) / args.batch,
+        "memory / float16 matrix": (resident() - held) / sizes,
+    }
+    scaled = queries * np.repeat(weights, vectors.dims, axis=1)
+    result["recall@10"] = recall(vectors, scaled, rows)
+    result["bandwidth"] = bandwidth(args.device)
+    result["floor"] = sizes / result["bandwidth"]
+    if args.device == "cpu" and not args.no_faiss:
+        for name in ("Flat", "SQfp16"):
+            result[f"FAISS {name}"] = baseline(name, vectors, scaled, args)
+    return result
+
+
+def per_call(
+    call: Callable[[slice], object], places: list[slice], clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """The median of calls, after one that does not count."""
+    call(places[0])
+    times = []
+    for place in places:
+        begun = clock()
+        call(place)
+        times.append(clock() - begun)
+    return float(np.median(times))
+
+
+def recall(vectors: Vectors, scaled: Floats, rows: NDArray[np.int64]) -> float:
+    """Share of the ten best of a float32 product over all rows that were found; equal scores count as one."""
+    asked = torch.from_numpy(scaled)
+    best = torch.full((len(scaled), HITS), -torch.inf)
+    for start in range(0, len(vectors.parts[0]), BLOCK):
+        block = np.hstack([np.asarray(part[start : start + BLOCK], np.float32) for part in vectors.parts])
+        scores = asked @ torch.from_numpy(block).T
+        best = torch.topk(torch.cat([best, scores], dim=1), HITS).values
+    found = np.stack([
+        np.hstack([np.asarray(part[own], np.float32) for part in vectors.parts]) @ query
+        for own, query in zip(rows, scaled, strict=True)
+    ])  # fmt: skip
+    # A hit counts where its score is among the ten best, but for the rounding of sums in another order.
+    return float((found >= best[:, -1:].numpy() - 1e-6).mean())
+
+
+def bandwidth(device: str) -> float:
+    """Bytes a second: the best of several reads of a large array on a CPU, of copies (read and written) on a GPU."""
+    if device == "cpu":
+        array = torch.ones(2**28)  # 1 GiB of float32
+        array.sum()
+        return array.nbytes / min(elapsed(array.sum) for _ in range(7))
+    array = torch.ones(2**31, dtype=torch.uint8, device=device)
+    target = torch.empty_like(array)
+
+    def copy() -> None:
+        target.copy_(array)
+        torch.cuda.synchronize()
+
+    copy()
+    return 2 * array.nbytes / min(elapsed(copy) for _ in range(7))
+
+
+def elapsed(call: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+def baseline(factory: str, vectors: Vectors, scaled: Floats, args: argparse.Namespace) -> dict[str, float] | str:
+    """FAISS's own exact search of the same vectors; seconds."""
+    import faiss
+
+    need = args.rows * args.dim * (4 if factory == "Flat" else 2)
+    if need > 0.8 * available():
+        return "left out: too little memory"
+    index = faiss.index_factory(args.dim, factory, faiss.METRIC_INNER_PRODUCT)
+    index.train(scaled[:1])
+    for start in range(0, args.rows, BLOCK):
+        index.add(np.hstack([np.asarray(part[start : start + BLOCK], np.float32) for part in vectors.parts]))
+    few = [slice(i, i + 1) for i in range(5)]
+    return {
+        "one": per_call(lambda place: index.search(scaled[place], HITS), few),
+        "batch, each": per_call(lambda place: index.search(scaled[place], HITS), [slice(0, args.batch)]) / args.batch,
+    }
+
+
+def warm_up(args: argparse.Namespace) -> None:
+    """Search a gallery of a few rows, so that libraries and their threads are there."""
+    rng = np.random.default_rng(0)
+    parts = [normalise(rng.standard_normal((5000, 16), np.float32)).astype(np.float16)]
+    one = np.ones(1, np.float32)
+    strategy = "scan" if args.device == "cpu" else "product"
+    search = NearestSearch(load_matrix(parts, args.device), one, strategy)
+    search.find(np.asarray(parts[0][:64], np.float32), np.ones((64, 1), np.float32), [10] * 64, [128] * 64, [()] * 64)
+
+
+def resident() -> int:
+    """Bytes this process holds in memory, mapped files included."""
+    return _status(Path("/proc/self/status"), "VmRSS")
+
+
+def available() -> int:
+    """Bytes of memory that could be had."""
+    return _status(Path("/proc/meminfo"), "MemAvailable")
+
+
+def _status(path: Path, key: str) -> int:
+    for line in path.read_text().splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) * 1024
+    raise SystemExit(f"{path} has no {key}: this benchmark needs Linux")
+
+
+def cpu_name() -> str:
+    """What /proc/cpuinfo calls the processor."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def show(kind: str, result: dict[str, Any], args: argparse.Namespace) -> None:
+    """Print one gallery's table; milliseconds."""
+    floor = result["floor"]
+    print(f"\n{kind}, {args.rows:,} x {args.dim}, {args.device}: {result['strategy']}")
+    print(f"read bandwidth {result['bandwidth'] / 1e9:.1f} GB/s; floor {1000 * floor:.2f} ms; ", end="")
+    print(f"loaded in {result['load']:.1f} s; memory {result['memory / float16 matrix']:.2f} of the float16 matrix; ")
+    print(f"recall@10 {result['recall@10']:.4f}\n")
+    print(f"| | one query, ms | floor / time | batch of {args.batch}, ms each | core ms |")
+    print("| --- | --- | --- | --- | --- |")
+    lines = [("exact fused search", result)]
+    lines += [(name, figures) for name, figures in result.items() if name.startswith("FAISS")]
+    for name, figures in lines:
+        if isinstance(figures, str):
+            print(f"| {name} | {figures} | | | |")
+            continue
+        core = figures.get("core seconds, batch, each")
+        print(
+            f"| {name} | {1000 * figures['one']:.3f} | {floor / figures['one']:.2f} "
+            f"| {1000 * figures['batch, each']:.3f} | {'' if core is None else f'{1000 * core:.3f}'} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,405 @@
+"""The nearest images by fused score: candidates by estimates, exact scores in float32, and proof that these suffice.
+
+Estimates come from a compressed scan, or from a product with all rows.  The errors of the estimates are measured, for
+every query, on the candidates that were scored exactly; the search goes deeper until no row that was not scored can be
+among the hits that count: its estimate would have to be wrong by five standard deviations more than the hits' own
+estimates are on the mean, which happens less than once in a million queries.  The product, whose errors are those of
+rounding, is the last resort.
+
+N rows, B queries, C candidates a query, M members, D components.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.core.gallery_matrix import GalleryMatrix, HostMatrix
+from cbir.core.ranking import best_first, fused_scores
+
+if TYPE_CHECKING:
+    from cbir.core.compressed_scan import CompressedScan
+
+__all__ = ["Candidates", "NearestSearch", "Strategy"]
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+#: How candidates are found: by a product with all rows, by a compressed scan, or by what is the faster.
+Strategy = Literal["auto", "product", "scan"]
+
+#: Standard deviations of the estimates' errors that a row is given the benefit of.
+_DEVIATIONS = 5.0
+#: Rounding of scores that are equal but for the order of their sums.
+_ROUNDING = 2e-6
+#: Galleries of fewer images are searched by a product: it is as fast, and needs no codes.
+SCAN_ROWS = 4096
+#: Where fewer images than this pass a filter, each of them is scored.
+FEW_ROWS = 4096
+#: The least number of estimates that are looked at, and the share of all rows from which a product is the faster.
+_SHALLOWEST, _DEEPEST_SHARE = 256, 8
+#: Rows with the worst codes that are scored where their estimates may be wrong enough: so many, or this share of all.
+_WORST_ROWS, _WORST_SHARE = 256, 1000
+#: Gallery images that are asked for, to learn how deep a scan must look.
+_TRIALS = 16
+#: Nanoseconds of one core with AVX2: for a group of components of a row in a scan, for a component of a row in a
+#: product (of a batch), and for a component of a candidate that is scored, widened already or not.  Their ratios count.
+_SCAN_COST, _PRODUCT_COST, _WIDENED_COST, _HALF_COST = 0.026, 0.05, 0.4, 0.8
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The best rows of each query, exactly scored; columns in no particular order.
+
+    Attributes:
+        rows: (B, C), -1 where a query has fewer.
+        similarities: (B, M, C) cosines.
+        bound: (B,) no other row that may be a candidate has a higher fused score; -inf where there is none.
+        level: (B,) no row that was not scored has a higher estimate.
+    """
+
+    rows: Rows
+    similarities: Floats
+    bound: Floats
+    level: Floats
+
+    def of(self, queries: slice) -> Candidates:
+        """Those of some of the queries."""
+        return Candidates(self.rows[queries], self.similarities[queries], self.bound[queries], self.level[queries])
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """Rows by falling estimate: (B, K) rows, -1 and -inf past the end; ``floor`` (B,) bounds what is not listed."""
+
+    rows: Rows
+    estimates: Floats
+    floor: Floats
+
+    def of(self, places: NDArray[np.bool_]) -> _Listed:
+        return _Listed(self.rows[places], self.estimates[places], self.floor[places])
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """The first candidates of a list: exact cosines, fused scores (-inf where barred), and what they prove.
+
+    ``needed`` (B,) is how many of the list must be scored, one more than it holds where the list is too short;
+    ``bound`` and ``level`` (B,) as in :class:`Candidates`.
+    """
+
+    rows: Rows
+    similarities: Floats
+    fused: Floats
+    needed: Rows
+    bound: Floats
+    level: Floats
+
+
+class NearestSearch:
+    """Finds the nearest rows of a gallery.
+
+    Args:
+        matrix: Where the rows are.
+        weights: (M,) usual weights of the members, for learning how deep to look.
+        strategy: ``scan`` and ``product`` insist; a scan is for CPUs.
+    """
+
+    def __init__(self, matrix: GalleryMatrix, weights: Floats, strategy: Strategy = "auto") -> None:
+        self._matrix = matrix
+        self._dims = np.diff(matrix.stops)
+        self._weights = weights
+        self._scan: CompressedScan | None = None
+        self._depth = 0
+        large = strategy == "scan" or (strategy == "auto" and len(matrix) >= SCAN_ROWS)
+        if isinstance(matrix, HostMatrix) and large:
+            self._prepare_scan(matrix, weights, insist=strategy == "scan")
+
+    @property
+    def strategy(self) -> Strategy:
+        """What was chosen."""
+        return "product" if self._scan is None else "scan"
+
+    def _prepare_scan(self, matrix: HostMatrix, weights: Floats, insist: bool) -> None:
+        """Choose between codes of several lengths, and a product, by what a search for the gallery's own images costs.
+
+        Long codes cost time for every row, short ones for the rows that must be scored because of their errors.
+        """
+        from cbir.core.compressed_scan import SAMPLE_ROWS, CompressedScan
+
+        count, width = len(matrix), matrix.stops[-1]
+        asked = matrix.stored(np.linspace(0, count - 1, min(count, _TRIALS)).astype(np.int64))
+        queries = self._weighted(asked, np.tile(weights, (len(asked), 1)))
+        deepest = min(count, max(_SHALLOWEST, count // _DEEPEST_SHARE))
+        rows, products = matrix.best(queries, deepest)
+        best: CompressedScan | None = None
+        least_cost = np.inf if insist else count * width * _PRODUCT_COST
+        near = slice(0, _SHALLOWEST // 2)
+        vectors = matrix.stored(rows[:, near].ravel()).reshape(len(asked), -1, width)
+        sample = matrix.sample(slice(None, None, max(1, count // SAMPLE_ROWS)))
+        for components in (8, 4, 2):
+            scan = CompressedScan(sample, components)
+            errors = products[:, near] - scan.estimates(vectors, queries)
+            last, margin = _proof(products[:, near], errors, np.full(len(asked), min(count, 10)), None)
+            found = np.count_nonzero(products >= (last - margin)[:, None], axis=1)
+            needed = max(float(np.quantile(found, 0.9)), _SHALLOWEST / 2)
+            cost = count * scan.groups * _SCAN_COST + needed * width * (_WIDENED_COST if matrix.widened else _HALF_COST)
+            # Where no list is long enough, a product is what will be made in the end.
+            cost += (needed >= deepest) * count * width * _PRODUCT_COST
+            if cost < least_cost:
+                # Queries are less like the gallery's images than these are like each other.
+                self._depth = int(np.clip(2 ** np.ceil(np.log2(2 * needed)), _SHALLOWEST, deepest))
+                best, least_cost = scan, cost
+            if needed <= _SHALLOWEST / 2:
+                break
+        if best is not None:
+            best.fill(matrix, weights, max(_WORST_ROWS, count // _WORST_SHARE))
+        self._scan = best
+
+    def find(
+        self,
+        queries: Floats,
+        weights: Floats,
+        wanted: Sequence[int],
+        kept: Sequence[int],
+        barred: Sequence[tuple[int, ...]],
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> Candidates:
+        """The nearest rows of each query.
+
+        Args:
+            queries: (B, D).
+            weights: (B, M) that sum to 1.
+            wanted: B numbers: so many of the best are exactly those of the whole gallery.
+            kept: B numbers, at least ``wanted``: so many of the best that were scored are candidates.
+            barred: Rows that each query may not have.
+            allowed: (N,) rows that all of them may have, or None for all.
+
+        Returns:
+            C is the largest of ``kept``, or the number of rows.
+        """
+        count = len(self._matrix)
+        free = count if allowed is None else int(np.count_nonzero(allowed))
+        gone = [sum(allowed is None or bool(allowed[row]) for row in set(rows)) for rows in barred]
+        want = np.array([min(w, free - g) for w, g in zip(wanted, gone, strict=True)])
+        keep = np.minimum(kept, free)
+        first = min(free, int(keep.max()) + max(gone))
+        found: Candidates | None = None
+        few = allowed is not None and free <= FEW_ROWS
+        depth = max(first, min(count, self._depth))
+        todo = np.arange(len(queries)) if free else np.arange(0)
+        while len(todo):
+            if few:
+                assert allowed is not None
+                first, listed = free, self._all(np.flatnonzero(allowed), len(todo))
+            else:
+                listed = self._list(self._weighted(queries[todo], weights[todo]), depth, allowed)
+            scored, known, too_short = np.full(len(todo), first), None, [np.arange(0)]
+            while True:
+                bars = [barred[i] for i in todo.tolist()]
+                part = self._score(listed, scored, known, queries[todo], weights[todo], want[todo], bars)
+                width = listed.rows.shape[1]
+                enough = part.needed <= np.minimum(scored, width)
+                found = self._keep(part, enough, todo[enough], keep, found)
+                if enough.all():
+                    break
+                too_short.append(todo[part.needed > width])
+                more = ~enough & (part.needed <= width)
+                if not more.any():
+                    break
+                # Columns past what a query needed hold nothing of its own.
+                known = part.similarities[more][:, :, : int(scored[more].min())]
+                todo, listed, scored = todo[more], listed.of(more), part.needed[more]
+            todo, depth = np.sort(np.concatenate(too_short)), min(count, 4 * depth)
+        if found is not None and self._scan is not None and not few:
+            return self._with_worst(self._scan, found, queries, weights, want, barred, allowed)
+        return found or Candidates(
+            np.full((len(queries), 0), -1, np.int64), np.zeros((*weights.shape, 0), np.float32),
+            np.full(len(queries), -np.inf, np.float32), np.full(len(queries), -np.inf, np.float32),
+        )  # fmt: skip
+
+    def _weighted(self, queries: Floats, weights: Floats) -> Floats:
+        return queries * np.repeat(weights, self._dims, axis=1)
+
+    @staticmethod
+    def _all(rows: Rows, queries: int) -> _Listed:
+        listed = np.tile(rows, (queries, 1))
+        return _Listed(listed, np.zeros(listed.shape, np.float32), np.full(queries, -np.inf, np.float32))
+
+    def _list(self, queries: Floats, depth: int, allowed: NDArray[np.bool_] | None) -> _Listed:
+        """At least ``depth`` rows by falling estimate, or as many as there are; one query where not all are allowed."""
+        count = len(self._matrix)
+        if self._scan is not None and depth <= max(_SHALLOWEST, count // _DEEPEST_SHARE):
+            if allowed is not None:
+                # The scan sees no filter, so it looks as much deeper as the filter leaves out.
+                depth = min(count, int(depth * count / max(1, int(np.count_nonzero(allowed)))) + 1)
+            rows, estimates = self._scan.search(queries, depth)
+            floor = estimates[:, -1] if depth < count else np.full(len(rows), -np.inf, np.float32)
+            if allowed is not None:
+                passed = allowed[rows[0]]
+                rows, estimates = rows[:, passed], estimates[:, passed]
+            return _Listed(rows, estimates, floor)
+        rows, estimates = self._matrix.best(queries, depth, allowed)
+        rows[np.isneginf(estimates)] = -1
+        return _Listed(rows, estimates, estimates[:, -1] if depth < count else np.full(len(rows), -np.inf, np.float32))
+
+    def _score(
+        self,
+        listed: _Listed,
+        scored: Rows,
+        known: Floats | None,
+        queries: Floats,
+        weights: Floats,
+        want: Rows,
+        barred: Sequence[tuple[int, ...]],
+    ) -> _Scored:
+        """Score the first ``scored`` (B,) of a list, of which the ``known`` (B, M, c) cosines are known already."""
+        width = listed.rows.shape[1]
+        widest = min(int(scored.max()), width)
+        rows, estimates = listed.rows[:, :widest], listed.estimates[:, :widest]
+        if int(scored.min()) < widest:
+            rows = np.where(np.arange(widest) < scored[:, None], rows, -1)
+        if known is None:
+            similarities = self._matrix.similarities(rows, queries)
+        else:
+            fresh = self._matrix.similarities(rows[:, known.shape[2] :], queries)
+            similarities = np.concatenate([known, fresh], axis=2)
+        fused = fused_scores(similarities, weights)
+        there = rows >= 0
+        absent = None if there.all() else ~there
+        errors = fused - estimates if absent is None else np.where(there, fused - np.where(there, estimates, 0), 0)
+        if any(barred):
+            absent = ~there | _barred(rows, barred)
+        if absent is not None:
+            fused[absent] = -np.inf
+        last, margin = _proof(fused, errors, want, there)
+        least = last - margin
+        needed = np.count_nonzero(listed.estimates >= least[:, None], axis=1)
+        needed[(listed.floor >= least) & (listed.floor > -np.inf)] = width + 1
+        after = listed.floor
+        if width:
+            following = listed.estimates[np.arange(len(scored)), np.minimum(scored, width - 1)]
+            after = np.where(scored < width, np.maximum(after, following), after)
+        if absent is not None:
+            rows = np.where(absent, -1, rows)
+        return _Scored(rows, similarities, fused, needed, after + margin, after)
+
+    def _keep(
+        self, part: _Scored, enough: NDArray[np.bool_], places: Rows, keep: Rows, found: Candidates | None
+    ) -> Candidates | None:
+        """Store the best candidates of the queries that have enough of them."""
+        whole = len(places) == len(keep)
+        if whole and (keep == part.rows.shape[1]).all():
+            return Candidates(part.rows, part.similarities, part.bound, part.level)
+        if found is None:
+            shape, members = (len(keep), int(keep.max())), len(self._dims)
+            found = Candidates(
+                np.full(shape, -1, np.int64), np.zeros((shape[0], members, shape[1]), np.float32),
+                np.full(shape[0], -np.inf, np.float32), np.full(shape[0], -np.inf, np.float32),
+            )  # fmt: skip
+        if not len(places):
+            return found
+        rows, similarities, fused, bound = part.rows, part.similarities, part.fused, part.bound
+        if not whole:
+            rows, similarities, fused, bound = rows[enough], similarities[enough], fused[enough], bound[enough]
+        width, limits = found.rows.shape[1], keep[places]
+        if rows.shape[1] > limits.min():
+            ahead = best_first(fused, rows)[:, : width + 1]
+            line = np.arange(len(rows))[:, None]
+            rows, fused = rows[line, ahead], fused[line, ahead]
+            similarities = np.take_along_axis(similarities, ahead[:, None], axis=2)
+            beyond = np.arange(rows.shape[1]) >= limits[:, None]
+            # What is dropped bounds what is not a candidate as well.
+            bound = np.maximum(bound, np.where(beyond, fused, -np.inf).max(axis=1))
+            rows = np.where(beyond, -1, rows)[:, :width]
+            similarities = similarities[:, :, :width]
+        found.rows[places, : rows.shape[1]] = rows
+        found.similarities[places, :, : rows.shape[1]] = similarities
+        found.bound[places] = bound
+        found.level[places] = part.level[enough]
+        return found
+
+    def _with_worst(
+        self,
+        scan: CompressedScan,
+        found: Candidates,
+        queries: Floats,
+        weights: Floats,
+        want: Rows,
+        barred: Sequence[tuple[int, ...]],
+        allowed: NDArray[np.bool_] | None,
+    ) -> Candidates:
+        """Score the rows with the worst codes, of which the errors of other rows tell nothing, where it may matter."""
+        fused = fused_scores(found.similarities, weights)
+        fused[found.rows < 0] = -np.inf
+        last = _nth_best(fused, want)
+        # The errors are those of the usual weights; others raise them by at most their largest ratio to these.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.nan_to_num(weights / self._weights, nan=0.0, posinf=np.inf).max(axis=1)
+            matters = scan.worst_errors * ratio[:, None] >= (last - found.level)[:, None]
+        most = int(np.count_nonzero(matters, axis=1).max())
+        if not most:
+            return found
+        rows = np.where(matters[:, :most], scan.worst_rows[:most], -1)
+        if allowed is not None:
+            rows[~allowed[rows]] = -1
+        rows[_barred(rows, barred)] = -1
+        similarities = self._matrix.similarities(rows, queries)
+        scores = fused_scores(similarities, weights)
+        rows[scores < last[:, None]] = -1
+        rising = np.flatnonzero((rows >= 0).any(axis=0))
+        if not len(rising):
+            return found
+        rows, similarities = rows[:, rising], similarities[:, :, rising]
+        rows[(rows[:, :, None] == found.rows[:, None]).any(axis=2)] = -1
+        return Candidates(
+            np.concatenate([found.rows, rows], axis=1), np.concatenate([found.similarities, similarities], axis=2),
+            found.bound, found.level,
+        )  # fmt: skip
+
+
+def _proof(fused: Floats, errors: Floats, want: Rows, there: NDArray[np.bool_] | None) -> tuple[Floats, Floats]:
+    """(B,) the score of the last hit that counts, and by how much at most an estimate is too low.
+
+    Args:
+        fused: (B, C) exact scores, -inf where a row may not be a hit.
+        errors: (B, C) exact scores less estimates, 0 where there is no row.
+        want: (B,) hits that count.
+        there: (B, C) where there are rows; None: everywhere.
+    """
+    columns = max(1, fused.shape[1])
+    present = columns if there is None else np.maximum(np.count_nonzero(there, axis=1), 1)
+    mean = errors.sum(axis=1) / present
+    spread = np.sqrt(np.maximum(np.einsum("bc,bc->b", errors, errors) / present - mean * mean, 0))
+    last = _nth_best(fused, want)
+    # Quantisation takes more from what is near than from the rest: the best hits' estimates are the most too low.
+    hits = fused >= last[:, None]
+    lift = np.einsum("bc,bc->b", errors, hits) / np.maximum(np.count_nonzero(hits, axis=1), 1)
+    return last, (np.maximum(mean, lift) + _DEVIATIONS * spread + _ROUNDING).astype(np.float32)
+
+
+def _barred(rows: Rows, barred: Sequence[tuple[int, ...]]) -> NDArray[np.bool_]:
+    """(B, C) which rows are barred."""
+    result = np.zeros(rows.shape, bool)
+    for i, out in enumerate(barred):
+        if len(out) <= 4:
+            for row in out:
+                result[i] |= rows[i] == row
+        else:
+            result[i] = np.isin(rows[i], out)
+    return result
+
+
+def _nth_best(fused: Floats, nth: Rows) -> Floats:
+    """(B,) the ``nth`` largest (from 1) of each row of (B, C); -inf where there are fewer, inf where none is asked."""
+    columns = fused.shape[1]
+    if columns == 0:
+        return np.where(nth > 0, np.float32(-np.inf), np.float32(np.inf))
+    last: Floats = np.sort(fused, axis=1)[np.arange(len(fused)), columns - np.clip(nth, 1, columns)]
+    if nth.min() < 1 or nth.max() > columns:
+        last = np.where(nth > columns, np.float32(-np.inf), np.where(nth < 1, np.float32(np.inf), last))
+    return last
