@@ -1,16 +1,21 @@
-"""GLRT loss against cross-entropy, triplet and multi-similarity: one backbone, one set of images, one budget.
+"""GLRT loss against cross-entropy, triplet and multi-similarity: one start, one set of images, one budget.
 
-    python benchmarks/objectives.py --train TRAIN.zip --test OTHER-CLASSES.zip --init WEIGHTS.safetensors
+    OMP_NUM_THREADS=1 python benchmarks/objectives.py --train TRAIN.zip --test OTHER.zip --init WEIGHTS.safetensors \
+        --size 64 --work objectives
 
-Every objective fine-tunes the same member for the same number of minutes, with the same blocks frozen, the same
-batches and the same learning rate, and its last averaged weights are measured: no figure chose an epoch.  There are
-two questions:
+Every run starts from the same weights, has the same blocks frozen, and sees the same batches and views (those of its
+seed): ``--images`` of them, whatever an objective costs.  What an objective may have of its own is its learning rate,
+of ``--rates``.  The classes of --train are cut in three: three fifths teach; one fifth, unseen, chooses the rate, by
+cosine, with the first seed; one fifth, unseen too, tests.  The images of --test, which are another collection, only
+test.  No figure chose an epoch: the last averaged weights are measured.
 
-- held-out images: a fifth of each training class is held out and searched among the images that were trained on;
-- held-out classes: images of --test, a fifth of each class searched among the rest.
+Each test searches a fifth of every class among the rest: with plain cosine, and with the metric that the index learns
+in closed form from its gallery's labels (GLRT, no label vote).  Classes of --test with the name of one that teaches are
+told; look for others yourself.
 
-Each with plain cosine, and as the server searches: GLRT in closed form from the gallery's labels, with label vote.
 ``--init`` is a weights file that an ensemble file beside it names.  Progress goes to stderr, the table to stdout.
+Figures are kept in ``figures.json`` in --work after every run, beside weights and checkpoints: the same command goes on
+where it was stopped.
 """
 
 from __future__ import annotations
@@ -19,8 +24,9 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,17 +34,21 @@ import numpy as np
 from cbir.core.ensemble import EnsembleSpec, load_ensemble
 from cbir.core.retriever import Retriever
 from cbir.core.store import IndexStore
+from cbir.indexer.answers import SHOWN, Judge, ask, measured
 from cbir.indexer.console import progress_printer
 from cbir.indexer.embedding import RunSettings
-from cbir.indexer.evaluation import evaluate, source_queries
 from cbir.indexer.finetune import OBJECTIVES, FinetuneRecipe, finetune_member
 from cbir.indexer.pipeline import FitSettings, ImageSources, build
+from cbir.indexer.query_set import source_queries
 from cbir.indexer.sources import ScanProblem, SourceImage, open_sources
 from cbir.indexer.training import StudentSpec, TrainingProgress
 from cbir.indexer.training.images import hold_out
 from cbir.indexer.training.layers import parse_blocks
 
-COLUMNS = ("held-out images: cosine", "GLRT + vote", "held-out classes: cosine", "GLRT + vote")
+COLUMNS = ("unseen classes: cosine", "GLRT", "other collection: cosine", "GLRT")
+METRICS = {"cosine": 8192, "glrt": 256}
+#: No run ends by the clock.
+AGES = 1e6
 
 
 @dataclass(frozen=True)
@@ -58,32 +68,68 @@ class Part:
     def read(self, image: SourceImage) -> bytes:
         return self.whole.read(image)
 
+    @property
+    def labels(self) -> list[str]:
+        return sorted({str(image.label) for image in self.images})
 
-def halves(names: list[str], most: int, seed: int) -> tuple[Part, Part]:
-    """A fifth of each class as queries, the rest as gallery; at most ``most`` images a class if that is positive."""
+    def of(self, labels: Sequence[str]) -> Part:
+        """The images of some classes."""
+        wanted = set(labels)
+        return Part(self.whole, tuple(image for image in self.images if image.label in wanted))
+
+    def halves(self) -> tuple[Part, Part]:
+        """A gallery, and a fifth of each class as queries."""
+        number = {label: code for code, label in enumerate(self.labels)}
+        codes = np.array([number[str(image.label)] for image in self.images])
+        rows = hold_out(codes, 0.2, 0, most=len(codes))
+        gallery, queries = (Part(self.whole, tuple(self.images[row] for row in part)) for part in rows)
+        return gallery, queries
+
+
+def labelled(names: list[str]) -> Part:
     sources = open_sources(names)
-    found = [image for image in sources.scan() if image.label is not None]
-    number = {label: code for code, label in enumerate(sorted({str(image.label) for image in found}))}
-    codes = np.array([number[str(image.label)] for image in found])
-    if most:
-        rng = np.random.default_rng(seed)
-        kept = np.sort(np.concatenate([rng.permutation(np.flatnonzero(codes == c))[:most] for c in np.unique(codes)]))
-        found, codes = [found[row] for row in kept], codes[kept]
-    gallery, queries = hold_out(codes, 0.2, seed, most=len(codes))
-    return tuple(Part(sources, tuple(found[row] for row in rows)) for rows in (gallery, queries))
+    return Part(sources, tuple(image for image in sources.scan() if image.label is not None))
 
 
-def measure(ensemble: EnsembleSpec, parts: tuple[Part, Part], folder: Path, settings: RunSettings) -> list[float]:
-    """MAP@10 of the queries with plain cosine, and with closed-form GLRT and label vote."""
-    figures = []
-    for metric, dim, share in (("cosine", 8192, 0.0), ("glrt", 256, 1.0)):
-        variant = replace(ensemble, members=(replace(ensemble.members[0], metric=metric, dim=dim),))
-        build(parts[0], folder, variant, settings, FitSettings(label_share=share))
-        version = IndexStore(folder).open()
-        retriever = Retriever.load(version, settings.device, "exact")
-        queries = source_queries(version, retriever, parts[1], folder / "cache", settings)
-        figures.append(evaluate(folder, version, retriever, queries, "benchmark").ensemble.map_at_10)
-    return figures
+class Figures:
+    """The figures of finished runs, by name, in a file."""
+
+    def __init__(self, path: Path, settings: dict[str, object]) -> None:
+        self.path = path
+        self._settings: dict[str, object] = json.loads(json.dumps(settings))
+        self._known: dict[str, list[float]] = {}
+        if path.exists():
+            before = json.loads(path.read_text())
+            if before["settings"] != self._settings:
+                raise SystemExit(f"{path} holds figures of other settings: give another --work, or remove it")
+            self._known = before["figures"]
+
+    def of(self, run: str, measure: Callable[[], list[float]]) -> list[float]:
+        """What is known of a run, or is now measured."""
+        if run not in self._known:
+            self._known[run] = measure()
+            half = self.path.with_suffix(".partial")
+            half.write_text(json.dumps({"settings": self._settings, "figures": self._known}, indent=1))
+            half.replace(self.path)
+        say(f"{run}: " + ", ".join(f"{value:.4f}" for value in self._known[run]))
+        return self._known[run]
+
+
+def map_at_10(ensemble: EnsembleSpec, part: Part, metrics: Sequence[str], settings: RunSettings) -> list[float]:
+    """MAP@10 of a fifth of a part among the rest, by metric."""
+    gallery, queries = part.halves()
+    found = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for metric in metrics:
+            member = replace(ensemble.members[0], metric=metric, dim=METRICS[metric])
+            build(gallery, folder, replace(ensemble, members=(member,)), settings, FitSettings())
+            version = IndexStore(folder).open()
+            retriever = Retriever.load(version, settings.device, "exact")
+            asked = source_queries(version, retriever, queries, folder / "cache", settings)
+            answers = ask(retriever, asked, Judge.of(retriever.gallery, asked), deepest=SHOWN)
+            found.append(measured(answers, asked.labels).map_at_10)
+    return found
 
 
 def start_of(weights: Path) -> StudentSpec:
@@ -92,7 +138,7 @@ def start_of(weights: Path) -> StudentSpec:
         ensemble = load_ensemble(file)
         for member in ensemble.members:
             if member.weights_file and member.weights_file.resolve() == weights.resolve():
-                return StudentSpec.of_member(ensemble, member.name, "tuned")
+                return StudentSpec.of_member(ensemble, member.name, "start")
     raise SystemExit(f"no ensemble file beside {weights} names it: put one there")
 
 
@@ -109,77 +155,102 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def main() -> None:
-    """Train, measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--train", nargs="+", required=True, metavar="SOURCE", help="labelled images to train on")
-    parser.add_argument("--test", nargs="+", required=True, metavar="SOURCE", help="labelled images of other classes")
+def teller(run: str) -> Callable[[TrainingProgress], None]:
+    """Says a line every tenth of a run."""
+    told = 0.0
+
+    def tell(progress: TrainingProgress) -> None:
+        nonlocal told
+        if progress.fraction >= told:
+            told = progress.fraction + 0.1
+            say(
+                f"{run}: {progress.fraction:.0%}, epoch {progress.epoch:.1f}, loss {progress.losses['loss']:.3f}, "
+                f"{progress.images_per_second:.0f} images/s"
+            )
+
+    return tell
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--train", nargs="+", required=True, metavar="SOURCE", help="labelled images, cut by class")
+    parser.add_argument("--test", nargs="+", required=True, metavar="SOURCE", help="labelled images that only test")
     parser.add_argument("--init", type=Path, required=True, metavar="FILE", help="weights of the member to start from")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of training, for each objective and seed")
+    parser.add_argument("--images", type=int, default=6000, metavar="N", help="seen by each run")
+    parser.add_argument("--size", type=int, default=0, metavar="PIXELS", help="side of the input; 0: the member's own")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=[3e-4, 1e-3, 3e-3], help="learning rates to choose of"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--objectives", nargs="+", choices=list(OBJECTIVES), default=list(OBJECTIVES))
     parser.add_argument("--train-blocks", type=parse_blocks, default=0.5)
-    parser.add_argument("--lr", type=float, default=FinetuneRecipe.lr)
     parser.add_argument("--batch", type=int, default=FinetuneRecipe.batch)
-    parser.add_argument("--most", type=int, default=0, metavar="N", help="use at most N images of each class")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--runtime", default="auto", help="for embedding; training runs on torch")
-    parser.add_argument("--work", type=Path, default=None, help="folder that keeps what was trained and measured")
-    parser.add_argument("--json", type=Path, default=None, help="write the figures to this file too")
-    args = parser.parse_args()
+    parser.add_argument("--runtime", default="torch", help="for embedding; training runs on torch")
+    parser.add_argument("--work", type=Path, default=Path("bench-out/objectives"), metavar="DIR", help="kept files")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train, measure and print."""
+    args = arguments()
     settings = RunSettings(args.device, args.runtime)
     student = start_of(args.init)
-    size = student.input.size or 64
-    train, test = (halves(names, args.most, 0) for names in (args.train, args.test))
-    common = {i.label for i in train[0].images} & {i.label for i in test[0].images}
-    if common:
-        say(f"caution: {len(common)} classes of --test are trained on, such as {min(map(str, common))!r}")
-    figures: dict[str, list[list[float]]] = {}
-    with tempfile.TemporaryDirectory() as temporary, progress_printer() as report:
-        work = args.work or Path(temporary)
-        work.mkdir(parents=True, exist_ok=True)
+    size = args.size or student.input.size or 64
+    student = replace(student, input=replace(student.input, size=size), image_size=size)
+    whole, other = labelled(args.train), labelled(args.test)
+    order = np.random.default_rng(0).permutation(whole.labels).tolist()
+    fifth = len(order) // 5
+    cuts = (order[:fifth], order[fifth : 2 * fifth], order[2 * fifth :])
+    choosing, testing, teaching = (whole.of(cut) for cut in cuts)
+    if common := set(teaching.labels) & set(other.labels):
+        say(f"caution: {len(common)} classes of --test are trained on, such as {min(common)!r}")
+    args.work.mkdir(parents=True, exist_ok=True)
+    kept = {name: value for name, value in vars(args).items() if name not in ("objectives", "seeds", "work")}
+    figures = Figures(args.work / "figures.json", {name: str(value) for name, value in kept.items()})
 
-        def figures_of(ensemble: EnsembleSpec, name: str) -> list[float]:
-            say(f"measuring {name}")
-            return [
-                *measure(ensemble, train, work / f"index-train-{name}", settings),
-                *measure(ensemble, test, work / f"index-test-{name}", settings),
-            ]
+    def tests(ensemble: EnsembleSpec) -> list[float]:
+        return [value for part in (testing, other) for value in map_at_10(ensemble, part, list(METRICS), settings)]
+
+    with progress_printer() as report:
+
+        def trained(name: str, rate: float, seed: int) -> EnsembleSpec:
+            run = f"{name}-{rate:g}-{seed}"
+            recipe = FinetuneRecipe(
+                objective=name, sizes=((size, 1.0),), epochs=args.images / len(teaching.images), minutes=AGES,
+                batch=args.batch, lr=rate, train_blocks=args.train_blocks, validation=0.0, seed=seed,
+            )  # fmt: skip
+            member = finetune_member(
+                teaching, replace(student, name=run), recipe, args.work, settings, report, teller(run)
+            )
+            return load_ensemble(member.ensemble)
 
         start = EnsembleSpec("start", (student.as_member(),), student.crop)
-        figures["before"] = [figures_of(start, "before")]
-        for seed in args.seeds:
-            for name in args.objectives:
-                recipe = FinetuneRecipe(
-                    objective=name, sizes=((size, 1.0),), epochs=1e6, minutes=args.minutes, batch=args.batch,
-                    lr=args.lr, train_blocks=args.train_blocks, validation=0.0, seed=seed,
-                )  # fmt: skip
-                last = [0.0]
+        table = {"as it starts": [figures.of("start", lambda: tests(start))]}
 
-                def on_training(progress: TrainingProgress, name: str = name, last: list[float] = last) -> None:
-                    if progress.fraction >= last[0]:
-                        last[0] = progress.fraction + 0.1
-                        say(
-                            f"{name}, seed {seed}: {progress.fraction:.0%}, epoch {progress.epoch:.1f}, "  # noqa: B023
-                            f"loss {progress.losses['loss']:.3f}, {progress.images_per_second:.0f} images/s"
-                        )
+        def choice(name: str, rate: float) -> float:
+            seed = args.seeds[0]
 
-                out = work / f"{name}-{seed}"
-                trained = finetune_member(train[0], student, recipe, out, settings, report, on_training)
-                run = figures_of(load_ensemble(trained.ensemble), f"{name}-{seed}")
-                figures.setdefault(name, []).append(run)
-                if args.json:
-                    args.json.write_text(json.dumps({"columns": COLUMNS, "figures": figures}, indent=1))
-    gallery, queries = (sum(len(part.images) for part in pair) for pair in zip(train, test, strict=True))
-    say(f"{gallery} gallery images, {queries} queries in all")
+            def judge() -> list[float]:
+                return map_at_10(trained(name, rate, seed), choosing, ["cosine"], settings)
+
+            return figures.of(f"choice {name}-{rate:g}-{seed}", judge)[0]
+
+        def tested(name: str, rate: float, seed: int) -> list[float]:
+            return figures.of(f"test {name}-{rate:g}-{seed}", lambda: tests(trained(name, rate, seed)))
+
+        for name in args.objectives:
+            rate = max(args.rates, key=partial(choice, name)) if len(args.rates) > 1 else args.rates[0]
+            table[f"{name}, rate {rate:g}"] = [tested(name, rate, seed) for seed in args.seeds]
     print(
-        f"MAP@10 after {args.minutes:g} minutes each ({len(args.seeds)} seed{'s' * (len(args.seeds) > 1)}; mean and "
-        f"extremes), {len(train[0].images)} training images of {len({i.label for i in train[0].images})} classes, "
-        f"{len(test[1].images)} queries of {len({i.label for i in test[1].images})} held-out classes"
+        f"MAP@10 after {args.images:,} images each ({len(args.seeds)} seed{'s' * (len(args.seeds) > 1)}; mean and "
+        f"extremes), taught by {len(teaching.images):,} images of {len(teaching.labels)} classes at {size} pixels; "
+        f"{len(testing.halves()[1].images):,} queries of {len(testing.labels)} unseen classes, "
+        f"{len(other.halves()[1].images):,} of {len(other.labels)} classes of the other collection"
     )
     print("\n| | " + " | ".join(COLUMNS) + " |")
     print("| --- |" + " --- |" * len(COLUMNS))
-    for name, runs in figures.items():
+    for name, runs in table.items():
         print(row(name, runs))
 
 

@@ -1,112 +1,152 @@
-"""Speed on this machine, with the sample images: ``make bench``.
+"""Speed on this machine: ``make bench``; results and pictures below ``bench-out``.
 
-Prints a table and writes ``bench-out/results.json``: indexing rate, and latency and rate of queries over loopback,
-one at a time and streamed.  The client runs on the same machine as the server and takes its share of it.
+Each step is a command of its own, printed before it runs, so that any of them can be repeated alone:
+
+- ``index``: ``cbir index`` of the sample images;
+- ``serve``: ``cbir bench serve`` on them, for every ``--ensemble``, the first with reloads, cancellation, cache and
+  processes;
+- ``embedding``: ``cbir bench serve`` by embedding on 20,000 drawn vectors of 640 components;
+- ``search``: ``search.py``, exact search against the memory's bandwidth;
+- ``loop``: ``user_loop.py``, the loop that users write today.
+
+``--quick`` shows in a few minutes that everything works; its figures mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
+import shlex
 import shutil
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cbir.client import Client, SearchResult
 from cbir.indexer.samples import write_split
+
+STEPS = ("index", "serve", "embedding", "search", "loop")
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command, and where it leaves its results: in a file, or on stdout where that is None."""
+
+    name: str
+    command: Sequence[str]
+    results: Path | None = None
+
+
+def cbir(*arguments: object) -> list[str]:
+    """A cbir command of this environment."""
+    return [sys.executable, "-m", "cbir.client.cli", *map(str, arguments)]
+
+
+def script(name: str, *arguments: object) -> list[str]:
+    """A script that lies beside this one."""
+    return [sys.executable, str(HERE / name), *map(str, arguments)]
+
+
+def steps(args: argparse.Namespace) -> Iterator[Step]:
+    """The steps that were asked for, in order."""
+    samples, quick = args.out / "samples", ["--quick"] if args.quick else []
+    for place, ensemble in enumerate(args.ensemble):
+        name = Path(ensemble).stem
+        index, out = args.out / f"index-{name}", args.out / f"serve-{name}"
+        if "index" in args.only:
+            # Else the embeddings of the run before would be reused.
+            shutil.rmtree(index, ignore_errors=True)
+            yield Step(
+                f"index {name}", cbir("index", samples / "gallery", "--out", index, "--ensemble", ensemble, "--json")
+            )
+        if "serve" in args.only:
+            more = ["--reloads", 2 if args.quick else 20, "--cancel", "--cached", "--processes", 2]
+            command = cbir(
+                "bench", "serve", index, "--images", samples / "queries", "--out", out, *(more if place == 0 else ()),
+                *quick,
+            )  # fmt: skip
+            yield Step(f"serve {name}", command, out / "results.json")
+    if "embedding" in args.only:
+        index, out = args.out / "index-embedding", args.out / "serve-embedding"
+        shutil.rmtree(index, ignore_errors=True)
+        yield Step("vectors", script("synthetic_gallery.py", index, "--images", 2_000 if args.quick else 20_000))
+        command = cbir("bench", "serve", index, "--kind", "embedding", "--out", out, *quick)
+        yield Step("serve by embedding", command, out / "results.json")
+    # Long runs of full size, in which nothing can be left out.
+    if "search" in args.only and not args.quick:
+        yield Step("search", script("search.py"))
+    if "loop" in args.only and not args.quick:
+        yield Step("loop", script("user_loop.py", "--out", args.out / "user-loop"), args.out / "user-loop/results.json")
 
 
 def main() -> int:
-    """Index, serve, query, report."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("bench-out"))
-    parser.add_argument("--ensemble", default="compact")
-    parser.add_argument("--queries", type=int, default=200)
+    """Run the steps; 1 if one of them failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("bench-out"), help="default: %(default)s")
+    parser.add_argument("--ensemble", nargs="+", default=["compact"], help="names or files (default: compact)")
+    parser.add_argument("--only", nargs="+", choices=STEPS, default=STEPS, help="default: all")
+    parser.add_argument("--quick", action="store_true", help="small and short: shows that it works")
     args = parser.parse_args()
-    samples = args.out / "samples"
-    if not (samples / "queries").exists():
-        write_split(samples)
-    index = args.out / "index"
-    results: dict[str, Any] = {
-        "machine": {
-            "cpu": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "system": platform.platform(),
-        },
-        "python": platform.python_version(),
-    }
-    # Else the embeddings of the run before would be reused.
-    shutil.rmtree(index, ignore_errors=True)
-    built = cbir("index", str(samples / "gallery"), "--out", str(index), "--ensemble", args.ensemble, "--json")
-    results["index"] = {
-        "images": built["images"],
-        "seconds": built["seconds"],
-        "images per second": built["images"] / built["seconds"],
-    }
-    server = subprocess.Popen(command("serve", str(index), "--port", "0", "--json"), stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        address = json.loads(server.stdout.readline())["address"]
-        with Client(address, timeout=60) as client:
-            results |= query(client, samples / "queries", args.queries)
-    finally:
-        server.terminate()
-        server.wait()
-    (args.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    for name, figures in results.items():
-        if isinstance(figures, dict):
-            print(
-                f"{name:28}",
-                "  ".join(f"{key} {value:.4g}" for key, value in figures.items() if not isinstance(value, str)),
-            )
-    return 0
+    if not (args.out / "samples/queries").exists():
+        write_split(args.out / "samples")
+    results: dict[str, object] = {}
+    failed = []
+    for step in steps(args):
+        say(f"$ {shlex.join(step.command)}")
+        begun = time.perf_counter()
+        done = subprocess.run(step.command, stdout=subprocess.PIPE, text=True)
+        say(f"{step.name}: {time.perf_counter() - begun:.0f} s\n")
+        if done.returncode:
+            failed.append(step.name)
+            continue
+        told = step.results.read_text() if step.results and step.results.exists() else done.stdout
+        try:
+            results[step.name] = json.loads(told)
+        except ValueError:
+            results[step.name] = told.splitlines()
+            sys.stdout.write(told)
+    (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    table = markdown(results)
+    (args.out / "speed.md").write_text(table)
+    print(table)
+    if failed:
+        say(f"failed: {', '.join(failed)}")
+    return 1 if failed else 0
 
 
-def query(client: Client, folder: Path, count: int) -> dict[str, Any]:
-    """Measure queries by image and by id, one at a time, and images streamed."""
-    files = sorted(folder.glob("*/*.jpg"))
-    images = [files[number % len(files)].read_bytes() for number in range(count)]
-    info = client.index_info()
-    ids = [hit.image_id for hit in client.search(images[0], limit=10).hits]
-    for image in images[:10]:
-        client.search(image)
-    start = time.perf_counter()
-    answers = sum(isinstance(answer, SearchResult) for _, answer in client.search_stream(enumerate(images)))
-    streamed = time.perf_counter() - start
-    return {
-        "server": {"images": info.images, "members": len(info.members)},
-        "image, one in flight": latency(lambda number: client.search(images[number]), count),
-        "id, one in flight": latency(lambda number: client.search(image_id=ids[number % len(ids)]), count),
-        "images, streamed": {"answered": answers, "per second": count / streamed},
-    }
+def markdown(results: Mapping[str, Any]) -> str:
+    """The tables of ratios, as ``docs/benchmarks.md`` has them."""
+    lines: list[str] = []
+    for name, told in results.items():
+        if not isinstance(told, dict):
+            continue
+        if "ratios" in told:
+            machine = told["machine"]
+            lines += [
+                f"`{name}`, {machine['cpu']}, {machine['cores']} cores, load {machine['load_before']} before:",
+                "",
+                "| | measured | aim | made of |",
+                "| --- | --- | --- | --- |",
+                *(f"| {one['name']} | {bold(one)} | {one['aim']} | {one['how']} |" for one in told["ratios"]),
+                "",
+            ]
+        elif name.startswith("index "):
+            rate = told["images"] / told["seconds"]
+            lines += [f"`{name}`: {told['images']} images, {rate:.1f} a second, loading the models included", ""]
+    return "\n".join(lines)
 
 
-def latency(call: Callable[[int], object], count: int) -> dict[str, float]:
-    """Time calls one after the other; milliseconds."""
-    times = []
-    for number in range(count):
-        start = time.perf_counter()
-        call(number)
-        times.append(1000 * (time.perf_counter() - start))
-    cuts = statistics.quantiles(times, n=100)
-    return {"p50 ms": cuts[49], "p95 ms": cuts[94], "p99 ms": cuts[98], "per second": 1000 * count / sum(times)}
+def bold(ratio: Mapping[str, Any]) -> str:
+    """What is not as aimed at stands out."""
+    return f"{ratio['value']:.3g}" if ratio["reached"] else f"**{ratio['value']:.3g}**"
 
 
-def command(*arguments: str) -> list[str]:
-    """Return a cbir command of this environment."""
-    return [sys.executable, "-m", "cbir.client.cli", *arguments]
-
-
-def cbir(*arguments: str) -> Any:
-    """Run a command; return its JSON document."""
-    return json.loads(subprocess.run(command(*arguments), stdout=subprocess.PIPE, check=True).stdout)
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

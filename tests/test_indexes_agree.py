@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from images import encode, pattern
+from tiny_members import RESNET, VIT
 
 from cbir.client import AsyncClient
 from cbir.core.ensemble import load_ensemble
@@ -17,22 +18,6 @@ from cbir.indexer.sources import open_sources
 from cbir.server.deployment import EngineConfig
 from cbir.server.lifecycle import Server
 
-ENSEMBLE = """
-[[members]]
-name = "resnet"
-backend = "timm"
-model = "test_resnet"
-input = { size = 32 }
-dim = 16
-[[members]]
-name = "vit"
-backend = "timm"
-model = "test_vit"
-options = { img_size = 32 }
-input = { size = 32 }
-dim = 16
-"""
-
 
 async def test_exact_faiss_and_annoy_agree_through_search(tmp_path: Path) -> None:
     for kind in range(4):
@@ -40,7 +25,7 @@ async def test_exact_faiss_and_annoy_agree_through_search(tmp_path: Path) -> Non
         for i in range(40):
             pattern(kind, i).save(tmp_path / "pictures" / str(kind) / f"{i}.png")
     ensemble = tmp_path / "pair.toml"
-    ensemble.write_text(ENSEMBLE)
+    ensemble.write_text(RESNET + VIT)
     queries = [encode(pattern(kind, 100 + i), "PNG") for kind in range(4) for i in range(5)]
     answers: dict[str, list[list[str]]] = {}
     kinds = ["exact", "faiss:Flat"] + ["annoy:20"] * (importlib.util.find_spec("annoy") is not None)

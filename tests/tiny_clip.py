@@ -8,13 +8,15 @@ from functools import cache
 from pathlib import Path
 
 import open_clip
+from tiny_members import RESNET
 
 from cbir.core.ensemble import MemberSpec
+from cbir.core.store import IndexStore
 
-__all__ = ["ENSEMBLE", "member", "register"]
+__all__ = ["ENSEMBLE", "claim_accuracy", "member", "register"]
 
 #: ``clip`` and ``wide`` understand words, ``resnet`` does not.
-ENSEMBLE = """
+ENSEMBLE = f"""
 [ensemble]
 name = "worded"
 crop = "none"
@@ -24,13 +26,7 @@ backend = "open_clip"
 model = "tiny-clip"
 dim = 16
 metric = "pca"
-[[members]]
-name = "resnet"
-backend = "timm"
-model = "test_resnet"
-input = { size = 32 }
-dim = 16
-metric = "pca"
+{RESNET}metric = "pca"
 weight = 3.0
 [[members]]
 name = "wide"
@@ -64,3 +60,16 @@ def member(name: str = "clip", **changes: object) -> MemberSpec:
     register()
     model = {"clip": "tiny-clip", "wide": "tiny-clip-wide"}[name]
     return MemberSpec(name, "open_clip", model, **changes)  # type: ignore[arg-type]
+
+
+def claim_accuracy(index: Path, accuracy: float) -> None:
+    """Have an index say that its members know so many of its images by the names of their classes.
+
+    Random weights know none, and so have no say.
+    """
+    path = IndexStore(index).open().path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for facts in manifest["members"].values():
+        if facts["text"]:
+            facts["zero_shot_accuracy"] = accuracy
+    path.write_text(json.dumps(manifest))

@@ -157,6 +157,7 @@ def test_the_table_of_commands_is_the_agreed_one() -> None:
         ),
         "dedup": ("cbir.indexer.commands.dedup", "indexer"),
         "serve": ("cbir.server.commands.serve", "server"),
+        "bench": ("cbir.server.commands.bench", "server"),
         "search": ("cbir.client.commands.search", None),
         "demo": ("cbir.indexer.commands.demo", "server"),
     }

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import timm
@@ -15,10 +16,25 @@ from images import pattern
 from safetensors.torch import save_file
 
 from cbir.core.crop import Box, Crop
-from cbir.core.embedder import load_embedder, prepare
+from cbir.core.embedder import MirrorEmbedder, Starts, embed_all, load_embedder, prepare, warm_up
 from cbir.core.ensemble import InputSpec, MemberSpec, member_fingerprint
 from cbir.core.errors import ConfigurationError, EnsembleError
-from cbir.core.runtime import import_openvino
+from cbir.core.runtime import (
+    CudaEmbedder,
+    InputFormat,
+    OpenVinoEmbedder,
+    Precision,
+    TorchEmbedder,
+    bucket,
+    choose_precisions,
+    choose_runtime,
+    import_openvino,
+    openvino_core,
+    probe,
+    run_on_gpu,
+)
+from cbir.core.runtime.agreement import disagreement
+from cbir.core.threads import Threads, share_out, threads
 
 SMALL = InputSpec(size=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), interpolation="bilinear")
 
@@ -93,6 +109,19 @@ def test_converted_networks_are_kept_and_used_again(tmp_path: Path) -> None:
     kept[0].write_text("damaged")
     third = load_embedder(member(), "cpu", "openvino")
     np.testing.assert_allclose(first.embed(batch()), third.embed(batch()), atol=1e-5)
+
+
+def test_a_kept_network_that_gives_other_embeddings_is_converted_again(tmp_path: Path) -> None:
+    first = load_embedder(member(), "cpu", "openvino")
+    kept = next((tmp_path / "cache").rglob("reference.npy"))
+    reference = np.load(kept)
+    np.testing.assert_allclose(first.embed(probe(32)), reference, atol=1e-3)
+    # As if another network lay beside what eager float32 said of this one.
+    np.save(kept, reference[::-1, ::-1])
+    second = load_embedder(member(), "cpu", "openvino")
+    np.testing.assert_allclose(first.embed(batch()), second.embed(batch()), atol=1e-5)
+    np.testing.assert_allclose(np.load(kept), reference, atol=1e-6)
+    assert [path.name for path in kept.parent.parent.iterdir()] == [kept.parent.name]
 
 
 def test_random_weights_are_the_same_at_every_start() -> None:
@@ -205,3 +234,208 @@ def test_a_mirrored_member_does_not_tell_left_from_right() -> None:
     np.testing.assert_allclose(both.embed(mirrored), both.embed(pixels), atol=1e-5)
     assert abs(plain.embed(pixels) - plain.embed(mirrored)).max() > 1e-4
     assert member_fingerprint(member, Crop.NONE) != member_fingerprint(replace(member, mirror=True), Crop.NONE)
+
+
+def test_the_pictures_for_the_comparison_are_pictures() -> None:
+    for size in (8, 30, 96):
+        pictures = probe(size)
+        assert pictures.shape == (2, size, size, 3)
+        assert pictures.dtype == np.uint8
+    # Sky above earth, and smooth beside textured; night is darker than day.
+    day, night = probe(96).astype(int)
+    assert day[:20, :, 2].mean() > day[-20:, :, 2].mean() + 50
+    assert np.abs(np.diff(day[:8], axis=1)).mean() < 1 < np.abs(np.diff(day[-20:], axis=1)).mean()
+    assert night.mean() < day.mean() / 2
+
+
+def test_agreement_is_a_cosine_and_nothing_agrees_with_no_number() -> None:
+    reference = np.array([[1, 0], [0, 1]], np.float32)
+    assert disagreement(reference, reference) is None
+    slanted = np.array([[1, 0], [0.6, 0.8]], np.float32)
+    assert disagreement(slanted, reference) == "cosine 0.8000 to eager float32, less than 0.999"
+    assert "cosine nan" in str(disagreement(reference * np.nan, reference))
+    assert disagreement(reference[:, :1], reference) == "embeddings of 1 components where eager float32 gives 2"
+
+
+def test_precisions_that_are_not_there_are_named() -> None:
+    assert choose_precisions("torch-cpu", "auto") == (Precision.F32,)
+    with pytest.raises(ConfigurationError, match="torch-cpu has no bf16 arithmetic on this machine, only f32"):
+        load_embedder(member(), "cpu", "torch", "bf16")
+    with pytest.raises(ConfigurationError, match="must be one of auto, f32, bf16, f16"):
+        load_embedder(member(), "cpu", "torch", "f8")
+    capabilities = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    wanted = choose_precisions("openvino", "auto")
+    assert wanted[0] is (Precision.BF16 if "BF16" in capabilities else Precision.F32)
+    assert wanted[-1] is Precision.F32
+    assert load_embedder(member(), "cpu", "openvino", "f32").precision == "f32"
+
+
+FORM = InputFormat(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "bilinear")
+
+
+def small_network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model("test_resnet", num_classes=0).eval()
+
+
+@pytest.mark.parametrize(("precision", "autocast"), [("f32", False), ("bf16", False), ("bf16", True)])
+def test_what_runs_on_a_gpu_gives_the_embeddings_of_eager_float32(
+    precision: str, autocast: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = small_network()
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    embedder = CudaEmbedder(module, FORM, Precision(precision), autocast=autocast, place=place)
+    if place == "cpu":
+        assert not embedder.graphs
+        assert "no CUDA graphs for a member" in caplog.text
+    assert (embedder.runtime, embedder.precision, embedder.dim) == ("torch-cuda", precision, 96)
+    # The module itself is left as it was.
+    assert next(module.parameters()).dtype == torch.float32
+    for count in (3, 1, 4, 70):
+        images = batch(count)
+        ours = embedder.embed(images)
+        assert (ours.shape, ours.dtype) == ((count, 96), np.float32)
+        assert (ours * eager(module, images)).sum(axis=1).min() > 0.999
+    # A result outlives the next batch, which uses the same buffers.
+    first = embedder.embed(batch(4))
+    kept = first.copy()
+    embedder.embed(batch(4)[::-1])
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_batches_on_a_gpu_are_padded_to_powers_of_two() -> None:
+    assert [bucket(n) for n in (1, 2, 3, 4, 5, 8, 9, 33, 64)] == [1, 2, 4, 4, 8, 8, 16, 64, 64]
+
+
+class Fussy(torch.nn.Module):
+    """Refuses half precision as an operation of torch would, or loses its precision in it."""
+
+    def __init__(self, refuses: bool) -> None:
+        super().__init__()
+        self.linear, self.refuses = torch.nn.Linear(3 * 32 * 32, 8), refuses
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.refuses and images.dtype != torch.float32:
+            raise RuntimeError("expected scalar type Float but found BFloat16")
+        features = self.linear(images.flatten(1))
+        return features if features.dtype == torch.float32 else torch.cat([features[:, 1:], features[:, :1]], dim=1)
+
+
+def test_a_gpu_falls_back_to_what_agrees_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    module = Fussy(refuses=True)
+    reference = TorchEmbedder(module, FORM).embed(probe(32))
+    embedder = run_on_gpu(module, FORM, (Precision.BF16, Precision.F32), reference, "cpu")
+    assert embedder.precision == "f32"
+    assert "not run in bf16 on the GPU: expected scalar type Float but found BFloat16" in caplog.text
+    assert "not run in bf16, by torch.autocast on the GPU: cosine" in caplog.text
+    with pytest.raises(EnsembleError, match=r"cannot run this member faithfully in bf16 \(cosine") as caught:
+        run_on_gpu(Fussy(refuses=False), FORM, (Precision.BF16,), reference, "cpu")
+    assert caught.value.reason == "RUNTIME_DISAGREES"
+
+
+class Slow:
+    """An embedder of a runtime that can start batches; it notes what happens to it."""
+
+    runtime, precision, interpolation, dim, size = "torch-cuda", "bf16", "bilinear", 2, 8
+
+    def __init__(self, name: str, events: list[str]) -> None:
+        self.name, self.events = name, events
+
+    def begin(self, images: np.ndarray) -> Slow:
+        self.events.append(f"{self.name} begins {len(images)}")
+        self.images = images
+        return self
+
+    def result(self) -> np.ndarray:
+        self.events.append(f"{self.name} ends")
+        return self.images.reshape(len(self.images), -1)[:, :2].astype(np.float32)
+
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        return self.begin(images).result()
+
+
+def test_all_members_are_started_before_any_is_waited_for() -> None:
+    events: list[str] = []
+    members = {"a": Slow("a", events), "b": Slow("b", events)}
+    images = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3)
+    found = embed_all(members, {(8, "bilinear"): images})
+    assert events == ["a begins 2", "b begins 2", "a ends", "b ends"]
+    np.testing.assert_array_equal(found["b"], [[0, 1], [192, 193]])
+    events.clear()
+    assert warm_up(members, 6) == [1, 2, 4, 8]
+    assert [event for event in events if "a begins" in event] == [f"a begins {n}" for n in (1, 2, 4, 8)]
+
+
+def test_embedders_that_cannot_start_are_asked_in_turn() -> None:
+    plain, started = load_embedder(member(), "cpu", "torch"), load_embedder(member(mirror=True), "cpu", "openvino")
+    assert not isinstance(plain, Starts)
+    assert isinstance(started, MirrorEmbedder)
+    assert isinstance(load_embedder(member(), "cpu", "openvino"), OpenVinoEmbedder)
+    found = embed_all({"plain": plain, "started": started}, {(32, "bilinear"): batch()})
+    np.testing.assert_array_equal(found["plain"], plain.embed(batch()))
+    np.testing.assert_array_equal(found["started"], started.embed(batch()))
+    # A batch that was started and given up stops no other.
+    _begun = started.begin(batch())
+    np.testing.assert_array_equal(started.embed(batch()[:2]), found["started"][:2])
+    # On a CPU the largest batch comes right after the first image, and time bounds what is done besides.
+    assert warm_up({"plain": plain}, 4) == [1, 4, 2, 3]
+    assert warm_up({"plain": plain}, 4, 0.0) == [1]
+
+
+def test_eight_bits_are_calibrated_once_and_stay_near_float32(tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    asked: list[tuple[int, str]] = []
+
+    def pictures(size: int, interpolation: str) -> np.ndarray:
+        asked.append((size, interpolation))
+        return batch(48)
+
+    plain = load_embedder(member(), "cpu", "openvino", "f32")
+    small = load_embedder(member(), "cpu", "auto", "int8", pictures)
+    assert (small.precision, asked) == ("int8", [(32, "bilinear")])
+    cosines = (plain.embed(batch()) * small.embed(batch())).sum(axis=1)
+    assert 0.97 < cosines.mean() < 0.99999
+    again = load_embedder(member(), "cpu", "auto", "int8")
+    np.testing.assert_allclose(again.embed(batch()), small.embed(batch()), atol=1e-3)
+    assert len(asked) == 1
+    # What computes something else than it did when it was kept is not used, and without images there is nothing else.
+    own = next((tmp_path / "cache").rglob("own.npy"))
+    np.save(own, -np.load(own))
+    with pytest.raises(ConfigurationError, match="only 0 images could be read"):
+        load_embedder(member(), "cpu", "auto", "int8")
+
+
+def test_eight_bits_that_are_not_enough_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("nncf")
+    monkeypatch.setattr("cbir.core.runtime.quantisation.LEAST_COSINE", 1.01)
+    with pytest.raises(EnsembleError, match="8-bit integers are not enough for member 'm'"):
+        load_embedder(member(), "cpu", "auto", "int8", lambda *_: batch(48))
+
+
+def test_eight_bits_are_of_openvino() -> None:
+    with pytest.raises(ConfigurationError, match="torch-cpu has no int8 arithmetic here"):
+        load_embedder(member(), "cpu", "torch", "int8")
+
+
+def test_threads_are_shared_out_to_the_models_that_are_loaded_next() -> None:
+    before, cv2_before, torch_before = threads(), cv2.getNumThreads(), torch.get_num_threads()
+    try:
+        share_out(Threads(inference=2, images=1))
+        embedder = load_embedder(member(), "cpu", "openvino")
+        assert isinstance(embedder, OpenVinoEmbedder)
+        assert embedder.threads == 2
+        assert cv2.getNumThreads() == 1
+        load_embedder(member(), "cpu", "torch")
+        assert torch.get_num_threads() == 2
+        share_out(Threads(inference=1))
+        assert load_embedder(member(), "cpu", "openvino").threads == 1  # type: ignore[attr-defined]
+    finally:
+        share_out(before)
+        cv2.setNumThreads(cv2_before)
+        torch.set_num_threads(torch_before)
+
+
+def test_the_runtime_is_what_is_there() -> None:
+    assert choose_runtime("cpu", "auto") == "openvino"
+    assert choose_runtime("cpu", "torch") == "torch-cpu"

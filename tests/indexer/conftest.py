@@ -7,26 +7,14 @@ from pathlib import Path
 
 import pytest
 from images import pattern
+from tiny_members import RESNET, VIT
 
-TINY = """
+TINY = f"""
 [ensemble]
 name = "tiny"
 crop = "none"
-[[members]]
-name = "resnet"
-backend = "timm"
-model = "test_resnet"
-input = { size = 32 }
-dim = 16
-metric = "pca"
-[[members]]
-name = "vit"
-backend = "timm"
-model = "test_vit"
-options = { img_size = 32 }
-input = { size = 32 }
-dim = 16
-"""
+{RESNET}metric = "pca"
+{VIT}"""
 
 
 @pytest.fixture(scope="session")

@@ -15,15 +15,19 @@ from images import pattern
 from cbir.client.cli import main
 from cbir.core.embedding_cache import EmbeddingCache
 from cbir.core.ensemble import EnsembleSpec, load_ensemble
+from cbir.core.joint_space import zero_shot_probabilities
 from cbir.core.retriever import Retriever
 from cbir.core.store import IndexStore, IndexVersion
 from cbir.core.text import PROMPTS, TextEmbedder, class_embeddings, load_text_embedder
 from cbir.indexer.answers import Judge, ask
 from cbir.indexer.class_names import class_names_folder
 from cbir.indexer.embedding import RunSettings
+from cbir.indexer.objective import Trial
 from cbir.indexer.pipeline import IndexReport, build
 from cbir.indexer.query_set import gallery_queries, source_queries
+from cbir.indexer.score_table import ScoreTable
 from cbir.indexer.sources import open_sources
+from cbir.indexer.tuning import tune
 from cbir.server.engine import Engine
 from cbir.server.query import EngineQuery, StoredImage
 
@@ -181,7 +185,9 @@ def test_info_tells_and_gc_forgets_names_of_no_version(
 
 def test_eval_asks_as_the_server_does(worded: Path, pictures: Callable[..., Path], tmp_path: Path) -> None:
     source, out = pictures(6), tmp_path / "index"
-    _, version = run(source, out, worded)
+    run(source, out, worded)
+    tiny_clip.claim_accuracy(out, 0.9)
+    version = IndexStore(out).open()
     retriever = Retriever.load(version, "cpu")
     by_row = gallery_queries(retriever, version=version)
     by_file = source_queries(version, retriever, open_sources([str(source)]), out / "cache", RUN)
@@ -196,6 +202,34 @@ def test_eval_asks_as_the_server_does(worded: Path, pictures: Callable[..., Path
     # Without the names the labels would be others, so that the comparison means something.
     mute = ask(retriever, replace(by_row, names=None), Judge.of(version.gallery, by_row))
     named = ask(retriever, by_row, Judge.of(version.gallery, by_row))
-    assert [a.predicted for a in mute] != [a.predicted for a in named] or any(
-        (a.scores != b.scores).any() for a, b in zip(mute, named, strict=True)
-    )
+    assert [a.predicted for a in mute] != [a.predicted for a in named]
+
+
+def test_tuning_hears_names_that_mean_something(
+    worded: Path, pictures: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = pictures(15), tmp_path / "index"
+    _, version = run(source, out, worded)
+    digests = [bytes.fromhex(version.gallery.sha256(row)) for row in range(len(version.gallery))]
+    tables: list[ScoreTable] = []
+
+    def choose(table: ScoreTable, start: Trial, *rest: object) -> Trial:
+        tables.append(table)
+        return replace(start, text_share=0.6) if table.names else start
+
+    monkeypatch.setattr("cbir.indexer.tuning.search_vote", choose)
+    # A fourth is chance.
+    tiny_clip.claim_accuracy(out, 0.25)
+    assert tune(out, settings=RUN).queries == 60
+    assert all(table.names == {} for table in tables)
+    tiny_clip.claim_accuracy(out, 0.7)
+    assert tune(out, settings=RUN).vote.text_share == 0.6
+    table = tables[-1]
+    # In the order of the members; "resnet" has no words.
+    assert list(table.names) == [0, 2]
+    for m, name in ((0, "clip"), (2, "wide")):
+        raw = EmbeddingCache(out / "cache", version.manifest.members[name]["fingerprint"]).get(digests)
+        found = version.classes(name)
+        assert found is not None
+        said = 0.6 * zero_shot_probabilities(raw.astype(np.float32), *found)
+        np.testing.assert_allclose(table.names[m].numpy(), said[table.rows], atol=1e-5)

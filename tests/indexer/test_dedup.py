@@ -17,6 +17,7 @@ from cbir.core.store import IndexStore
 from cbir.indexer.dedup import find_duplicates
 from cbir.indexer.dedup_sheet import GROUPS_SHOWN, draw_duplicates, size_text
 from cbir.indexer.samples import LABELS, draw_sample
+from cbir.indexer.tuning import tune
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,18 @@ def test_no_duplicates_are_said(planted: Planted, capsys: Any, tmp_path: Path) -
 def test_a_picture_of_very_many_groups_stops(planted: Planted) -> None:
     (group, *_) = find_duplicates("x", IndexStore(planted.index).open()).groups
     assert draw_duplicates([group] * 500, "").height == draw_duplicates([group] * GROUPS_SHOWN, "").height
+
+
+def test_averaged_vectors_change_nothing(planted: Planted, tmp_path: Path) -> None:
+    shutil.copytree(planted.index, tmp_path / "index")
+    plain = IndexStore(tmp_path / "index").open()
+    tune(tmp_path / "index", use_labels=False)
+    averaged = IndexStore(tmp_path / "index").open()
+    assert averaged.vote.augmentation_neighbours > 1
+    for member in averaged.manifest.members:
+        np.testing.assert_array_equal(averaged.plain_embeddings(member), plain.embeddings(member))
+        assert (averaged.embeddings(member) != plain.embeddings(member)).any()
+    assert find_duplicates("x", averaged).groups == find_duplicates("x", plain).groups
 
 
 @pytest.mark.parametrize(

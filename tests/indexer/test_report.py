@@ -23,6 +23,7 @@ import pytest
 from images import pattern
 from PIL import Image
 
+from cbir.core.calibration import Curve
 from cbir.core.ensemble import load_ensemble
 from cbir.core.errors import ConfigurationError, SourceError
 from cbir.core.retriever import Retriever
@@ -91,7 +92,7 @@ def report(
     folder: Path,
     queries: str | None = None,
     cache: Path | None = None,
-    calibration: tuple[float, float] | None = None,
+    calibration: Curve | None = None,
 ) -> tuple[Findings, dict[str, Any], Page]:
     version = IndexStore(index).open()
     if calibration:
@@ -371,7 +372,9 @@ def test_a_calibrated_index_is_called_that(
 ) -> None:
     folder = hostile[3]
     # A curve that is sure of every hit: its error is the share of the hits that are wrong.
-    _, document, page = report(folder / "index", tmp_path, str(folder / "queries/images.csv"), calibration=(0, 30))
+    _, document, page = report(
+        folder / "index", tmp_path, str(folder / "queries/images.csv"), calibration=((-1, 1), (2, 1))
+    )
     assert document["calibrated"] is True
     assert document["coverage@score>=0.5"] == 1
     assert document["precision@score>=0.5"] == pytest.approx(document["p@10"])

@@ -147,13 +147,13 @@ def test_near_duplicates_by_hand() -> None:
     plain = Projection(np.zeros(2, np.float32), None, None)
     # The ensemble sees the first two at 0 and 10 degrees (cosine 0.985), the third at a right angle to both.
     vectors = angles(0, 10, 90).astype(np.float16)
-    retriever = Retriever(
-        pictures, ["eye"], [vectors], [plain], VoteSettings({"eye": 1.0}), [None], "exact", "cpu"
-    )  # fmt: skip
-    appearance = Appearance([plain], np.ones(1, np.float32))
-    found = find_near_duplicates(retriever, appearance, asked, Judge.of(pictures, asked))
+    appearance = Appearance([plain], np.ones(1, np.float32), [vectors])
+    found = find_near_duplicates(pictures, appearance, asked, Judge.of(pictures, asked))
     # The first has its own bytes as image 1, so image 0 (four bits away) is its near duplicate; the third is far.
     assert [(pair.query, pair.row, pair.bits, pair.images) for pair in found] == [(0, 0, 4, 1), (1, 1, 1, 2)]
+    # An image of the gallery may ask by an average, here one that points away, and still looks as it does.
+    averaged = queries(angles(180), "a", digests=(f"{1:064x}",), phashes=(0b0,))
+    assert len(find_near_duplicates(pictures, appearance, averaged, Judge.of(pictures, averaged))) == 1
     # With close hashes alone, but seen as something else, there is none.
     other = queries(angles(80), "a", digests=("e" * 64,), phashes=(0b1,))
-    assert find_near_duplicates(retriever, appearance, other, Judge.of(pictures, other)) == []
+    assert find_near_duplicates(pictures, appearance, other, Judge.of(pictures, other)) == []

@@ -32,7 +32,7 @@ from cbir.indexer.training.layers import (
     parse_blocks,
     train_last_blocks,
 )
-from cbir.indexer.training.loop import train
+from cbir.indexer.training.loop import TrainingLoop
 from cbir.indexer.training.network import dense_embeddings, keep_head_norms
 from cbir.indexer.training.optimiser import Muon, make_optimisers, orthogonalise
 from cbir.indexer.training.precision import choose_precision
@@ -289,10 +289,10 @@ def run_loop(
     train_last_blocks(network, 2)
     pixels = np.random.default_rng(0).integers(0, 255, (24, 1, 1, 3)).repeat(36, 1).repeat(36, 2).astype(np.uint8)
     batches = random_batches(np.arange(24), recipe)
-    return train(
+    return TrainingLoop(
         network, Brightness(), pixels, batches, recipe, FORM, Checkpoint(folder / "c", identity, 0.0), CPU,
         validate=validate, on_progress=on_progress,
-    )  # fmt: skip
+    ).run()  # fmt: skip
 
 
 LOOP = Recipe(sizes=((24, 0.5), (32, 1.0)), epochs=4, batch=8, optimizer="muon", ema=0.9)

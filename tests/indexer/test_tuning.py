@@ -18,10 +18,11 @@ from cbir.core.label_vote import fit_head, head_probabilities, mixed_probabiliti
 from cbir.core.projection import normalise
 from cbir.core.retriever import Retriever, SearchSpec
 from cbir.core.store import IndexStore
-from cbir.indexer.cross_fit import MemberSpace, ScoreTable, Sharpening, cross_splits, member_space, score_table
+from cbir.indexer.cross_fit import MemberSpace, Sharpening, cross_splits, member_space
 from cbir.indexer.embedding import RunSettings
 from cbir.indexer.objective import Trial, average_precisions, top_hits
 from cbir.indexer.pipeline import FitSettings, build
+from cbir.indexer.score_table import ScoreTable, score_table
 from cbir.indexer.sources import open_sources
 from cbir.indexer.tuning import tune
 from cbir.indexer.vote_search import SearchBudget, search_vote
@@ -29,12 +30,18 @@ from cbir.indexer.vote_search import SearchBudget, search_vote
 SETTINGS = RunSettings(device="cpu", runtime="torch")
 
 
-def table_of(similarities: list[list[list[float]]], candidate_codes: list[list[int]], codes: list[int]) -> ScoreTable:
-    """From a list of members' (Q, C) similarities."""
+def table_of(
+    similarities: list[list[list[float]]],
+    candidate_codes: list[list[int]],
+    codes: list[int],
+    names: dict[int, list[list[float]]] | None = None,
+) -> ScoreTable:
+    """From a list of members' (Q, C) similarities, and what (Q, 2) the class names say by member number."""
     found = torch.tensor(candidate_codes)
     totals = torch.tensor([row.count(code) for row, code in zip(candidate_codes, codes, strict=True)])
     return ScoreTable(
-        {(m, 8): torch.tensor(s, dtype=torch.float32) for m, s in enumerate(similarities)}, {}, found,
+        {(m, 8): torch.tensor(s, dtype=torch.float32) for m, s in enumerate(similarities)}, {},
+        {m: torch.tensor(said) for m, said in (names or {}).items()}, found,
         torch.ones_like(found, dtype=torch.bool), torch.tensor(codes), totals, np.arange(len(codes)), 2,
     )  # fmt: skip
 
@@ -65,6 +72,39 @@ def test_average_precision_of_a_vote_by_hand() -> None:
     assert scores[0].tolist() == pytest.approx([0.4 + likely, 0.2 + likely, 0.3 + 1 - likely], abs=1e-5)
     assert relevant[0].tolist() == [True, True, False]
     assert average_precisions(table, voted) == pytest.approx([1.0])
+
+
+def test_names_vote_by_weight_and_trust_by_hand() -> None:
+    # Trusted by a half, the first member's names say 0.8 and 0.2; fully trusted, the second's say 0.1 and 0.9.
+    said = {0: [[0.4, 0.1]], 1: [[0.1, 0.9]]}
+    table = table_of([[[0.3, 0.2]], [[0.3, 0.2]], [[0.3, 0.2]]], [[0, 1]], [1], said)
+    trial = Trial((1.0, 2.0, 4.0), (8, 8, 8), neighbours=2, temperature=0.1, label_share=1.0, text_share=0.8)
+    # Weights times trust are 0.5 and 2: the names sum to (0.5 * 0.5 + 2 * 1) / 2.5 = 0.9, of which the share is 0.8.
+    names = np.array([(0.5 * 0.4 + 2 * 0.1) / 2.5, (0.5 * 0.1 + 2 * 0.9) / 2.5])
+    near = np.array([np.e, 1]) / (np.e + 1)
+    want = 0.8 * names + (1 - 0.8 * 0.9) * near + [0.3, 0.2]
+    assert want.argmax() == 1
+    assert top_hits(table, trial)[0][0].tolist() == pytest.approx([want[1], want[0]], abs=1e-6)
+    mute = replace(table, names={})
+    near_alone = sorted((near[0] + 0.3, near[1] + 0.2), reverse=True)
+    for without in (top_hits(mute, trial), top_hits(table, replace(trial, text_share=0.0))):
+        assert without[0][0].tolist() == pytest.approx(near_alone, abs=1e-6)
+
+
+def test_names_get_the_share_that_they_deserve() -> None:
+    # Neighbours that tell little, beside names that are always right, or that were drawn at random.
+    raw, codes = blobs(2.5, 5, each=20)
+    splits = cross_splits(codes, [str(i) for i in range(len(codes))])
+    start = Trial((1.0,), (8,), label_share=1.0, text_share=0.25)
+    right = (0.9 * np.eye(8)[codes]).astype(np.float32)
+    drawn = (0.9 * np.eye(8)[np.random.default_rng(6).integers(0, 8, len(codes))]).astype(np.float32)
+    shares, values = {}, {}
+    for name, said in (("right", right), ("drawn", drawn)):
+        table = score_table(spaces_of(raw), [(8,)], codes, splits, names={0: said})
+        best = search_vote(table, start, [(8,)], SearchBudget(150))
+        shares[name], values[name] = best.text_share, average_precisions(table, best).mean()
+    assert shares["right"] > 0.5 > shares["drawn"]
+    assert values["right"] > 0.8 > values["drawn"]
 
 
 def test_ties_break_by_row_and_the_scale_of_weights_does_not_matter() -> None:
@@ -180,6 +220,35 @@ def test_a_loss_is_not_published(indexed: Path, monkeypatch: pytest.MonkeyPatch,
     assert document["gain"]["mean"] < 0
     assert "nothing was published" in printed.err
     assert IndexStore(indexed).current() == live
+
+
+def test_a_vote_that_stays_is_calibrated_once(
+    indexed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from cbir.indexer import tuning
+
+    monkeypatch.setattr(tuning, "search_vote", lambda table, start, *rest: replace(start, temperature=0.3))
+    monkeypatch.setattr(tuning._Tuning, "_held_out", lambda self, table, start, dims: np.ones(len(table)))
+    first = tune(indexed, settings=SETTINGS)
+    store = IndexStore(indexed)
+    tuned = store.open()
+    assert tuned.name == first.version
+    # As a version before calibration had it.
+    vote = replace(tuned.vote, calibration=None)
+    path = tuned.path / "vote.json"
+    path.write_text(json.dumps(vote.to_json()))
+    manifest = json.loads((tuned.path / "manifest.json").read_text())
+    manifest["files"]["vote.json"]["size"] = path.stat().st_size
+    (tuned.path / "manifest.json").write_text(json.dumps(manifest))
+    second = tune(indexed, settings=SETTINGS)
+    assert store.open().name == second.version != tuned.name
+    assert second.gain == (0, 0, 0)
+    assert store.open().vote == replace(vote, calibration=first.vote.calibration)
+    assert first.vote.calibration is not None
+    capsys.readouterr()
+    assert main(["tune", str(indexed), "--device", "cpu", "--runtime", "torch"]) == 0
+    assert "no other vote is better\n" in capsys.readouterr().err
+    assert store.current() == second.version
 
 
 def test_without_labels_vectors_are_sharpened(indexed: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,6 +68,7 @@ def worded(tmp_path_factory: pytest.TempPathFactory, tiny: Any) -> Worded:
         open_sources([str(pictures)]), folder / "index", load_ensemble(folder / "worded.toml"),
         RunSettings(device="cpu", runtime="torch"),
     )  # fmt: skip
+    tiny_clip.claim_accuracy(folder / "index", 1.0)
     engine = Engine.load(folder / "index", device="cpu", runtime="torch")
     return Worded(folder / "index", folder / "worded.toml", pictures, engine)
 
@@ -293,6 +295,25 @@ def test_class_names_have_their_share_in_the_labels(worded: Worded) -> None:
     for label, name in zip(worded.engine.gallery.labels, prior, strict=True):
         expected = share * name + (1 - share) * without.get(label, 0.0)
         assert labels.get(label, 0.0) == pytest.approx(expected, abs=0.01)
+
+
+def test_names_that_mean_nothing_have_no_share(worded: Worded, tmp_path: Path) -> None:
+    query = EngineQuery(StoredImage("blue/blue-checks-2.png"))
+    mute = Engine.load(worded.index, device="cpu", runtime="torch")
+    mute._words = None
+    without = mute.search(query)
+    index = tmp_path / "index"
+    shutil.copytree(worded.index, index)
+    gaps = []
+    # A fourth of the images are blue, and the like: such an accuracy is chance.
+    for accuracy in (0.25, 0.7, 1.0):
+        tiny_clip.claim_accuracy(index, accuracy)
+        told = Engine.load(index, device="cpu", runtime="torch").search(query)
+        gaps.append(max(abs(p - dict(without.labels).get(name, 0.0)) for name, p in told.labels))
+        if accuracy == 0.25:
+            assert told.labels == without.labels
+    assert gaps[0] == 0
+    assert 0 < gaps[1] == pytest.approx(0.6 * gaps[2], rel=0.05), "trust is (0.7 - 0.25) / 0.75"
 
 
 def test_embeddings_of_members_without_words_have_no_prior(

@@ -52,6 +52,7 @@ COMMANDS: dict[str, Command] = {
     "gc": Command("cbir.indexer.commands.versions", "delete versions and cached embeddings no longer used", "indexer"),
     "dedup": Command("cbir.indexer.commands.dedup", "list near-duplicate images of an index", "indexer"),
     "serve": Command("cbir.server.commands.serve", "answer queries over gRPC", "server"),
+    "bench": Command("cbir.server.commands.bench", "measure the speed of a server", "server"),
     "search": Command("cbir.client.commands.search", "find the images that are most like yours"),
     "demo": Command("cbir.indexer.commands.demo", "everything at once, on sample images", "server"),
 }

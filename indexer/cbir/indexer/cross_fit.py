@@ -1,15 +1,14 @@
-"""Honest material for tuning: every query is scored by metrics and heads that never saw its label.
+"""Cross-fitting: the vectors under which queries are scored by metrics that never saw their labels.
 
-The labelled gallery is cut into folds; the images of a fold are queries against all others, under a metric and heads
-fitted to the others.  What is kept of it is small (the members' similarities to each query's candidates), so that a
-trial of weights and vote is one pass over a few arrays.
+The labelled gallery is cut into folds; the images of a fold are queries against all others, under a metric fitted to
+the others.
 
-Shapes: N images (gallery first, given queries after), Q queries, C candidates, M members, L classes.
+Shapes: N images (gallery first, given queries after).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,17 +16,26 @@ import torch
 from numpy.typing import NDArray
 
 from cbir.core.expansion import augmented, expanded
-from cbir.core.label_vote import fit_head
 from cbir.core.neighbour_metric import SAMPLE, neighbour_metrics
 from cbir.core.projection import enough_labels, fit_glrt, fit_pca, normalise
 
-__all__ = ["MemberSpace", "ScoreTable", "Sharpening", "Split", "cross_splits", "member_space", "score_table"]
+__all__ = [
+    "MemberSpace",
+    "MemberVectors",
+    "Sharpening",
+    "Split",
+    "cross_splits",
+    "label_free_metrics",
+    "member_space",
+    "project",
+    "sharpen",
+]
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+#: (B, dim) unit vectors by (member number, dim).
+MemberVectors = Mapping[tuple[int, int], Floats]
 
-#: Candidates of a query: the best by the members together, by each alone, and of each of the likeliest classes.
-TOGETHER, ALONE, LIKELY, EACH = 200, 40, 3, 12
 _BLOCK = 512
 
 
@@ -70,43 +78,6 @@ class Sharpening:
     expansion_exponent: float = 3.0
 
 
-@dataclass(frozen=True)
-class ScoreTable:
-    """Everything a trial needs, on one device.
-
-    Attributes:
-        similarities: By (member number, dim): (Q, C) cosines.
-        heads: By (member number, dim): (Q, L) scores of the linear heads; empty without.
-        candidate_codes: (Q, C) class numbers, -1 for images without a label.
-        valid: (Q, C) False where a query has fewer candidates.
-        codes: (Q,) the queries' classes.
-        totals: (Q,) R.
-        rows: (Q,) which image asks.
-        classes: L.
-    """
-
-    similarities: Mapping[tuple[int, int], torch.Tensor]
-    heads: Mapping[tuple[int, int], torch.Tensor]
-    candidate_codes: torch.Tensor
-    valid: torch.Tensor
-    codes: torch.Tensor
-    totals: torch.Tensor
-    rows: Ints
-    classes: int
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def part(self, queries: Ints) -> ScoreTable:
-        """The table of some of its queries."""
-        index = torch.from_numpy(queries).to(self.codes.device)
-        return ScoreTable(
-            {k: v[index] for k, v in self.similarities.items()}, {k: v[index] for k, v in self.heads.items()},
-            self.candidate_codes[index], self.valid[index], self.codes[index], self.totals[index], self.rows[queries],
-            self.classes,
-        )  # fmt: skip
-
-
 def member_space(name: str, raw: Floats, gallery: int, metric: str, dim: int, widest: int) -> MemberSpace:
     """Principal components of a member's raw vectors, fitted to the first ``gallery`` rows."""
     mean, basis = fit_pca(raw[:gallery], max(dim, widest), centred=metric != "cosine")
@@ -140,44 +111,7 @@ def cross_splits(codes: NDArray[np.integer], groups: Sequence[str], folds: int =
     return splits
 
 
-def score_table(
-    spaces: Sequence[MemberSpace],
-    dims: Sequence[Sequence[int]],
-    codes: NDArray[np.integer],
-    splits: Sequence[Split],
-    *,
-    sharpening: Sharpening | None = None,
-    weights: Floats | None = None,
-    device: str = "cpu",
-    report: Callable[[int, int], None] = lambda done, total: None,
-) -> ScoreTable:
-    """Score the queries of all splits.
-
-    Args:
-        dims: For each member the dimensions to keep scores for, the usual one first.  With ``sharpening`` one each.
-        codes: (N,) class numbers, -1 without a label.
-        weights: (M,) for finding candidates (and neighbours, with ``sharpening``); default: equal.
-    """
-    share = np.full(len(spaces), 1 / len(spaces)) if weights is None else weights / weights.sum()
-    classes = int(codes.max()) + 1 if len(codes) and codes.max() >= 0 else 0
-    unsupervised = _unsupervised(spaces, dims, splits, codes)
-    parts: list[dict[str, object]] = []
-    for number, split in enumerate(splits):
-        report(number, len(splits))
-        vectors = _project(spaces, dims, codes, split, unsupervised)
-        heads = {}
-        if classes >= 2 and len(split.teachers):
-            for key, z in vectors.items():
-                heads[key] = fit_head(z[split.teachers], codes[split.teachers], classes).scores(z[split.queries])
-        asking = {key: z[split.queries] for key, z in vectors.items()}
-        searched = {key: z[split.gallery] for key, z in vectors.items()}
-        if sharpening:
-            asking, searched = _sharpen(asking, searched, share, sharpening)
-        parts.append(_candidates(asking, searched, heads, codes, split, dims, share, classes, device))
-    return _join(parts, classes)
-
-
-def _unsupervised(
+def label_free_metrics(
     spaces: Sequence[MemberSpace], dims: Sequence[Sequence[int]], splits: Sequence[Split], codes: NDArray[np.integer]
 ) -> dict[tuple[int, int], Floats]:
     """Metrics learnt without labels, where some split has too few; they are the same for all splits."""
@@ -198,19 +132,27 @@ def _unsupervised(
     return metrics
 
 
-def _project(
+def project(
     spaces: Sequence[MemberSpace],
     dims: Sequence[Sequence[int]],
     codes: NDArray[np.integer],
     split: Split,
-    unsupervised: Mapping[tuple[int, int], Floats],
+    label_free: Mapping[tuple[int, int], Floats],
 ) -> dict[tuple[int, int], Floats]:
+    """Every image in every member's space and dimension, under metrics that the split's teachers taught.
+
+    Args:
+        label_free: Metrics to take instead, where there are any.
+
+    Returns:
+        (N, dim) unit vectors by (member number, dim).
+    """
     result = {}
     for m, space in enumerate(spaces):
         for dim in dims[m]:
             z = space.unit(dim)
             if space.glrt:
-                metric = unsupervised.get((m, dim))
+                metric = label_free.get((m, dim))
                 if metric is None:
                     metric = fit_glrt(z[split.teachers], codes[split.teachers])
                 z = normalise(z @ metric.T)
@@ -218,12 +160,15 @@ def _project(
     return result
 
 
-def _sharpen(
-    asking: Mapping[tuple[int, int], Floats],
-    searched: Mapping[tuple[int, int], Floats],
-    share: NDArray[np.floating],
-    how: Sharpening,
+def sharpen(
+    asking: MemberVectors, searched: MemberVectors, share: NDArray[np.floating], how: Sharpening
 ) -> tuple[dict[tuple[int, int], Floats], dict[tuple[int, int], Floats]]:
+    """Augment the vectors that are searched, and move those that ask towards what they then find.
+
+    Args:
+        asking: One dimension a member, as ``searched``.
+        share: (M,) weights of the members that sum to 1.
+    """
     keys = list(asking)
     widths = [asking[key].shape[1] for key in keys]
     gallery = augmented(
@@ -243,79 +188,4 @@ def _sharpen(
     return (
         dict(zip(keys, np.split(moved, stops, axis=1), strict=True)),
         dict(zip(keys, np.split(gallery, stops, axis=1), strict=True)),
-    )
-
-
-def _candidates(
-    asking: Mapping[tuple[int, int], Floats],
-    searched: Mapping[tuple[int, int], Floats],
-    heads: Mapping[tuple[int, int], Floats],
-    codes: NDArray[np.integer],
-    split: Split,
-    dims: Sequence[Sequence[int]],
-    share: NDArray[np.floating],
-    classes: int,
-    device: str,
-) -> dict[str, object]:
-    """Find each query's candidates in one split, and keep their similarities."""
-    usual = [(m, choices[0]) for m, choices in enumerate(dims)]
-    gallery_codes = torch.from_numpy(codes[split.gallery].astype(np.int64)).to(device)
-    base = {key: torch.from_numpy(z).to(device) for key, z in searched.items()}
-    sizes = np.bincount(codes[split.gallery][codes[split.gallery] >= 0], minlength=max(classes, 1))
-    count = len(split.gallery)
-    kept: dict[str, list[torch.Tensor]] = {"codes": [], "valid": []}
-    similarities: dict[tuple[int, int], list[torch.Tensor]] = {key: [] for key in asking}
-    for start in range(0, len(split.queries), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        scores = {key: torch.from_numpy(z[block]).to(device) @ base[key].T for key, z in asking.items()}
-        fused = torch.stack([float(w) * scores[key] for w, key in zip(share, usual, strict=True)]).sum(dim=0)
-        found = [torch.topk(fused, min(TOGETHER, count)).indices]
-        found += [torch.topk(scores[key], min(ALONE, count)).indices for key in usual]
-        if heads:
-            likely = torch.from_numpy(np.sum([heads[key][block] for key in usual], axis=0)).to(device)
-            for code in torch.topk(likely, min(LIKELY, classes)).indices.T:
-                other = gallery_codes[None, :] != code[:, None]
-                found.append(torch.topk(fused.masked_fill(other, -torch.inf), min(EACH, count)).indices)
-        # In row order, so that ties break by id; what was found twice counts once.
-        rows = torch.cat(found, dim=1).sort(dim=1).values
-        valid = torch.ones_like(rows, dtype=torch.bool)
-        valid[:, 1:] = rows[:, 1:] != rows[:, :-1]
-        kept["codes"].append(gallery_codes[rows])
-        kept["valid"].append(valid)
-        for key, matrix in scores.items():
-            similarities[key].append(matrix.gather(1, rows))
-    return {
-        "similarities": {key: torch.cat(blocks) for key, blocks in similarities.items()},
-        "heads": {key: torch.from_numpy(z).to(device) for key, z in heads.items()},
-        "candidate_codes": torch.cat(kept["codes"]),
-        "valid": torch.cat(kept["valid"]),
-        "codes": torch.from_numpy(codes[split.queries].astype(np.int64)).to(device),
-        "totals": torch.from_numpy(sizes[codes[split.queries]].astype(np.int64)).to(device),
-        "rows": split.queries,
-    }
-
-
-def _join(parts: Sequence[Mapping[str, object]], classes: int) -> ScoreTable:
-    width = max(part["valid"].shape[1] for part in parts)  # type: ignore[attr-defined]
-
-    def widened(name: str, fill: float) -> torch.Tensor:
-        tensors: list[torch.Tensor] = [part[name] for part in parts]  # type: ignore[misc]
-        return torch.cat([torch.nn.functional.pad(t, (0, width - t.shape[1]), value=fill) for t in tensors])
-
-    def keyed(name: str) -> dict[tuple[int, int], torch.Tensor]:
-        tables: list[dict[tuple[int, int], torch.Tensor]] = [part[name] for part in parts]  # type: ignore[misc]
-        if name == "heads" or not tables:
-            return {key: torch.cat([table[key] for table in tables]) for key in tables[0]}
-        pad = torch.nn.functional.pad
-        return {key: torch.cat([pad(t[key], (0, width - t[key].shape[1])) for t in tables]) for key in tables[0]}
-
-    return ScoreTable(
-        keyed("similarities"),
-        keyed("heads"),
-        widened("candidate_codes", -1),
-        widened("valid", 0),
-        torch.cat([part["codes"] for part in parts]),  # type: ignore[misc]
-        torch.cat([part["totals"] for part in parts]),  # type: ignore[misc]
-        np.concatenate([part["rows"] for part in parts]),
-        classes,
     )

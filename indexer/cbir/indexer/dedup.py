@@ -7,9 +7,6 @@ import zipfile
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cbir.core.gallery import GalleryImage
 from cbir.core.near_duplicates import BITS, Appearance, group_near_duplicates
 from cbir.core.store import IndexVersion
@@ -122,8 +119,6 @@ def find_duplicates(index: str, version: IndexVersion, bits: int = BITS) -> Dedu
         ArtifactError: A file of the version is damaged.
     """
     gallery = version.gallery
-    members = [member.name for member in version.manifest.ensemble.members]
-    embeddings = [version.embeddings(name) for name in members]
     appearance = Appearance.of(version)
     files: dict[int, StoredFile] = {}
 
@@ -138,11 +133,8 @@ def find_duplicates(index: str, version: IndexVersion, bits: int = BITS) -> Dedu
         crop = found.image.crop
         return found.bytes is None, -crop.width * crop.height, -(found.bytes or 0), row
 
-    def vectors(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        return appearance.vectors(np.concatenate([part[rows] for part in embeddings], axis=1))
-
     groups = []
-    for group in group_near_duplicates(gallery.phashes, gallery.sha256, vectors, preference, bits):
+    for group in group_near_duplicates(gallery.phashes, gallery.sha256, appearance.of_rows, preference, bits):
         keep = file(group.keep)
         extras = tuple(
             Duplicate(file(row), bits_off, similarity, file(row).image.sha256 == keep.image.sha256)

@@ -161,7 +161,7 @@ def evaluate(
     return EvaluationReport(
         str(index), version.name, len(retriever.gallery), results[""],
         {name: results[name] for name in retriever.members}, results["rank fusion"], tuple(answers[""]),
-        tuple(find_near_duplicates(retriever, Appearance.of(version), queries, judge)), queries.skipped,
+        tuple(find_near_duplicates(retriever.gallery, Appearance.of(version), queries, judge)), queries.skipped,
         queries.unlabelled, query_source, version.vote.calibration is not None, _caution(version) if own else None,
     )  # fmt: skip
 

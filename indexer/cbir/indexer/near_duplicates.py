@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cbir.core.gallery import Gallery
 from cbir.core.near_duplicates import Appearance, close_hashes, confirmed
-from cbir.core.retriever import Retriever
 from cbir.indexer.answers import Judge
 from cbir.indexer.query_set import QuerySet
 
@@ -32,18 +32,19 @@ class NearDuplicate:
 
 
 def find_near_duplicates(
-    retriever: Retriever, appearance: Appearance, queries: QuerySet, judge: Judge
+    gallery: Gallery, appearance: Appearance, queries: QuerySet, judge: Judge
 ) -> list[NearDuplicate]:
     """The queries with a near duplicate in the gallery, other than their own bytes, in query order."""
-    hashes = retriever.gallery.phashes
+    hashes = gallery.phashes
     found = []
     for query, (own, phash) in enumerate(zip(judge.own, queries.phashes, strict=True)):
         rows, bits = close_hashes(hashes, int(phash))
         foreign = ~np.isin(rows, own)
         rows, bits = rows[foreign], bits[foreign]
         if len(rows):
-            seen = appearance.vectors(np.stack([queries.vectors[query], *retriever.stored(rows.tolist())]))
-            sure = confirmed(bits, seen[1:] @ seen[0])
+            # What the index searches by may be an average, also of a query that is an image of the gallery.
+            known = appearance.of_rows(np.array(own[:1])) if own else appearance.vectors(queries.vectors[query][None])
+            sure = confirmed(bits, appearance.of_rows(rows) @ known[0])
             rows, bits = rows[sure], bits[sure]
         if len(rows):
             nearest = int(np.argmin(bits))

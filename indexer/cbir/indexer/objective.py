@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cbir.indexer.cross_fit import ScoreTable
+from cbir.indexer.score_table import ScoreTable
 
 __all__ = ["Trial", "average_precisions", "top_hits"]
 
@@ -32,6 +32,7 @@ class Trial:
     label_share: float = 0.0
     head_share: float = 0.5
     head_temperature: float = 0.1
+    text_share: float = 0.0
 
 
 def average_precisions(table: ScoreTable, trial: Trial) -> NDArray[np.float64]:
@@ -76,10 +77,20 @@ def _probabilities(table: ScoreTable, trial: Trial, fused: torch.Tensor) -> torc
     near = torch.zeros(len(table), table.classes, device=fused.device, dtype=fused.dtype)
     near.scatter_add_(1, codes.clamp(min=0), votes)
     near /= near.sum(dim=1, keepdim=True).clamp(min=1e-12)
-    if not table.heads or trial.head_share <= 0:
-        return near
-    scores = _weighted([table.heads[key] for key in enumerate(trial.dims)], trial.weights)
-    heads = torch.softmax(scores / trial.head_temperature, dim=1)
     # Where no neighbour has a label, the heads alone speak.
-    share = torch.where(near.any(dim=1, keepdim=True), trial.head_share, 1.0)
-    return share * heads + (1 - share) * near
+    labelled = near.any(dim=1, keepdim=True)
+    if table.heads and trial.head_share > 0:
+        scores = _weighted([table.heads[key] for key in enumerate(trial.dims)], trial.weights)
+        heads = torch.softmax(scores / trial.head_temperature, dim=1)
+        share = torch.where(labelled, trial.head_share, 1.0)
+        near = share * heads + (1 - share) * near
+    if not table.names or trial.text_share <= 0:
+        return near
+    names, total = torch.zeros_like(near), torch.zeros_like(near[:, :1])
+    for m, said in table.names.items():
+        weight = trial.weights[m] * said.sum(dim=1, keepdim=True)
+        names += weight * said
+        total += weight
+    names /= total.clamp(min=1e-12)
+    mixed = trial.text_share * names + (1 - trial.text_share * names.sum(dim=1, keepdim=True)) * near
+    return mixed / mixed.sum(dim=1, keepdim=True).clamp(min=1e-12)

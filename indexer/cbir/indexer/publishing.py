@@ -92,6 +92,8 @@ def write_version(writer: VersionWriter, content: VersionContent, report: Callab
         if vote.augmentation_neighbours > 0:
             # Neighbours are those of the ensemble, so all members' vectors are needed at once.
             plain.append(vectors)
+            # Averages look like their neighbours: near duplicates are told by the vectors of the images themselves.
+            np.save(writer.file(f"members/{member.name}/plain.npy"), vectors.astype(np.float16))
         else:
             _write_member(writer, member.name, vectors, facts, report)
     if plain:

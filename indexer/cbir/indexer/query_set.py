@@ -31,9 +31,9 @@ class NamedClasses:
     points: NDArray[np.float32] = field(repr=False)
 
     def priors(self, part: slice, weights: NDArray[np.float32]) -> list[NDArray[np.float32] | None]:
-        """P(label | query) of some of the queries, as the server has it; (M,) weights are the members'."""
+        """The label priors of some of the queries, as the server has them; (M,) weights are the members'."""
         points = self.points[part]
-        return self.space.label_probabilities(points, np.tile(weights, (len(points), 1)))
+        return self.space.label_priors(points, np.tile(weights, (len(points), 1)))
 
 
 @dataclass(frozen=True)

@@ -2,87 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.calibration import fit_calibration, probability_of_relevance
-from cbir.core.errors import ArtifactError, SourceError
+from cbir.core.calibration import Curve, fit_calibration, probability_of_relevance
 from cbir.core.metrics import bootstrap_interval, calibration_error
 from cbir.core.projection import MIN_IMAGES
 from cbir.core.runtime import choose_runtime
 from cbir.core.store import IndexStore, IndexVersion, VoteSettings
-from cbir.indexer.cross_fit import MemberSpace, ScoreTable, Sharpening, Split, cross_splits, member_space, score_table
+from cbir.indexer.cross_fit import MemberSpace, Sharpening, member_space
 from cbir.indexer.embedding import EmbeddingRun, Progress, RunSettings
 from cbir.indexer.objective import Trial, average_precisions, top_hits
 from cbir.indexer.pipeline import ImageSources
 from cbir.indexer.publishing import VersionContent, write_version
+from cbir.indexer.score_table import ScoreTable, score_table
+from cbir.indexer.tuning_material import TuningMaterial, gather
+from cbir.indexer.tuning_report import TuningReport
 from cbir.indexer.vote_search import SearchBudget, search_vote
 
-__all__ = ["TuningReport", "tune"]
+__all__ = ["tune"]
 
 Floats = NDArray[np.float32]
 #: Fewer queries than these tell chance from gain too badly.
 MIN_QUERIES = 20
-
-
-@dataclass(frozen=True)
-class TuningReport:
-    """What tuning found.  MAP@10 on queries whose labels taught neither metric nor heads.
-
-    Attributes:
-        queries: Queries measured; 0: there were too few labels, so sharpening without labels was chosen.
-        before: MAP@10 of the vote as it was.
-        after: MAP@10 of the new vote on the queries that chose it.
-        held_out: MAP@10 of votes chosen on one half of the queries, on the other half.
-        gain: Mean of ``held_out`` less ``before``, query by query, with its 95 % bootstrap interval.
-        equal: MAP@10 with equal weights and otherwise the new vote.
-        members: MAP@10 of each member alone, with otherwise the new vote.
-        ece: Expected calibration error of the new scores over the first ten hits.
-        version: The version published, or None: no gain.
-    """
-
-    index: str
-    queries: int
-    query_source: str
-    before: float | None
-    after: float | None
-    held_out: float | None
-    gain: tuple[float, float, float] | None
-    equal: float | None
-    members: Mapping[str, float]
-    vote: VoteSettings
-    ece: float | None
-    version: str | None
-
-    def to_json(self) -> dict[str, Any]:
-        """The document `cbir tune --json` prints."""
-        return {
-            "index": self.index,
-            "version": self.version,
-            "published": self.version is not None,
-            "queries": self.queries,
-            "query_source": self.query_source,
-            "map@10": {"before": self.before, "after": self.after, "held_out": self.held_out, "equal": self.equal},
-            "gain": None if self.gain is None else dict(zip(("mean", "low", "high"), self.gain, strict=True)),
-            "members": {name: {"map@10": value} for name, value in self.members.items()},
-            "vote": self.vote.to_json(),
-            "ece": self.ece,
-        }
-
-
-@dataclass(frozen=True)
-class _Material:
-    """Rows of the gallery, then those of given queries."""
-
-    raw: Mapping[str, Floats]
-    codes: NDArray[np.int64]
-    splits: Sequence[Split]
-    source: str
 
 
 def tune(
@@ -95,6 +41,8 @@ def tune(
     use_labels: bool = True,
 ) -> TuningReport:
     """Choose the vote and publish it as a new version, unless it is no gain.
+
+    A vote that proves to be the best one already is published where its calibration is new.
 
     Args:
         queries: Labelled query images; None: the gallery's own, each without its kin of the same bytes.
@@ -111,52 +59,27 @@ def tune(
         version = store.open()
         version.check_ensemble(version.manifest.ensemble)
         run = EmbeddingRun(version.manifest.ensemble, index / "cache", settings, on_progress)
-        material = _material(version, run, queries)
+        material = gather(version, run, queries)
         device = "cuda" if choose_runtime(settings.device, "torch") == "torch-cuda" else "cpu"
         tuning = _Tuning(version, material, budget, report, device)
         result = tuning.run() if use_labels else tuning.without_labels()
-        if result.vote == version.vote or (result.gain is not None and result.gain[0] <= 0):
+        if _same_vote(result.vote, version.vote):
+            # Only the scores may mean more than before; none of the weights' rounding comes with them.
+            stays = replace(version.vote, calibration=result.vote.calibration)
+            result = replace(result, vote=stays, held_out=result.before, gain=(0.0, 0.0, 0.0) if result.gain else None)
+            worthwhile = result.vote != version.vote
+        else:
+            worthwhile = result.gain is None or result.gain[0] > 0
+        if not worthwhile:
             return replace(result, index=str(index))
         published = _publish(store, version, material, result.vote, report)
     return replace(result, index=str(index), version=published.name)
 
 
-def _material(version: IndexVersion, run: EmbeddingRun, queries: ImageSources | None) -> _Material:
-    gallery, members = version.gallery, [m.name for m in version.manifest.ensemble.members]
-    digests = [bytes.fromhex(gallery.sha256(row)) for row in range(len(gallery))]
-    if not all(run.known(digest) for digest in digests):
-        raise ArtifactError(
-            f"the raw embeddings of {version.path} are no longer in its cache, and tuning starts from them: run "
-            "`cbir index` on the same images once more",
-            reason="CACHE_MISSING",
-        )
-    raw = {name: run.raw(name, digests) for name in members}
-    codes = gallery.label_codes.astype(np.int64)
-    if queries is None:
-        hashes = [gallery.sha256(row) for row in range(len(gallery))]
-        return _Material(raw, codes, cross_splits(codes, hashes), "the gallery, cross-fitted in five folds")
-    place = {label: code for code, label in enumerate(gallery.labels)}
-    images = [image for image in queries.scan() if image.label in place]
-    facts, _ = run.run(images, queries)
-    own = set(digests)
-    usable = [image for image in images if image.id in facts and facts[image.id].sha256 not in own]
-    if not usable:
-        raise SourceError(
-            "none of the query images can be used: they need labels that the gallery has, and must not be its own "
-            "files",
-            reason="NO_QUERIES",
-        )
-    asked = {name: run.raw(name, [facts[image.id].sha256 for image in usable]) for name in members}
-    count = len(codes)
-    both = np.concatenate([codes, [place[str(image.label)] for image in usable]])
-    split = Split(np.flatnonzero(codes >= 0), np.arange(count), np.arange(count, len(both)))
-    return _Material({n: np.concatenate([raw[n], asked[n]]) for n in members}, both, [split], "given query images")
-
-
 def _publish(
     store: IndexStore,
     version: IndexVersion,
-    material: _Material,
+    material: TuningMaterial,
     vote: VoteSettings,
     report: Callable[[Progress], None],
 ) -> IndexVersion:
@@ -186,7 +109,7 @@ class _Tuning:
     def __init__(
         self,
         version: IndexVersion,
-        material: _Material,
+        material: TuningMaterial,
         budget: SearchBudget,
         report: Callable[[Progress], None],
         device: str,
@@ -204,7 +127,7 @@ class _Tuning:
         start = Trial(
             tuple(self.vote.weights[m.name] for m in self.members), tuple(choices[0] for choices in dims),
             self.vote.neighbours, self.vote.temperature, self.vote.label_share or 1.0, self.vote.head_share,
-            self.vote.head_temperature,
+            self.vote.head_temperature, self.vote.text_share,
         )  # fmt: skip
         best, sharpening = self._search(table, start, dims, "tune"), None
         chosen_dims: Sequence[Sequence[int]] = [(dim,) for dim in best.dims]
@@ -218,16 +141,12 @@ class _Tuning:
         # From the old vote: the new one has seen the queries that are to be held out.
         held_out = self._held_out(table, replace(start, dims=tuple(choices[0] for choices in dims)), dims)
         scores, relevant = (t.cpu().numpy() for t in top_hits(table, best))
-        finite = np.isfinite(scores)
-        curve = fit_calibration(scores[finite], relevant[finite])
+        curve, ece = _calibration(scores, relevant, 1.0 + best.label_share)
         vote = self._settings(best, sharpening, curve)
         return TuningReport(
             "", len(table), self.material.source, float(before.mean()), _mean(table, best), float(held_out.mean()),
             bootstrap_gain(held_out - before), _mean(table, _equal(best)),
-            {m.name: _mean(table, _alone(best, i)) for i, m in enumerate(self.members)}, vote,
-            None if curve is None else calibration_error(
-                probability_of_relevance(scores[finite], curve), relevant[finite], 10
-            ), None,
+            {m.name: _mean(table, _alone(best, i)) for i, m in enumerate(self.members)}, vote, ece, None,
         )  # fmt: skip
 
     def _space(self, name: str, metric: str, dim: int, widest: int) -> MemberSpace:
@@ -252,7 +171,8 @@ class _Tuning:
             return None
         what = "score" if sharpening is None else "score with expansion"
         table = score_table(
-            spaces, dims, self.material.codes, splits, sharpening=sharpening, weights=weights, device=self.device,
+            spaces, dims, self.material.codes, splits, names=self.material.names, sharpening=sharpening,
+            weights=weights, device=self.device,
             report=lambda done, total: self.report(Progress(what, done, total)),
         )  # fmt: skip
         counted = np.flatnonzero(table.totals.cpu().numpy() > 0)
@@ -278,7 +198,7 @@ class _Tuning:
         assert table is not None
         trial = Trial(
             tuple(float(w) for w in weights), tuple(d[0] for d in dims), vote.neighbours, vote.temperature,
-            vote.label_share, vote.head_share, vote.head_temperature,
+            vote.label_share, vote.head_share, vote.head_temperature, vote.text_share,
         )  # fmt: skip
         return average_precisions(table, trial)
 
@@ -292,7 +212,7 @@ class _Tuning:
             result[mine] = average_precisions(table.part(mine), chosen)
         return result
 
-    def _settings(self, best: Trial, sharpening: Sharpening | None, curve: tuple[float, float] | None) -> VoteSettings:
+    def _settings(self, best: Trial, sharpening: Sharpening | None, curve: Curve | None) -> VoteSettings:
         members = self.members
         total = sum(best.weights)
         return replace(
@@ -304,6 +224,7 @@ class _Tuning:
             label_share=best.label_share,
             head_share=best.head_share,
             head_temperature=best.head_temperature,
+            text_share=best.text_share,
             augmentation_neighbours=sharpening.augmentation_neighbours if sharpening else 0,
             expansion_neighbours=sharpening.expansion_neighbours if sharpening else 0,
             calibration=curve,
@@ -324,6 +245,30 @@ class _Tuning:
             tuned=True,
         )
         return TuningReport("", 0, self.material.source, None, None, None, None, None, {}, vote, None, None)
+
+
+def _same_vote(one: VoteSettings, other: VoteSettings) -> bool:
+    """Whether two votes rank alike."""
+    weights = np.array([(one.weights[name], other.weights[name]) for name in one.weights])
+    rest = [replace(vote, weights={}, calibration=None, tuned=True) for vote in (one, other)]
+    return rest[0] == rest[1] and np.allclose(weights[:, 0], weights[:, 1])
+
+
+def _calibration(
+    scores: Floats, relevant: NDArray[np.bool_], top: float, folds: int = 5
+) -> tuple[Curve | None, float | None]:
+    """The curve of (Q, K) hits, and its expected calibration error on queries that it was not fitted to."""
+    finite = np.isfinite(scores)
+    curve = fit_calibration(scores[finite], relevant[finite], top)
+    if curve is None:
+        return None, None
+    probabilities = np.zeros_like(scores)
+    fold = np.random.default_rng(0).permutation(len(scores)) % folds
+    for number in range(folds):
+        others = finite & (fold != number)[:, None]
+        fitted = fit_calibration(scores[others], relevant[others], top) or curve
+        probabilities[fold == number] = probability_of_relevance(scores[fold == number], fitted)
+    return curve, calibration_error(probabilities[finite], relevant[finite])
 
 
 def bootstrap_gain(differences: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from cbir.indexer.cross_fit import ScoreTable
 from cbir.indexer.objective import Trial, average_precisions
+from cbir.indexer.score_table import ScoreTable
 
 __all__ = ["SearchBudget", "prune", "search_vote"]
 
@@ -29,7 +29,10 @@ _VOTE = {
     "label_share": (math.log(0.02), math.log(4.0)),
     "head_share": (0.0, 1.0),
     "head_temperature": (math.log(0.01), math.log(0.5)),
+    "text_share": (0.0, 1.0),
 }
+#: Searched on a linear scale; the others are on a logarithmic one.
+_LINEAR = {"head_share", "text_share"}
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,8 @@ def _evolve(
     from cmaes import CMA
 
     members = len(start.weights)
-    names = list(_VOTE) if with_labels else []
+    # Without names of classes there is nothing to give them a share of.
+    names = [name for name in _VOTE if name != "text_share" or table.names] if with_labels else []
     bounds = np.array([_WEIGHT] * members + [_VOTE[name] for name in names])
     if len(bounds) == 1:
         return start  # one member and no labels: there is nothing to choose
@@ -111,7 +115,7 @@ def _evolve(
         weights = np.exp(raw[:members])
         vote = dict(zip(names, raw[members:], strict=True))
         changes: dict[str, Any] = {
-            name: float(value if name == "head_share" else math.exp(value)) for name, value in vote.items()
+            name: float(value if name in _LINEAR else math.exp(value)) for name, value in vote.items()
         }
         if "neighbours" in changes:
             changes["neighbours"] = round(changes["neighbours"])
@@ -119,7 +123,7 @@ def _evolve(
 
     def encode(trial: Trial) -> np.ndarray:
         weights = np.maximum(np.array(trial.weights) / max(trial.weights), 0.006)
-        vote = [getattr(trial, n) if n == "head_share" else math.log(max(getattr(trial, n), 1e-6)) for n in names]
+        vote = [getattr(trial, n) if n in _LINEAR else math.log(max(getattr(trial, n), 1e-6)) for n in names]
         place = (np.concatenate([np.log(weights), vote]) - low) / width
         return np.asarray(np.clip(place, 0.02, 0.98), np.float64)
 

@@ -9,7 +9,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.embedder import Embedder
+from cbir.core.embedder import Embedder, embed_all
 from cbir.core.errors import CbirError
 from cbir.core.near_duplicates import Appearance, confirmed
 from cbir.core.retriever import Ranking, Retriever, SearchSpec
@@ -78,7 +78,7 @@ class Answering:
         for places in _alike(batch):
             _refuse_singly(places, project_embeddings, refused)
         stored = self._recall(batch, vectors)
-        specs = [self._without_near_duplicates(query, vectors[i], stored) for i, query in enumerate(batch)]
+        specs = [self._without_near_duplicates(query, vectors[i]) for i, query in enumerate(batch)]
         self._move(batch, vectors, stored, refused)
 
         rankings: dict[int, Ranking] = {}
@@ -119,7 +119,7 @@ class Answering:
         if not queries:
             return {}
         batches = {form: np.stack([q.inputs[form] for q in queries]) for form in dict.fromkeys(self._forms.values())}
-        return {name: embedder.embed(batches[self._forms[name]]) for name, embedder in self._embedders.items()}
+        return embed_all(self._embedders, batches)
 
     def _weights(self, query: PreparedQuery) -> Floats:
         return self._retriever.weights if query.spec.weights is None else query.spec.weights
@@ -148,16 +148,14 @@ class Answering:
                 vectors[i] = stored[query.row]
         return stored
 
-    def _without_near_duplicates(
-        self, query: PreparedQuery, vector: Floats, stored: Mapping[int, Floats]
-    ) -> SearchSpec:
+    def _without_near_duplicates(self, query: PreparedQuery, vector: Floats) -> SearchSpec:
         """The query's spec, with the suspects excluded that the members find to be the same picture too."""
         found = set(query.spec.exclude_rows)
         for anchor, (rows, bits_off) in query.suspects.items():
             if len(rows):
-                image = vector if anchor is None else stored[anchor]
-                seen = self._appearance.vectors(np.stack([image, *self._retriever.stored(rows.tolist())]))
-                found.update(rows[confirmed(bits_off, seen[1:] @ seen[0])].tolist())
+                look = self._appearance
+                known = look.vectors(vector[None]) if anchor is None else look.of_rows(np.array([anchor]))
+                found.update(rows[confirmed(bits_off, look.of_rows(rows) @ known[0])].tolist())
         return replace(query.spec, exclude_rows=tuple(sorted(found)))
 
     def _move(

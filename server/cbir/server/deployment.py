@@ -38,6 +38,7 @@ class EngineConfig:
     verify: bool = False
     limits: Limits = field(default_factory=Limits)
     text: bool = True
+    precision: str = "auto"
 
     def resolve(self, version: str | None = None) -> str:
         """The version that is asked for, by default the live one.
@@ -75,6 +76,7 @@ class EngineConfig:
             text=self.text,
             beside=beside,
             on_device=on_device,
+            precision=self.precision,
         )
 
 

@@ -23,6 +23,7 @@ from cbir.core.near_duplicates import Appearance
 from cbir.core.retriever import Retriever
 from cbir.core.store import IndexStore, IndexVersion
 from cbir.server.answering import Answering
+from cbir.server.calibration import gallery_pictures
 from cbir.server.limits import Limits
 from cbir.server.preparation import Preparation, PreparedQuery
 from cbir.server.query import EngineInfo, EngineQuery, EngineResult, ImageBytes, MemberInfo, Text
@@ -90,6 +91,7 @@ class Engine:
         text: bool = True,
         beside: Engine | None = None,
         on_device: Callable[[Callable[[], None]], None] | None = None,
+        precision: str = "auto",
     ) -> Engine:
         """Load an index version and its models, and answer queries with them.
 
@@ -103,11 +105,12 @@ class Engine:
             text: Load text towers where there are any.
             beside: An engine that was loaded the same way; its models are used again where they are the same.
             on_device: Runs what it is given on the thread that owns the device, and waits for it; None: runs it here.
+            precision: ``auto``, ``f32``, ``bf16``, ``f16`` or ``int8``.
 
         Raises:
             ArtifactError: The index is absent, half copied, damaged, or of another ensemble or other weights.
             EnsembleError: A model cannot be loaded.
-            ConfigurationError: The device, runtime or index is not there.
+            ConfigurationError: The device, runtime, precision or index is not there.
         """
         if index not in (None, "exact"):
             raise ConfigurationError(
@@ -119,8 +122,10 @@ class Engine:
             spec = ensemble or opened.manifest.ensemble
             opened.check_ensemble(spec)
             known = beside.models if beside else {}
+            pictures = gallery_pictures(opened)
             embedders = {
-                member.name: known.get(_fingerprint(opened, member.name)) or load_embedder(member, device, runtime)
+                member.name: known.get(_fingerprint(opened, member.name))
+                or load_embedder(member, device, runtime, precision, pictures)
                 for member in spec.members
             }
             retriever = Retriever.load(opened, device, index)

@@ -112,18 +112,8 @@ class Words:
             return np.zeros_like(point)  # the query is refused, or the other members know better
 
     def label_priors(self, points: Floats, weights: Floats) -> list[Floats | None]:
-        """P(label | query) by the names of the classes alone.
-
-        Args:
-            points: (B, sum of dims).
-            weights: (B, M) non-negative.
-
-        Returns:
-            For each query (C,) probabilities in the order of the gallery's labels, or None where they are not known.
-        """
-        if not self._space.classifies:
-            return [None] * len(points)
-        return self._space.label_probabilities(points, weights)
+        """What the names of the classes say; see :meth:`cbir.core.joint_space.JointSpace.label_priors`."""
+        return self._space.label_priors(points, weights)
 
     def search(self, point: Floats, weights: Floats, query: PreparedQuery) -> Ranking:
         """Rank the gallery by words; see :meth:`cbir.core.joint_space.JointSpace.search`."""

@@ -46,7 +46,7 @@ class DecodedImage:
     """An upright image.
 
     Attributes:
-        pixels: (H, W, 3) uint8 RGB.
+        pixels: (H, W, 3) uint8 RGB, not writeable.
         format: Name as in :data:`FORMATS`.
         width: Width of the upright original in pixels (the pixels may be fewer: reduced-scale decoding).
         height: Likewise.
@@ -106,12 +106,13 @@ def decode_image(data: bytes, limits: DecodeLimits | None = None) -> DecodedImag
                     image.draft("RGB", (int(width * scale), int(height * scale)))
                 image.load()
                 # Orientation first: conversion may lose the tag (Pillow turns TIFF upright while it loads).
-                upright = _to_rgb(ImageOps.exif_transpose(image))
+                turned = image.getexif().get(0x0112, 1) != 1
+                upright = _to_rgb(ImageOps.exif_transpose(image) if turned else image)
                 if kind != "JPEG":
                     width, height = upright.size
                 elif orientation in (5, 6, 7, 8):
                     width, height = height, width
-                pixels = np.array(upright, dtype=np.uint8)
+                pixels = np.asarray(upright, dtype=np.uint8)
             except _DECODER_ERRORS as error:  # fmt: skip
                 text = str(error).lower()
                 if "truncated" in text or "broken data stream" in text or "unexpected end" in text or not text:

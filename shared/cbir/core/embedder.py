@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol, cast
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +17,19 @@ from cbir.core.crop import Box
 from cbir.core.embedders import BACKENDS
 from cbir.core.ensemble import MemberSpec
 from cbir.core.errors import CbirError, EnsembleError
-from cbir.core.runtime import cached_ir
+from cbir.core.runtime import (
+    OpenVinoEmbedder,
+    Pictures,
+    Precision,
+    bucket,
+    cached_int8,
+    cached_ir,
+    choose_precisions,
+    choose_runtime,
+    quantised,
+)
 
-__all__ = ["Embedder", "explained", "load_embedder", "prepare"]
+__all__ = ["Embedder", "Pending", "Starts", "embed_all", "explained", "load_embedder", "prepare", "warm_up"]
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -36,16 +48,58 @@ class Embedder(Protocol):
         size: Side of the square input in pixels.
         interpolation: How images are resampled to that square.
         runtime: ``openvino``, ``torch-cpu`` or ``torch-cuda``.
+        precision: ``f32``, ``bf16`` or ``f16``: what the forward pass computes with.
     """
 
     dim: int
     size: int
     interpolation: str
     runtime: str
+    precision: str
 
     def embed(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed (B, size, size, 3) uint8 RGB images as (B, dim) float32 unit vectors."""
         ...
+
+
+class Pending(Protocol):
+    """A batch that was started."""
+
+    def result(self) -> NDArray[np.float32]:
+        """Wait for it; (B, dim) float32 unit vectors."""
+        ...
+
+
+@runtime_checkable
+class Starts(Protocol):
+    """What an embedder may do besides: start a batch without waiting for it."""
+
+    def begin(self, batch: NDArray[np.uint8]) -> Pending:
+        """Start on (B, size, size, 3) uint8 RGB images, which must not change before the result is taken.
+
+        The result is to be taken before the embedder is asked again.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class _Done:
+    embeddings: NDArray[np.float32]
+
+    def result(self) -> NDArray[np.float32]:
+        return self.embeddings
+
+
+@dataclass(frozen=True)
+class _Mirrored:
+    both: Pending
+
+    def result(self) -> NDArray[np.float32]:
+        embeddings = self.both.result()
+        half = len(embeddings) // 2
+        total = embeddings[:half] + embeddings[half:]
+        norms = np.linalg.norm(total, axis=1, keepdims=True)
+        return np.asarray(total / np.maximum(norms, 1e-12), dtype=np.float32)
 
 
 class MirrorEmbedder:
@@ -53,43 +107,128 @@ class MirrorEmbedder:
 
     def __init__(self, inner: Embedder) -> None:
         self._inner = inner
-        self.dim, self.size, self.interpolation, self.runtime = (
-            inner.dim,
-            inner.size,
-            inner.interpolation,
-            inner.runtime,
-        )
+        self.dim, self.size, self.interpolation = inner.dim, inner.size, inner.interpolation
+        self.runtime, self.precision = inner.runtime, inner.precision
 
     def embed(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See :class:`Embedder`."""
-        both = self._inner.embed(np.concatenate([batch, batch[:, :, ::-1]]))
-        total = both[: len(batch)] + both[len(batch) :]
-        norms = np.linalg.norm(total, axis=1, keepdims=True)
-        return np.asarray(total / np.maximum(norms, 1e-12), dtype=np.float32)
+        return self.begin(batch).result()
+
+    def begin(self, batch: NDArray[np.uint8]) -> Pending:
+        """See :class:`Starts`."""
+        return _Mirrored(_begin(self._inner, np.concatenate([batch, batch[:, :, ::-1]])))
 
 
-def load_embedder(member: MemberSpec, device: str = "auto", runtime: str = "auto") -> Embedder:
+def _begin(embedder: Embedder, batch: NDArray[np.uint8]) -> Pending:
+    return embedder.begin(batch) if isinstance(embedder, Starts) else _Done(embedder.embed(batch))
+
+
+def embed_all(
+    embedders: Mapping[str, Embedder], batches: Mapping[tuple[int, str], NDArray[np.uint8]]
+) -> dict[str, NDArray[np.float32]]:
+    """Embed a batch with all members; those whose runtime can are started before any is waited for.
+
+    Args:
+        embedders: By member.
+        batches: (B, size, size, 3) uint8 RGB by (size, interpolation).
+
+    Returns:
+        (B, dim) float32 unit vectors by member.
+    """
+    pending = {name: _begin(member, batches[member.size, member.interpolation]) for name, member in embedders.items()}
+    return {name: batch.result() for name, batch in pending.items()}
+
+
+def warm_up(embedders: Mapping[str, Embedder], max_batch: int, seconds: float = 20.0) -> list[int]:
+    """Send batches of the sizes that will come through all members, so that none of them is new when it comes.
+
+    A GPU's sizes are the powers of two, each of which gets its buffers and its graph.  On a CPU a new size costs little
+    once the largest was there; one image and the largest batch come first, then as many others as the time allows.
+
+    Args:
+        seconds: What to spend on sizes that can do without.
+
+    Returns:
+        The sizes that were run.
+    """
+    forms = {(embedder.size, embedder.interpolation) for embedder in embedders.values()}
+
+    def run(size: int) -> float:
+        begun = perf_counter()
+        embed_all(embedders, {form: np.zeros((size, form[0], form[0], 3), np.uint8) for form in forms})
+        return perf_counter() - begun
+
+    if any(embedder.runtime == "torch-cuda" for embedder in embedders.values()):
+        sizes = sorted({bucket(size) for size in range(1, max_batch + 1)})
+        for size in sizes:
+            run(size)
+        return sizes
+    run(1)
+    done = [1]
+    left = seconds - (each := run(1))
+    for size in dict.fromkeys((max_batch, *range(2, max_batch))):
+        if size > 1 and size * each <= left:
+            left -= run(size)
+            done.append(size)
+    return done
+
+
+def load_embedder(
+    member: MemberSpec,
+    device: str = "auto",
+    runtime: str = "auto",
+    precision: str = "auto",
+    pictures: Pictures | None = None,
+) -> Embedder:
     """Load a member's model.
 
     Args:
         device: ``auto`` (CUDA where there is a GPU), ``cpu`` or ``cuda``.
         runtime: ``auto`` (OpenVINO on a CPU where it is installed), ``openvino`` or ``torch``.
+        precision: ``auto`` (half precision where the device multiplies it at full speed and the embeddings stay those
+            of float32), ``f32``, ``bf16``, ``f16``, or ``int8`` (OpenVINO; faster on any CPU, and near enough).
+        pictures: What ``int8`` is calibrated with when it is asked for the first time.
 
     Raises:
-        EnsembleError: Unknown backend or model, weights that do not fit or cannot be fetched.
-        ConfigurationError: The device or runtime is not there.
+        EnsembleError: Unknown backend or model, weights that do not fit or cannot be fetched, or a runtime or
+            precision that was asked for and does not agree with eager float32.
+        ConfigurationError: The device, runtime or precision is not there.
     """
     if member.backend not in BACKENDS:
         raise EnsembleError(
             f"member {member.name!r} asks for backend {member.backend!r}; known are {', '.join(BACKENDS)}",
             reason="BACKEND_UNKNOWN",
         )
-    module, _, function = BACKENDS[member.backend].partition(":")
-    embedder: Embedder | None = cached_ir(member, device, runtime)
-    if embedder is None:
-        with explained(member):
-            embedder = cast(Embedder, getattr(importlib.import_module(module), function)(member, device, runtime))
+    if precision == Precision.INT8:
+        embedder = _load_int8(member, device, runtime, pictures)
+    else:
+        embedder = _load(member, device, runtime, precision)
     return MirrorEmbedder(embedder) if member.mirror else embedder
+
+
+def _load(member: MemberSpec, device: str, runtime: str, precision: str) -> Embedder:
+    module, _, function = BACKENDS[member.backend].partition(":")
+    if (kept := cached_ir(member, device, runtime, precision)) is not None:
+        return kept
+    with explained(member):
+        load = getattr(importlib.import_module(module), function)
+        return cast(Embedder, load(member, device, runtime, precision))
+
+
+def _load_int8(member: MemberSpec, device: str, runtime: str, pictures: Pictures | None) -> Embedder:
+    choose_precisions(choose_runtime(device, runtime), Precision.INT8)
+    if member.backend == "openvino":
+        raise EnsembleError(
+            f"member {member.name!r} is a model file, whose numbers are its own: quantise the file, or leave out "
+            "--precision",
+            reason="PRECISION_UNSUPPORTED",
+        )
+    plain = _load(member, device, "openvino", Precision.F32)
+    assert isinstance(plain, OpenVinoEmbedder)
+    if (kept := cached_int8(member, plain.size, plain.interpolation)) is not None:
+        return kept
+    with explained(member):
+        return quantised(plain, member, pictures or (lambda size, _: np.zeros((0, size, size, 3), np.uint8)))
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from cbir.core.retriever import FLOAT32_BYTES, Ranking, SearchSpec
 from cbir.core.runtime import choose_runtime
 from cbir.core.store import IndexVersion
 
-__all__ = ["JointSpace", "zero_shot_probabilities"]
+__all__ = ["JointSpace", "names_trust", "zero_shot_probabilities"]
 
 Floats = NDArray[np.float32]
 
@@ -43,6 +43,25 @@ def zero_shot_probabilities(vectors: Floats, classes: Floats, logit_scale: float
     return np.asarray(odds / odds.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
+def names_trust(accuracy: float, codes: NDArray[np.integer]) -> float:
+    """How far a member may vote by the names of the classes.
+
+    Args:
+        accuracy: Share of the labelled images whose label is the likeliest by its name alone.
+        codes: (N,) class numbers, negative without a label.
+
+    Returns:
+        (accuracy - chance) / (1 - chance), where chance is to name the largest class every time; 0 where the accuracy
+        is within two standard errors of that: such names mean nothing to the member.
+    """
+    counts = np.bincount(codes[codes >= 0])
+    total = int(counts.sum())
+    chance = counts.max() / total if total else 1.0
+    if accuracy <= chance + 2 * np.sqrt(chance * (1 - chance) / max(1, total)):
+        return 0.0
+    return float((accuracy - chance) / (1 - chance))
+
+
 class JointSpace:
     """The raw embeddings of a gallery by the members that understand words (T of the ensemble's M).
 
@@ -52,6 +71,7 @@ class JointSpace:
         members: All M names of the ensemble, in its order.
         vectors: (N, D) unit vectors by member with a text tower.
         classes: (C, D) unit vectors of the labels' names, and the logit scale, by member; members may be missing.
+        trust: 0..1 by member, from :func:`names_trust`; those that are missing are trusted.
     """
 
     def __init__(
@@ -61,10 +81,12 @@ class JointSpace:
         vectors: Mapping[str, NDArray[np.float16]],
         classes: Mapping[str, tuple[Floats, float]],
         device: str,
+        trust: Mapping[str, float] | None = None,
     ) -> None:
         self.members = tuple(name for name in members if name in vectors)
         self.dims = tuple(int(vectors[name].shape[1]) for name in self.members)
         self._gallery, self._vectors, self._classes, self._device = gallery, vectors, classes, device
+        self._trust = [(trust or {}).get(name, 1.0) for name in self.members]
         self._places = [list(members).index(name) for name in self.members]
         self._width = len(members)
         self._stops = np.cumsum((0, *self.dims))
@@ -86,7 +108,9 @@ class JointSpace:
             return None
         classes = {name: found for name in vectors if (found := version.classes(name)) is not None}
         place = "cuda" if choose_runtime(device, "torch") == "torch-cuda" else "cpu"
-        return cls(version.gallery, names, vectors, classes, place)
+        facts, codes = version.manifest.members, version.gallery.label_codes
+        trust = {name: names_trust(float(facts[name]["zero_shot_accuracy"]), codes) for name in classes}
+        return cls(version.gallery, names, vectors, classes, place, trust)
 
     @property
     def classifies(self) -> bool:
@@ -112,7 +136,7 @@ class JointSpace:
         )
 
     def label_probabilities(self, points: Floats, weights: Floats) -> list[Floats | None]:
-        """P(label | image or words), the members' opinions averaged by weight.
+        """P(label | words), the members' opinions averaged by weight.
 
         Args:
             points: (B, sum of dims).
@@ -122,6 +146,20 @@ class JointSpace:
             For each of the B points (C,) probabilities in the order of ``gallery.labels``; None where no member with a
             positive weight has an opinion.
         """
+        return self._opinions(points, weights, [1.0] * len(self.members))
+
+    def label_priors(self, points: Floats, weights: Floats) -> list[Floats | None]:
+        """What the names of the classes say of images: like :meth:`label_probabilities`, by members that are trusted.
+
+        A member counts by its weight times the trust in it.
+
+        Returns:
+            For each of the B points (C,) probabilities that sum to the mean trust in the members that count, or None
+            where none does.
+        """
+        return self._opinions(points, weights, self._trust)
+
+    def _opinions(self, points: Floats, weights: Floats, trust: Sequence[float]) -> list[Floats | None]:
         total = np.zeros(len(points), np.float32)
         fused = np.zeros((len(points), len(self._gallery.labels)), np.float32)
         for t, name in enumerate(self.members):
@@ -129,8 +167,8 @@ class JointSpace:
                 continue
             classes, scale = self._classes[name]
             block = points[:, self._stops[t] : self._stops[t + 1]]
-            weight = weights[:, self._places[t]] * block.any(axis=1)
-            fused += weight[:, None] * zero_shot_probabilities(block, classes, scale)
+            weight = trust[t] * weights[:, self._places[t]] * block.any(axis=1)
+            fused += (trust[t] * weight)[:, None] * zero_shot_probabilities(block, classes, scale)
             total += weight
         return [row / share if share > 0 else None for row, share in zip(fused, total, strict=True)]
 

@@ -156,9 +156,13 @@ class Appearance:
     Args:
         projections: One a member.
         weights: (M,) weights of the members' votes.
+        gallery: (N, dim) unit vectors a member, as projected; only needed for :meth:`of_rows`.
     """
 
-    def __init__(self, projections: Sequence[Projection], weights: Floats) -> None:
+    def __init__(
+        self, projections: Sequence[Projection], weights: Floats, gallery: Sequence[NDArray[np.float16]] = ()
+    ) -> None:
+        self._gallery = gallery
         self._dims = [projection.dim for projection in projections]
         self._shares = np.sqrt(normalised_weights(np.asarray(weights, np.float32)))
         self._inverses = [
@@ -175,7 +179,12 @@ class Appearance:
         """
         names = [member.name for member in version.manifest.ensemble.members]
         weights = np.array([version.vote.weights[name] for name in names], np.float32)
-        return cls([version.projection(name) for name in names], weights)
+        gallery = [version.plain_embeddings(name) for name in names]
+        return cls([version.projection(name) for name in names], weights, gallery)
+
+    def of_rows(self, rows: Ints) -> Floats:
+        """:meth:`vectors` of S gallery images; those of the images themselves, also where the index averages them."""
+        return self.vectors(np.concatenate([part[rows] for part in self._gallery], axis=1))
 
     def vectors(self, projected: Floats) -> Floats:
         """Vectors whose inner products are weighted means of the members' cosines.

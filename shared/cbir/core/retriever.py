@@ -55,7 +55,8 @@ class SearchSpec:
         mask: (N,) images that may be hits, or None for all.
         exclude_rows: Rows that may not be hits.
         min_score: Hits with a lower (calibrated) score are left out.
-        label_prior: (C,) P(label | query) from elsewhere (class names), or None.
+        label_prior: (C,) P(label | query) from elsewhere (class names), summing to how far it is to be trusted, 0..1;
+            or None.
     """
 
     limit: int = 10
@@ -391,13 +392,15 @@ class Retriever:
                 fused, self.gallery.label_codes[rows], self._vote.neighbours, self._vote.temperature,
                 len(self.gallery.labels),
             )  # fmt: skip
-        vote = self._vote
+        vote, prior = self._vote, spec.label_prior
+        text_share = 0.0 if prior is None else vote.text_share * float(prior.sum())
         shares = {
-            "heads": vote.head_share * (1 - vote.text_share),
-            "names": vote.text_share,
-            "neighbours": (1 - vote.head_share) * (1 - vote.text_share),
+            "heads": vote.head_share * (1 - text_share),
+            "names": text_share,
+            "neighbours": (1 - vote.head_share) * (1 - text_share),
         }
-        return mixed_probabilities({"heads": heads, "names": spec.label_prior, "neighbours": neighbours}, shares)
+        names = prior / prior.sum() if text_share > 0 and prior is not None else None
+        return mixed_probabilities({"heads": heads, "names": names, "neighbours": neighbours}, shares)
 
     def _rank(
         self, rows: NDArray[np.int64], query: Floats, weights: Floats, spec: SearchSpec, probabilities: Floats | None

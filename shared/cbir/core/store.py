@@ -14,7 +14,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from cbir.core.calibration import Curve, logistic_curve
 from cbir.core.ensemble import EnsembleSpec, member_fingerprint
 from cbir.core.errors import ArtifactError
 from cbir.core.gallery import Gallery
@@ -50,12 +51,13 @@ class VoteSettings:
         label_share: lambda of the label vote; 0 leaves labels out of the score.
         head_share: The linear heads' part of P(label | query), 0..1.
         head_temperature: Of their softmax.
-        text_share: The class names' part of P(label | query), 0..1, where a member has a text tower.
+        text_share: The class names' part of P(label | query), 0..1, where members with a text tower are fully trusted
+            in them, and less by as much as they are not (:func:`cbir.core.joint_space.names_trust`).
         expansion_neighbours: K of query expansion; 0 leaves queries as they are.
         expansion_exponent: alpha of query expansion.
         augmentation_neighbours: K of the augmentation that the stored vectors went through; 0: none.
         augmentation_exponent: Its alpha.
-        calibration: Slope and offset of the logistic curve from fused score to probability of relevance, or None.
+        calibration: The curve from fused score to probability of relevance, or None.
         tuned: `cbir tune` chose these.
         dims: Components kept of a member, where tuning chose other ones than the ensemble file.
     """
@@ -71,7 +73,7 @@ class VoteSettings:
     expansion_exponent: float = 3.0
     augmentation_neighbours: int = 0
     augmentation_exponent: float = 3.0
-    calibration: tuple[float, float] | None = None
+    calibration: Curve | None = None
     tuned: bool = False
     dims: Mapping[str, int] = field(default_factory=dict)
 
@@ -82,8 +84,15 @@ class VoteSettings:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> VoteSettings:
         """Inverse of :meth:`to_json`."""
-        curve = data.get("calibration")
-        return cls(**{**data, "calibration": (float(curve[0]), float(curve[1])) if curve else None})
+        return cls(**{**data, "calibration": _curve(data.get("calibration"))})
+
+
+def _curve(data: Sequence[Any] | None) -> Curve | None:
+    if not data:
+        return None
+    if isinstance(data[0], int | float):  # of versions that kept slope and offset of a logistic curve
+        return logistic_curve(*data)
+    return tuple((float(score), float(probability)) for score, probability in data)
 
 
 @dataclass(frozen=True)
@@ -140,6 +149,14 @@ class IndexVersion:
     def embeddings(self, member: str) -> NDArray[np.float16]:
         """(N, dim) projected unit vectors of a member, memory-mapped."""
         path = self.path / "members" / member / "embeddings.npy"
+        with _reading(path):
+            return cast("NDArray[np.float16]", np.load(path, mmap_mode="r"))
+
+    def plain_embeddings(self, member: str) -> NDArray[np.float16]:
+        """:meth:`embeddings` before augmentation, where the vote has any and the version kept them."""
+        path = self.path / "members" / member / "plain.npy"
+        if path.relative_to(self.path).as_posix() not in self.manifest.files:
+            return self.embeddings(member)
         with _reading(path):
             return cast("NDArray[np.float16]", np.load(path, mmap_mode="r"))
 

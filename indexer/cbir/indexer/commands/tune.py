@@ -11,7 +11,8 @@ from rich.table import Table
 from cbir.indexer.console import USER_ERRORS, add_device_arguments, positive, print_json, progress_printer, stderr
 from cbir.indexer.embedding import RunSettings
 from cbir.indexer.sources import open_sources
-from cbir.indexer.tuning import TuningReport, tune
+from cbir.indexer.tuning import tune
+from cbir.indexer.tuning_report import TuningReport
 from cbir.indexer.vote_search import SearchBudget
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
@@ -66,6 +67,12 @@ def _say(report: TuningReport) -> None:
         console.print(
             "tuned without labels, so nothing was measured: vectors are sharpened by their neighbours, which serves "
             "such galleries; give labelled images with --queries for more",
+            soft_wrap=True,
+        )
+    elif not any(report.gain):
+        console.print(
+            f"MAP@10 {_percent(report.before)}: no other vote is better"
+            + (", but its scores are calibrated anew" if report.version else ""),
             soft_wrap=True,
         )
     else:

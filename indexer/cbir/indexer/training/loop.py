@@ -23,7 +23,7 @@ from cbir.indexer.training.progress import Position, Result, TrainingProgress
 from cbir.indexer.training.recipe import Recipe
 from cbir.indexer.training.validation import normalised
 
-__all__ = ["Objective", "train"]
+__all__ = ["Objective", "TrainingLoop"]
 
 #: Gradient norm of what AdamW trains; Muon's step does not depend on the length of a gradient.
 _MOST_GRADIENT = 2.0
@@ -47,20 +47,8 @@ class Objective(Protocol):
         ...
 
 
-def train(
-    network: nn.Module,
-    objective: nn.Module,
-    pixels: NDArray[np.uint8],
-    batches: Callable[[int], Sequence[NDArray[np.int64]]],
-    recipe: Recipe,
-    form: InputFormat,
-    checkpoint: Checkpoint,
-    precision: Precision,
-    *,
-    validate: Callable[[nn.Module], float] | None = None,
-    on_progress: Callable[[TrainingProgress], None] | None = None,
-) -> Result:
-    """Train what is trainable in ``network`` and ``objective``.
+class TrainingLoop:
+    """Trains what is trainable in ``network`` and ``objective``.
 
     Args:
         network: A network of timm; its frozen parameters stay.
@@ -71,12 +59,8 @@ def train(
 
     Raises:
         EnsembleError: The checkpoint belongs to another run.
-        KeyboardInterrupt: After the state was saved.
     """
-    return _Loop(network, objective, pixels, batches, recipe, form, checkpoint, precision, validate, on_progress).run()
 
-
-class _Loop:
     def __init__(
         self,
         network: nn.Module,
@@ -87,8 +71,9 @@ class _Loop:
         form: InputFormat,
         checkpoint: Checkpoint,
         precision: Precision,
-        validate: Callable[[nn.Module], float] | None,
-        on_progress: Callable[[TrainingProgress], None] | None,
+        *,
+        validate: Callable[[nn.Module], float] | None = None,
+        on_progress: Callable[[TrainingProgress], None] | None = None,
     ) -> None:
         torch.manual_seed(recipe.seed)
         device = precision.device
@@ -151,6 +136,11 @@ class _Loop:
         return self.at.epoch + self.at.batch / len(self.order)
 
     def run(self) -> Result:
+        """Train to the end of the schedule.
+
+        Raises:
+            KeyboardInterrupt: After the state was saved.
+        """
         at = self.at
         saved = time.monotonic()
         started = saved - at.spent

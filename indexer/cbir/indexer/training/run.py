@@ -20,7 +20,7 @@ from cbir.indexer.training.checkpoint import Checkpoint
 from cbir.indexer.training.curves import draw_curves
 from cbir.indexer.training.export import TrainedMember, export_member
 from cbir.indexer.training.images import TrainingImages
-from cbir.indexer.training.loop import train
+from cbir.indexer.training.loop import TrainingLoop
 from cbir.indexer.training.network import StudentSpec
 from cbir.indexer.training.precision import Precision
 from cbir.indexer.training.progress import TrainingProgress
@@ -80,10 +80,11 @@ def train_and_export(
 
     parameters = sum(p.numel() for p in network.parameters())
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    result = train(
+    loop = TrainingLoop(
         network, objective, images.pixels, batches, recipe, form, checkpoint, precision,
         validate=validate if len(held_out) else None, on_progress=on_training,
     )  # fmt: skip
+    result = loop.run()
     network.load_state_dict(result.state)
     network = network.cpu()
     if recipe.whiten_head:

@@ -27,7 +27,7 @@ _BATCH = 64
 _HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
-def load(member: MemberSpec, device: str, runtime: str) -> Embedder:
+def load(member: MemberSpec, device: str, runtime: str, precision: str = "auto") -> Embedder:
     """Build the image tower of ``member.model`` and put it onto a runtime.
 
     Weights: a ``.safetensors`` file of the whole model in open_clip's names, a pretrained tag, or none.
@@ -41,7 +41,7 @@ def load(member: MemberSpec, device: str, runtime: str) -> Embedder:
     form = InputFormat(
         size if isinstance(size, int) else size[0], declared["mean"], declared["std"], declared["interpolation"]
     )
-    return run(model.visual, resolve_input(member, form), device, runtime, member)
+    return run(model.visual, resolve_input(member, form), device, runtime, member, precision)
 
 
 def load_text(member: MemberSpec, device: str) -> TextEmbedder:

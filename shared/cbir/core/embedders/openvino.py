@@ -10,8 +10,9 @@ from cbir.core.ensemble import MemberSpec
 from cbir.core.errors import EnsembleError
 from cbir.core.runtime import (
     InputFormat,
-    OpenVinoEmbedder,
+    choose_precisions,
     choose_runtime,
+    faithful,
     import_openvino,
     openvino_core,
     with_preprocessing,
@@ -20,14 +21,15 @@ from cbir.core.runtime import (
 __all__ = ["load"]
 
 
-def load(member: MemberSpec, device: str, runtime: str) -> Embedder:
+def load(member: MemberSpec, device: str, runtime: str, precision: str = "auto") -> Embedder:
     """Read ``member.weights`` (``.onnx``, ``.tflite`` or ``.xml``); ``member.model`` is only a name.
 
     Without ``input.mean`` and ``input.std`` the model gets RGB values on the 0..1 scale.  ``options.output`` names
     the output to use where there are several; a spatial output is pooled only if the model does so itself.
 
     Raises:
-        EnsembleError: The file is no model, or its input is no image.
+        EnsembleError: The file is no model, its input is no image, or half precision does not do for it.
+        ConfigurationError: The precision is not there.
     """
     file = member.weights_file
     if file is None or file.suffix == ".safetensors":
@@ -63,7 +65,8 @@ def load(member: MemberSpec, device: str, runtime: str) -> Embedder:
         size, member.input.mean or (0.0, 0.0, 0.0), member.input.std or (1.0, 1.0, 1.0),
         member.input.interpolation or "bilinear",
     )  # fmt: skip
-    return OpenVinoEmbedder(with_preprocessing(model, form, layout), size, form.interpolation)
+    precisions = choose_precisions("openvino", precision)
+    return faithful(with_preprocessing(model, form, layout), size, form.interpolation, precisions)
 
 
 def _read(member: MemberSpec, file: Path) -> Any:

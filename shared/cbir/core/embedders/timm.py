@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["build", "classifier_names", "load"]
 
 
-def load(member: MemberSpec, device: str, runtime: str) -> Embedder:
+def load(member: MemberSpec, device: str, runtime: str, precision: str = "auto") -> Embedder:
     """Build ``member.model`` with ``member.options`` and put it onto a runtime.
 
     Raises:
         EnsembleError: Unknown model, weights of another architecture, or a hub that cannot be reached.
     """
     model, form = build(member)
-    return run(model, form, device, runtime, member)
+    return run(model, form, device, runtime, member, precision)
 
 
 def build(member: MemberSpec) -> tuple[nn.Module, InputFormat]:

@@ -16,7 +16,7 @@ __all__ = ["load"]
 _HEADS = ("fc", "classifier", "heads", "head")
 
 
-def load(member: MemberSpec, device: str, runtime: str) -> Embedder:
+def load(member: MemberSpec, device: str, runtime: str, precision: str = "auto") -> Embedder:
     """Build ``member.model`` and put it onto a runtime.
 
     Weights: a ``.safetensors`` file in torchvision's names (classifier included), a weights tag such as
@@ -51,7 +51,7 @@ def load(member: MemberSpec, device: str, runtime: str) -> Embedder:
         if file:
             load_state(model, file, member)
     _drop_head(model, member)
-    return run(model, resolve_input(member, form), device, runtime, member)
+    return run(model, resolve_input(member, form), device, runtime, member, precision)
 
 
 def _drop_head(model: nn.Module, member: MemberSpec) -> None:

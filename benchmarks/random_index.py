@@ -1,0 +1,128 @@
+"""Networks with random weights and an index of random vectors: what a query costs depends on neither.
+
+Weights are drawn once and saved as .safetensors, so that whoever is compared loads the very same ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import safetensors.torch
+import timm
+import torch
+
+from cbir.core.crop import Box
+from cbir.core.ensemble import EnsembleSpec, load_ensemble, member_fingerprint
+from cbir.core.gallery import Gallery, GalleryImage
+from cbir.core.projection import normalise
+from cbir.core.store import IndexStore, VoteSettings
+from cbir.indexer.publishing import VersionContent, write_version
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network to draw the weights of.
+
+    Attributes:
+        width: Components of its embedding.
+    """
+
+    name: str
+    backend: str
+    model: str
+    width: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def create(self) -> torch.nn.Module:
+        """The network, with weights that are the same each time; of a CLIP both towers."""
+        torch.manual_seed(0)
+        if self.backend == "open_clip":
+            return open_clip.create_model(self.model, **self.options)
+        return timm.create_model(self.model, pretrained=False, num_classes=0, **self.options)
+
+
+#: What the loop of `user_loop.py` and a small run of `gpu.py` use.
+SETS = {
+    "three": (
+        Network("clip", "open_clip", "ViT-B-32", 512),
+        Network("resnetv2", "timm", "resnetv2_50", 2048),
+        Network("convnext", "timm", "convnext_tiny", 768),
+    ),
+    "standard": (
+        Network("clip", "open_clip", "ViT-B-32-256", 512),
+        Network("vit-clip", "open_clip", "ViT-L-14", 768),
+        Network("convnext", "timm", "convnext_base.clip_laion2b_augreg_ft_in12k", 1024),
+        Network("resnetv2", "timm", "resnetv2_50x1_bit.goog_in21k", 2048),
+        Network("glrtml", "timm", "resnet50", 2048),
+    ),
+    "tiny": (
+        Network("resnet", "timm", "test_resnet", 96),
+        Network("vit", "timm", "test_vit", 64),
+    ),
+}
+
+
+def write_ensemble(folder: Path, name: str, crop: str) -> Path:
+    """Save the weights of a set and an ensemble file that names them; those that are there are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["[ensemble]", f'name = "{name}"', f'crop = "{crop}"']
+    for network in SETS[name]:
+        file = folder / f"{network.model}.safetensors"
+        if not file.exists():
+            partial = file.with_suffix(".partial")
+            safetensors.torch.save_file(network.create().state_dict(), partial)
+            partial.rename(file)
+        options = ", ".join(f"{key} = {json.dumps(value)}" for key, value in network.options.items())
+        lines += [
+            "[[members]]", f'name = "{network.name}"', f'backend = "{network.backend}"', f'model = "{network.model}"',
+            f'weights = "{file.name}"', f"options = {{ {options} }}", "dim = 128", 'metric = "pca"', "text = false",
+        ]  # fmt: skip
+    path = folder / f"{name}.toml"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def raw_vectors(network: Network, images: int) -> np.ndarray:
+    """(N, width) float32 unit vectors."""
+    rng = np.random.default_rng(network.width)
+    return normalise(rng.standard_normal((images, network.width), dtype=np.float32))
+
+
+def publish(out: Path, ensemble: EnsembleSpec, images: int) -> None:
+    """Publish an index of as many images, none of which has a file."""
+    box = Box(0, 0, 256, 256)
+
+    def image(number: int) -> GalleryImage:
+        digest = hashlib.sha256(number.to_bytes(8, "little"))
+        phash = int.from_bytes(digest.digest()[:8], "little")
+        return GalleryImage(
+            f"{number:09}", f"nowhere/{number:09}.jpg", f"class {number % 50}", 256, 256, digest.hexdigest(), phash, box
+        )
+
+    networks = {network.name: network for network in SETS[ensemble.name]}
+    content = VersionContent(
+        Gallery.from_images([image(number) for number in range(images)]),
+        ensemble,
+        lambda member: raw_vectors(networks[member], images),
+        {member.name: member_fingerprint(member, ensemble.crop) for member in ensemble.members},
+        VoteSettings({member.name: 1.0 for member in ensemble.members}),
+        device="cpu",
+    )
+    store = IndexStore(out)
+    with store.lock():
+        write_version(store.begin(), content, lambda progress: None)
+
+
+def prepared_index(folder: Path, name: str, images: int, crop: str = "none") -> tuple[EnsembleSpec, Path]:
+    """The ensemble of a set and an index made with it; what an earlier run left is used."""
+    ensemble = load_ensemble(str(write_ensemble(folder / "weights", name, crop)))
+    index = folder / f"index-{name}-{images}-{crop}"
+    if not IndexStore(index).has_current():
+        publish(index, ensemble, images)
+    return ensemble, index

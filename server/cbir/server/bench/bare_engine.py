@@ -1,0 +1,115 @@
+"""The engine's parts as calls that can be timed one by one."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cbir.core.crop import find_content
+from cbir.core.decode import decode_image
+from cbir.core.embedder import embed_all, prepare
+from cbir.server.commands import serve
+from cbir.server.engine import Engine
+from cbir.server.limits import Limits
+from cbir.server.preparation import InputForm
+from cbir.server.query import Embedding, EngineQuery
+
+__all__ = ["BareEngine"]
+
+#: Bytes that are read to measure the memory's bandwidth: far more than caches hold.
+_MEMORY_BYTES = 256 * 2**20
+
+Inputs = dict[InputForm, NDArray[np.uint8]]
+
+
+class BareEngine:
+    """An engine taken apart.
+
+    Args:
+        images: Query images.
+
+    Attributes:
+        calls: By part (:data:`cbir.server.bench.bare.PARTS`): a call, and how many queries, or bytes, it takes on.
+    """
+
+    def __init__(self, engine: Engine, limits: Limits, images: Sequence[bytes]) -> None:
+        self._engine, self._limits, self._images = engine, limits, images
+        self._crop = engine.info.crop
+        self._turn = count()
+        self._forms = {name: (e.size, e.interpolation) for name, e in engine.embedders.items()}
+        batch = limits.max_batch
+        inputs = [self._decode() for _ in range(batch)]
+        stacked = {form: np.stack([one[form] for one in inputs]) for form in inputs[0]}
+        first = {form: pixels[:1].copy() for form, pixels in stacked.items()}
+        raw = self._forward(stacked)
+        queries = [
+            engine.prepare(EngineQuery(Embedding({name: vectors[i] for name, vectors in raw.items()})))
+            for i in range(batch)
+        ]
+        workers = limits.decoders
+        pool = ThreadPoolExecutor(workers)
+        several = 8 * workers
+        memory = torch.ones(_MEMORY_BYTES // 4)
+        self.calls: dict[str, tuple[Callable[[], object], int]] = {
+            "whole": (self._whole, 1),
+            "decode": (self._decode, 1),
+            "decode_workers": (lambda: list(pool.map(lambda _: self._decode(), range(several))), several),
+            "forward": (lambda: self._forward(first), 1),
+            "forward_batch": (lambda: self._forward(stacked), batch),
+            "search": (lambda: engine.answer(queries[:1]), 1),
+            "search_batch": (lambda: engine.answer(queries), batch),
+            "read_memory": (memory.sum, _MEMORY_BYTES),
+        }
+
+    @classmethod
+    def load(cls, arguments: Sequence[str], images: Sequence[bytes]) -> BareEngine:
+        """Load the engine that ``cbir serve`` with these arguments would load.
+
+        Raises:
+            CbirError: It cannot be loaded.
+        """
+        parser = argparse.ArgumentParser()
+        serve.add_arguments(parser)
+        config = serve.engine_config(parser.parse_args(arguments))
+        return cls(config.load(), config.limits, images)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Runtimes, threads, device, and the bytes of the gallery's vectors as they lie on disk."""
+        info = self._engine.info
+        facts: dict[str, Any] = {
+            "runtimes": {member.name: member.runtime for member in info.members},
+            # What the engine holds in memory may be wider.
+            "matrix_bytes": 2 * info.images * sum(member.dim for member in info.members),
+            "max_batch": self._limits.max_batch,
+            "decoders": self._limits.decoders,
+            "torch": torch.__version__,
+            "torch_threads": torch.get_num_threads(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        }
+        if torch.cuda.is_available():
+            facts["gpu"] = torch.cuda.get_device_name()
+        return facts
+
+    def _decode(self) -> Inputs:
+        """Decode, crop and resize the next image, as the core does it."""
+        data = self._images[next(self._turn) % len(self._images)]
+        pixels = decode_image(data, self._limits.decode).pixels
+        box = find_content(pixels, self._crop)
+        return {form: prepare(pixels, box, *form) for form in dict.fromkeys(self._forms.values())}
+
+    def _forward(self, inputs: Mapping[InputForm, NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]]:
+        return embed_all(self._engine.embedders, inputs)
+
+    def _whole(self) -> None:
+        """One image from its bytes to its hits."""
+        raw = self._forward({form: pixels[None] for form, pixels in self._decode().items()})
+        query = EngineQuery(Embedding({name: vectors[0] for name, vectors in raw.items()}))
+        self._engine.answer([self._engine.prepare(query)])

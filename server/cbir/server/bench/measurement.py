@@ -1,0 +1,278 @@
+"""The whole measurement: servers, queries, phases, one document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from google.protobuf.json_format import MessageToDict
+
+from cbir.core.errors import ConfigurationError
+from cbir.core.store import IndexStore
+from cbir.server.bench import payloads as supply
+from cbir.server.bench.bare import bare
+from cbir.server.bench.cancellation import cancel_half
+from cbir.server.bench.echo import echo_server
+from cbir.server.bench.flood import flood
+from cbir.server.bench.generator import SEARCH, Generator, Window
+from cbir.server.bench.machine import machine_facts
+from cbir.server.bench.payloads import Payloads
+from cbir.server.bench.plan import Plan
+from cbir.server.bench.query_images import drawn_images, fetch_images, read_images
+from cbir.server.bench.ratios import ratios
+from cbir.server.bench.reloads import reload_under_load, two_versions
+from cbir.server.bench.replicas import compare_processes
+from cbir.server.bench.server_process import ServerProcess, serve_takes, server_process
+from cbir.server.bench.sweep import Level, bare_figures, level_figures, run_sweep
+from cbir.v1 import search_pb2, search_pb2_grpc
+
+__all__ = ["measure"]
+
+#: Distinct query images and embeddings, which are varied further while they are sent.
+_IMAGES, _EMBEDDINGS = 256, 512
+#: Requests in flight of the loads that must be steady but need no sweep.
+_STEADY = 32
+_MOST_IN_STREAM = 64
+#: An open loop is watched for as many times the time of a closed one.
+_OPEN = 4.0
+#: The parts of the bare engine by the closed loop that they are measured beside.
+_BARE = {
+    ("image", 1): ("whole", "decode", "forward", "search"),
+    ("image", _STEADY): ("decode_workers", "forward_batch", "search_batch", "read_memory"),
+}
+
+
+async def measure(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure what the plan says.
+
+    Args:
+        say: Called with a line on what is being done.
+
+    Returns:
+        The document that ``cbir bench serve --json`` prints.
+
+    Raises:
+        CbirError: There is no index, the server or the engine cannot be loaded, or there is nothing to ask with.
+    """
+    if plan.index:
+        IndexStore(plan.index).open()
+    document: dict[str, Any] = {"machine": machine_facts()}
+    with ExitStack() as running:
+        server: ServerProcess | None = None
+        if plan.target is None:
+            assert plan.index is not None
+            say(f"starting a server on {plan.index}")
+            server = running.enter_context(server_process(plan.index, plan.serve_options(), metrics=plan.cancel))
+        address = plan.target or (server.address if server else "")
+        subject = await _Subject.meet(address, plan, say)
+        document |= {"index": subject.info, "settings": _settings(plan, subject)}
+        async with Generator([address], plan.channels) as generator:
+            document |= await _closed(plan, subject, generator, server, say)
+            if server:
+                document["server"] = {"resident_mib": server.resident_mib, "options": plan.serve_options()}
+            document["open"] = await _open(plan, subject, document["closed"], say)
+            if plan.cancel and server:
+                say("cancelling half of the requests")
+                usual = _at(document["closed"], plan.kinds[0], _STEADY)["p50_ms"] / 1000
+                document["cancelled"] = await cancel_half(
+                    generator, subject.payloads[plan.kinds[0]], server, concurrency=_STEADY, usual=usual,
+                    seconds=2 * plan.seconds,
+                )  # fmt: skip
+    if plan.reloads:
+        document["reloads"] = await _reloads(plan, subject, document["closed"], say)
+    if plan.cached:
+        document["cached"] = await _cached(plan, subject, say)
+    if plan.processes > 1 and plan.index:
+        kinds = {kind: subject.payloads[kind] for kind in plan.kinds if kind != "id"}
+        levels = [Level(kind, concurrency) for kind in kinds for concurrency in (1, _STEADY)]
+        document["processes"] = await compare_processes(
+            plan.index, plan.serve_options(), kinds, levels, processes=plan.processes, seconds=plan.seconds,
+            rounds=plan.rounds, say=say,
+        )  # fmt: skip
+    document["ratios"] = [ratio.to_json() for ratio in ratios(document)]
+    return document
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """The server under test: what it says of itself, and what to ask it."""
+
+    address: str
+    info: Mapping[str, Any]
+    files: Sequence[bytes]
+    payloads: Mapping[str, Payloads]
+    image_source: str
+    replies: Mapping[str, bytes] = field(default_factory=dict)
+
+    @classmethod
+    async def meet(cls, address: str, plan: Plan, say: Callable[[str], None]) -> _Subject:
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub = search_pb2_grpc.SearchServiceStub(channel)  # type: ignore[no-untyped-call]
+            try:
+                info = await stub.GetIndexInfo(search_pb2.GetIndexInfoRequest(), timeout=30, wait_for_ready=True)
+            except grpc.aio.AioRpcError as error:
+                raise ConfigurationError(
+                    f"the server at {address} does not answer ({error.details()}): start it with `cbir serve`",
+                    reason="BENCH_SERVER",
+                ) from error
+            say(f"{info.images} images, {len(info.members)} members, index {info.index}")
+            files, source = await _query_images(address, plan, info, stub)
+            dims = {member.name: member.embedding_dim for member in info.members}
+            made = {"image": supply.images(files), "embedding": supply.embeddings(dims, _EMBEDDINGS, plan.seed)}
+            if "id" in plan.kinds:
+                made["id"] = supply.ids(await _ids(plan, info, stub))
+            ask = channel.unary_unary(SEARCH)
+            replies = {kind: await ask(made[kind](), timeout=60) for kind in plan.kinds}
+        for kind, reply in replies.items():
+            if not search_pb2.SearchResponse.FromString(reply).hits:
+                raise ConfigurationError(f"a query by {kind} has no hits: index some images", reason="BENCH_NO_HITS")
+        return cls(address, MessageToDict(info, preserving_proto_field_name=True), files, made, source, replies)
+
+
+async def _query_images(address: str, plan: Plan, info: Any, stub: Any) -> tuple[list[bytes], str]:
+    if plan.images:
+        return read_images(plan.images, _IMAGES), str(plan.images)
+    files = await fetch_images(address, await _ids(plan, info, stub), _IMAGES)
+    return (files, "the gallery") if files else (drawn_images(64), "drawn")
+
+
+async def _ids(plan: Plan, info: Any, stub: Any) -> list[str]:
+    """Ids of indexed images: all, or where the index is not here those that look like a drawn one."""
+    if plan.index:
+        return IndexStore(plan.index).open().gallery.ids
+    request = search_pb2.SearchRequest(
+        query=search_pb2.Query(image=drawn_images(1)[0]), options=search_pb2.SearchOptions(limit=info.max_limit)
+    )
+    return [hit.image_id for hit in (await stub.Search(request, timeout=60)).hits]
+
+
+async def _closed(
+    plan: Plan, subject: _Subject, generator: Generator, server: ServerProcess | None, say: Callable[[str], None]
+) -> dict[str, Any]:
+    with ExitStack() as beside:
+        engine, echo_address = None, None
+        if plan.limits:
+            echo_address = beside.enter_context(
+                echo_server(subject.replies.get("embedding", subject.replies[plan.kinds[0]]))
+            )
+            if plan.index:
+                say("loading the engine alone")
+                engine = beside.enter_context(bare([str(plan.index), *plan.serve_options()], subject.files))
+        async with Generator([echo_address], plan.channels) if echo_address else nullcontext() as echo:
+            steps = _steps(plan, engine is not None)
+            sweep = await run_sweep(
+                steps, subject.payloads, generator, echo, engine, server, plan.seconds, plan.rounds, say
+            )  # fmt: skip
+        facts = engine.facts if engine else {}
+    closed: list[dict[str, Any]] = []
+    echoed: list[dict[str, Any]] = []
+    for level, figures in zip(sweep.loads, sweep.figures(), strict=True):
+        (echoed if level.echo else closed).append(figures)
+    return {"closed": closed, "limits": {"echo": echoed, "bare": bare_figures(sweep.bare, facts) if engine else None}}
+
+
+def _steps(plan: Plan, alone: bool) -> list[Level | str]:
+    """Every closed loop and every part of the bare engine, those that are compared next to each other.
+
+    Args:
+        alone: There is a bare engine.
+    """
+    steps: list[Level | str] = []
+    wide = min(_MOST_IN_STREAM, plan.concurrency[-1])
+    for kind in plan.kinds:
+        if kind == "id":
+            steps += [Level(kind, count) for count in sorted({1, wide})]
+            continue
+        for count in sorted({1, _STEADY, *plan.concurrency} if kind == plan.kinds[0] else {1, *plan.concurrency}):
+            steps.append(Level(kind, count))
+            steps += _BARE.get((kind, count), ()) if alone else ()
+        steps.append(Level(kind, wide, "stream"))
+        if plan.limits:
+            steps += [Level(kind, 1, echo=True), Level(kind, wide, echo=True), Level(kind, wide, "stream", echo=True)]
+    if alone and "image" not in plan.kinds:
+        steps += ("search", "search_batch", "read_memory")
+    return steps
+
+
+async def _open(
+    plan: Plan, subject: _Subject, closed: Sequence[Mapping[str, Any]], say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    kind = plan.kinds[0]
+    capacity, one = _capacity(closed, kind), _at(closed, kind, 1)["p50_ms"] / 1000
+    deadline = plan.deadline or max(1.0, 20 * one)
+    floods = []
+    async with Generator([subject.address], plan.channels, timeout=deadline) as generator:
+        for fraction in plan.fractions:
+            rate = fraction * capacity
+            say(f"open loop: {kind}, {rate:.0f} a second, {fraction:g} of capacity")
+            figures = await flood(
+                generator, subject.payloads[kind], rate=rate, fraction=fraction, seconds=_OPEN * plan.seconds,
+                deadline=deadline, arrivals=plan.arrivals, seed=plan.seed,
+            )  # fmt: skip
+            floods.append(figures | {"capacity_per_second": capacity})
+    return floods
+
+
+async def _reloads(
+    plan: Plan, subject: _Subject, closed: Sequence[Mapping[str, Any]], say: Callable[[str], None]
+) -> dict[str, Any]:
+    assert plan.index is not None
+    kind = plan.kinds[0]
+    rate = plan.reload_load * _capacity(closed, kind)
+    say(f"{plan.reloads} reloads while {rate:.0f} requests arrive a second")
+    with two_versions(plan.index) as (index, versions), server_process(index, plan.serve_options()) as server:
+        async with Generator([server.address], plan.channels) as generator:
+            await generator.closed(subject.payloads[kind], 1, Window(plan.seconds))
+            return await reload_under_load(
+                generator, subject.payloads[kind], server.address, versions, reloads=plan.reloads, rate=rate,
+                seconds=_OPEN * plan.seconds, seed=plan.seed,
+            ) | {"load": plan.reload_load}  # fmt: skip
+
+
+async def _cached(plan: Plan, subject: _Subject, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    assert plan.index is not None
+    if not serve_takes("--cache-entries"):
+        say("this release has no cache: --cached shows nothing")
+        return []
+    kind = plan.kinds[0]
+    few = subject.payloads[kind].repeated(8)
+    figures = []
+    with server_process(plan.index, plan.serve_options(cache=True)) as server:
+        async with Generator([server.address], plan.channels) as generator:
+            # Each of them once, so that all are in the cache.
+            await generator.closed(few, 1, Window(0.0, warm=0.0, each=len(few.bodies)))
+            for concurrency in (1, _STEADY):
+                say(f"cached: {kind}, {concurrency} in flight")
+                load = await generator.closed(few, concurrency, Window(plan.seconds))
+                figures.append(level_figures(Level(kind, concurrency), [load]))
+    return figures
+
+
+def _settings(plan: Plan, subject: _Subject) -> dict[str, Any]:
+    return {
+        "query_images": {
+            "from": subject.image_source,
+            "files": len(subject.files),
+            "mean_bytes": sum(map(len, subject.files)) / len(subject.files),
+        },
+        "request_bytes": {kind: subject.payloads[kind].mean_bytes for kind in plan.kinds},
+        "reply_bytes": {kind: len(reply) for kind, reply in subject.replies.items()},
+        "seconds": plan.seconds,
+        "rounds": plan.rounds,
+        "channels": plan.channels,
+        "serve": list(plan.serve),
+    }
+
+
+def _at(closed: Sequence[Mapping[str, Any]], kind: str, concurrency: int) -> Mapping[str, Any]:
+    return next(
+        one for one in closed if (one["kind"], one["mode"], one["concurrency"]) == (kind, "unary", concurrency)
+    )  # fmt: skip
+
+
+def _capacity(closed: Sequence[Mapping[str, Any]], kind: str) -> float:
+    """The best rate that any number of unary requests in flight reached."""
+    return max(float(one["per_second"]) for one in closed if (one["kind"], one["mode"]) == (kind, "unary"))

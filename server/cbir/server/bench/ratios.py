@@ -1,0 +1,166 @@
+"""What the server adds to its limits, as ratios within one run, each beside what is aimed at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Ratio", "ratios"]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One figure.
+
+    Attributes:
+        aim: At most (or at least) that, on two cores that the load generator shares.
+        most: ``aim`` is an upper bound.
+        how: The figures that it was made of.
+    """
+
+    name: str
+    value: float
+    aim: float
+    most: bool
+    how: str
+
+    @property
+    def reached(self) -> bool:
+        """Whether the figure is as aimed at."""
+        return bool(self.value <= self.aim if self.most else self.value >= self.aim)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "name": self.name,
+            "value": float(self.value),
+            "aim": f"at {'most' if self.most else 'least'} {self.aim:g}",
+            "reached": self.reached,
+            "how": self.how,
+        }
+
+
+def ratios(document: Mapping[str, Any]) -> list[Ratio]:
+    """All that the measured figures allow.
+
+    Args:
+        document: Of :func:`cbir.server.bench.measurement.measure`, without its ratios.
+    """
+    return [
+        *_images(document), *_embeddings(document), *_flooded(document), *_reloaded(document), *_cancelled(document),
+    ]  # fmt: skip
+
+
+def _images(document: Mapping[str, Any]) -> Iterator[Ratio]:
+    one, many = _closed(document, "image", 1), _closed(document, "image", 32)
+    bare = (document.get("limits") or {}).get("bare")
+    if one and bare:
+        whole = bare["whole"]["p50_ms"]
+        yield Ratio(
+            "image, 1 in flight: p50 minus bare, ms", one["p50_ms"] - whole, 1.5, True,
+            f"{one['p50_ms']:.2f} ms end to end, {whole:.2f} ms bare decode to vote",
+        )  # fmt: skip
+    if many and bare:
+        decode, forward = bare["decode_workers"]["per_second"], bare["forward_batch"]["per_second"]
+        slower = min(decode, forward)
+        yield Ratio(
+            "image, 32 in flight: rate / bare batched", many["per_second"] / slower, 0.9, False,
+            f"{many['per_second']:.1f} a second; bare decode {decode:.1f}, bare forward {forward:.1f}",
+        )  # fmt: skip
+        both = 1 / (1 / decode + 1 / forward + 1 / bare["search_batch"]["per_second"])
+        yield Ratio(
+            "image, 32 in flight: rate / bare stages one after the other", many["per_second"] / both, 0.9, False,
+            f"{many['per_second']:.1f} a second; decode, forward and search in turn on all cores: {both:.1f}",
+        )  # fmt: skip
+    if many:
+        yield Ratio(
+            "image, 32 in flight: p99 / p50", many["p99_ms"] / many["p50_ms"], 2.5, True,
+            f"{many['p99_ms']:.1f} ms, {many['p50_ms']:.1f} ms",
+        )  # fmt: skip
+
+
+def _embeddings(document: Mapping[str, Any]) -> Iterator[Ratio]:
+    stream = _closed(document, "embedding", None, "stream")
+    if stream is None:
+        return
+    unary = _closed(document, "embedding", stream["concurrency"])
+    echo = _closed({"closed": (document.get("limits") or {}).get("echo", [])}, "embedding", stream["concurrency"])
+    one = _closed(document, "embedding", 1)
+    if unary and echo:
+        yield Ratio(
+            f"embedding, {stream['concurrency']} in flight: rate / empty echo",
+            unary["per_second"] / echo["per_second"], 0.6, False,
+            f"{unary['per_second']:.0f} and {echo['per_second']:.0f} a second",
+        )  # fmt: skip
+    if one:
+        yield Ratio("embedding, 1 in flight: p50, ms", one["p50_ms"], 1.5, True, f"p99 {one['p99_ms']:.2f} ms")
+    if unary:
+        yield Ratio(
+            f"embedding, {stream['concurrency']} in flight: stream / unary, per item",
+            stream["per_second"] / unary["per_second"], 1.0, False,
+            f"{stream['per_second']:.0f} and {unary['per_second']:.0f} a second",
+        )  # fmt: skip
+
+
+def _flooded(document: Mapping[str, Any]) -> Iterator[Ratio]:
+    for flood in document.get("open", []):
+        kind, one = flood["kind"], _closed(document, flood["kind"], 1)
+        rate = f"{kind}, open loop at {flood['fraction']:g} of capacity"
+        if flood["fraction"] < 1 and one and flood["p99_ms"] is not None:
+            yield Ratio(
+                f"{rate}: p99 / p50 of 1 in flight", flood["p99_ms"] / one["p50_ms"], 3.0, True,
+                f"{flood['p99_ms']:.1f} ms, {one['p50_ms']:.1f} ms",
+            )  # fmt: skip
+        if flood["fraction"] > 1:
+            capacity = flood["capacity_per_second"]
+            yield Ratio(
+                f"{rate}: goodput / capacity", flood["goodput_per_second"] / capacity, 0.9, False,
+                f"{flood['goodput_per_second']:.1f} a second within {flood['deadline_ms']:.0f} ms, {capacity:.1f}",
+            )  # fmt: skip
+            refused = flood["refused"]
+            if refused["count"]:
+                yield Ratio(
+                    f"{rate}: refusals, p99, ms", refused["p99_ms"], 50.0, True,
+                    f"{refused['count']} refused, p50 {refused['p50_ms']:.1f} ms",
+                )  # fmt: skip
+                yield Ratio(
+                    f"{rate}: refusals with RetryInfo", refused["with_retry_info"], 1.0, False,
+                    ", ".join(f"{count} {reason}" for reason, count in flood["errors"].items()),
+                )  # fmt: skip
+
+
+def _reloaded(document: Mapping[str, Any]) -> Iterator[Ratio]:
+    reloads = document.get("reloads")
+    if not reloads:
+        return
+    yield Ratio(
+        f"{reloads['reloads']} reloads: failed requests", reloads["failed"], 0, True,
+        f"of {reloads['requests']}; a reload took {reloads['reload_ms']['p50_ms']:.0f} ms",
+    )  # fmt: skip
+    during, without = reloads["during"], reloads["without"]
+    if during["p99_ms"] is not None and without["p99_ms"] is not None:
+        yield Ratio(
+            f"{reloads['reloads']} reloads: p99 during / without", during["p99_ms"] / without["p99_ms"], 2.0, True,
+            f"{during['p99_ms']:.1f} ms, {without['p99_ms']:.1f} ms",
+        )  # fmt: skip
+
+
+def _cancelled(document: Mapping[str, Any]) -> Iterator[Ratio]:
+    cancelled = document.get("cancelled")
+    if cancelled and cancelled["unaccounted"] is not None:
+        yield Ratio(
+            "half cancelled: admitted - in batches - given up before, queries", abs(cancelled["unaccounted"]), 0, True,
+            f"{cancelled['admitted']:.0f} admitted, {cancelled['processed']:.0f} in batches, of which "
+            f"{cancelled['answered']} were answered; {cancelled['cancelled_before']:.0f} cancelled and "
+            f"{cancelled['expired']:.0f} expired before",
+        )  # fmt: skip
+
+
+def _closed(
+    document: Mapping[str, Any], kind: str, concurrency: int | None, mode: str = "unary"
+) -> Mapping[str, Any] | None:
+    for one in document.get("closed", []):
+        if (one["kind"], one["mode"]) == (kind, mode) and concurrency in (None, one["concurrency"]):
+            return one if one["p50_ms"] is not None else None
+    return None

@@ -1,0 +1,119 @@
+"""Reloads under load: whether a request fails, and what the others wait."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.core.store import IndexStore
+from cbir.server.bench.arrivals import poisson
+from cbir.server.bench.generator import Generator, Load
+from cbir.server.bench.outcomes import Outcomes
+from cbir.server.bench.payloads import Payloads
+from cbir.server.bench.summary import latency_figures
+from cbir.v1 import admin_pb2, admin_pb2_grpc
+
+__all__ = ["during", "reload_under_load", "two_versions"]
+
+#: Between two reloads, so that the server is seen to come to rest.
+_PAUSE = 0.5
+
+
+@contextmanager
+def two_versions(index: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
+    """An index whose live version is there twice, as links to it: nothing is copied, nothing in ``index`` changes.
+
+    Raises:
+        ArtifactError: There is no index.
+    """
+    version = IndexStore(index).open()
+    names = (version.name, f"{version.name}-again")
+    with tempfile.TemporaryDirectory(prefix="cbir-bench-") as folder:
+        for name in names:
+            place = Path(folder, "versions", name)
+            for file in version.manifest.files:
+                (place / file).parent.mkdir(parents=True, exist_ok=True)
+                (place / file).symlink_to((version.path / file).resolve())
+            manifest = json.loads((version.path / "manifest.json").read_text(encoding="utf-8"))
+            (place / "manifest.json").write_text(json.dumps(manifest | {"version": name}), encoding="utf-8")
+        Path(folder, "CURRENT").write_text(names[0] + "\n")
+        yield Path(folder), names
+
+
+async def reload_under_load(
+    generator: Generator,
+    payloads: Payloads,
+    address: str,
+    versions: tuple[str, str],
+    *,
+    reloads: int,
+    rate: float,
+    seconds: float,
+    seed: int,
+) -> dict[str, Any]:
+    """Let requests arrive at a steady rate, first without reloads and then during as many as that.
+
+    Args:
+        seconds: Of the load without reloads.
+    """
+    # In pieces, as nobody knows beforehand how long the reloads take.
+    piece = min(1.0, seconds)
+    seeds = count(seed)
+
+    async def load() -> Load:
+        # As long as it is meant to be, though nobody may come near its end, or at all.
+        done, _ = await asyncio.gather(
+            generator.scheduled(payloads, poisson(rate, piece, next(seeds))), asyncio.sleep(piece)
+        )
+        return done
+
+    calm = Outcomes.merged([(await load()).outcomes for _ in range(round(seconds / piece))])
+    spans: list[tuple[float, float]] = []
+    busy: list[Load] = []
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = admin_pb2_grpc.AdminServiceStub(channel)  # type: ignore[no-untyped-call]
+
+        async def reload() -> None:
+            for number in range(reloads):
+                await asyncio.sleep(_PAUSE)
+                begun = perf_counter()
+                answer = await stub.ReloadIndex(admin_pb2.ReloadIndexRequest(version=versions[(number + 1) % 2]))
+                assert answer.changed
+                spans.append((begun, perf_counter()))
+
+        reloading = asyncio.create_task(reload())
+        while not reloading.done():
+            busy.append(await load())
+        await reloading
+    every = Outcomes.merged([one.outcomes for one in busy])
+    overlapping = every.picked(during(every, spans))
+    lasted = np.array([end - begin for begin, end in spans])
+    return {
+        "reloads": reloads,
+        "load_per_second": rate,
+        "reload_ms": latency_figures(lasted),
+        "requests": len(every),
+        "failed": len(every.failures),
+        "errors": every.errors(),
+        "without": latency_figures(calm.latencies[calm.answered]),
+        "during": latency_figures(overlapping.latencies[overlapping.answered]),
+    }
+
+
+def during(outcomes: Outcomes, spans: list[tuple[float, float]]) -> NDArray[np.bool_]:
+    """(N,) which requests were under way, or due, in any of the spans."""
+    result = np.zeros(len(outcomes), bool)
+    for begin, end in spans:
+        result |= (outcomes.due <= end) & (outcomes.done >= begin)
+    return result

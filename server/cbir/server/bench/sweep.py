@@ -1,0 +1,136 @@
+"""Closed loops over a range of concurrency, in turn with the limits they are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cbir.core.errors import ConfigurationError
+from cbir.server.bench.bare import Bare, Timed
+from cbir.server.bench.generator import Generator, Load, Window
+from cbir.server.bench.outcomes import Outcomes
+from cbir.server.bench.payloads import Payloads
+from cbir.server.bench.server_process import ServerProcess
+from cbir.server.bench.stages import mean_stages
+from cbir.server.bench.summary import closed_rate, latency_figures, percentile
+
+__all__ = ["Level", "Sweep", "bare_figures", "level_figures", "run_sweep"]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One closed loop.
+
+    Attributes:
+        mode: ``unary`` or ``stream``.
+        echo: It is sent to the echo server.
+    """
+
+    kind: str
+    concurrency: int
+    mode: str = "unary"
+    echo: bool = False
+
+    def __str__(self) -> str:
+        where = "echo, " if self.echo else ""
+        return f"{where}{self.kind}, {self.mode}, {self.concurrency} in flight"
+
+
+@dataclass
+class Sweep:
+    """What was measured, round by round."""
+
+    loads: dict[Level, list[Load]] = field(default_factory=dict)
+    server_seconds: dict[Level, float] = field(default_factory=dict)
+    bare: dict[str, list[Timed]] = field(default_factory=dict)
+
+    def figures(self) -> list[dict[str, Any]]:
+        """Of every closed loop."""
+        return [level_figures(level, loads, self.server_seconds.get(level)) for level, loads in self.loads.items()]
+
+
+async def run_sweep(
+    steps: Sequence[Level | str],
+    payloads: Mapping[str, Payloads],
+    generator: Generator,
+    echo: Generator | None,
+    bare: Bare | None,
+    server: ServerProcess | None,
+    seconds: float,
+    rounds: int,
+    say: Callable[[str], None],
+) -> Sweep:
+    """Measure all steps in turn, as often as there are rounds.
+
+    Args:
+        steps: Closed loops, and parts of the bare engine (:data:`cbir.server.bench.bare.PARTS`).
+        generator: Sends to the server.
+        echo: Sends to the echo server.
+        seconds: Of a closed loop; parts of the bare engine take half of it.
+    """
+    sweep = Sweep()
+    window = Window(seconds, warm=min(0.5, seconds / 4))
+    for number in range(rounds):
+        for level in steps:
+            if isinstance(level, str):
+                say(f"round {number + 1} of {rounds}: bare {level}")
+                assert bare is not None
+                sweep.bare.setdefault(level, []).append(bare.measure(level, seconds / 2))
+                continue
+            say(f"round {number + 1} of {rounds}: {level}")
+            sender = echo if level.echo else generator
+            assert sender is not None
+            before = server.cpu_seconds if server else 0.0
+            run = sender.streamed if level.mode == "stream" else sender.closed
+            load = await run(payloads[level.kind], level.concurrency, window)
+            sweep.loads.setdefault(level, []).append(load)
+            if server and not level.echo:
+                spent = server.cpu_seconds - before
+                sweep.server_seconds[level] = sweep.server_seconds.get(level, 0.0) + spent
+    return sweep
+
+
+def level_figures(level: Level, loads: Sequence[Load], server_seconds: float | None = None) -> dict[str, Any]:
+    """Rate, latencies, stages and costs of a closed loop, over all its rounds."""
+    outcomes = Outcomes.merged([load.outcomes for load in loads])
+    requests = sum(load.requests for load in loads)
+    rate = closed_rate(outcomes, level.concurrency)
+    if not rate > 0:
+        why = ", ".join(outcomes.errors()) or "they took too long"
+        raise ConfigurationError(
+            f"nothing can be told of {level}: no place in it ended two requests ({why}): use more --seconds or "
+            "lower --concurrency",
+            reason="BENCH_TOO_SLOW",
+        )
+    latencies = outcomes.latencies[outcomes.answered]
+    figures: dict[str, Any] = {
+        "kind": level.kind,
+        "mode": level.mode,
+        "concurrency": level.concurrency,
+        "per_second": rate,
+        **latency_figures(latencies),
+        "errors": outcomes.errors(),
+        "generator_cpu_ms_each": 1000 * sum(load.generator_seconds for load in loads) / requests,
+    }
+    if server_seconds is not None:
+        figures["server_cpu_ms_each"] = 1000 * server_seconds / requests
+    if level.mode == "unary" and not level.echo:
+        figures["stages"] = mean_stages([reply for load in loads for reply in load.replies])
+    return figures
+
+
+def bare_figures(bare: Mapping[str, Sequence[Timed]], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Rates and latencies of the parts, and how long the memory takes to be read through once."""
+    figures: dict[str, Any] = {**facts}
+    for part, rounds in bare.items():
+        timed = Timed.merged(rounds)
+        if part == "read_memory":
+            best = timed.each / percentile(timed.calls, 10)
+            figures["read_gb_per_second"] = best / 1e9
+            figures["search_floor_ms"] = 1000 * facts["matrix_bytes"] / best
+        else:
+            figures[part] = {
+                "per_second": timed.per_second, "p50_ms": 1000 * percentile(timed.calls, 50), "each": timed.each,
+            }  # fmt: skip
+    return figures

@@ -1,0 +1,63 @@
+"""Benchmarks that want a GPU or an idle machine run everywhere, small, so that they can be trusted there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(script: str, out: Path, *arguments: str) -> dict:
+    command = [sys.executable, str(ROOT / "benchmarks" / script), "--set", "tiny", "--out", str(out), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "| engine |" in done.stdout
+    return json.loads((out / "results.json").read_text())
+
+
+def test_the_gpu_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
+    small = (
+        "--gallery",
+        "100",
+        "--side",
+        "96",
+        "--matrix",
+        "128",
+        "--copy",
+        "8",
+        "--batch",
+        "3",
+        "--batches",
+        "2",
+        "--repeats",
+        "2",
+        "--singles",
+        "3",
+    )
+    result = run(
+        "gpu.py", tmp_path, "--device", "cpu", "--runtime", "torch", "--gallery", "100", "--side", "96", *small
+    )
+    assert result["members"] == {"resnet": "torch-cpu f32", "vit": "torch-cpu f32"}
+    assert set(result["warm-up"]["sizes"]) <= {1, 2, 3}
+    # test_resnet and test_vit at 160 px, by torch's own counter.
+    assert 1e8 < result["operations per image"] < 1e9
+    rates, shares = result["images per second"], result["shares of peak products"]
+    expected = rates["engine"] * result["operations per image"] / result["f32 products, peak"]
+    assert abs(shares["engine"] / expected - 1) < 1e-6
+    parts = result["one in flight, p50 ms"]
+    assert 0 < max(parts["decode"], parts["embed"]) < parts["whole"]
+
+
+def test_the_users_loop_and_the_engine_are_compared_on_the_same_networks(tmp_path: Path) -> None:
+    result = run(
+        "user_loop.py", tmp_path, "--runtime", "torch", "--gallery", "100", "--queries", "3", "--rounds", "1",
+        "--batch", "2", "--matrix", "128", "--side", "160",
+    )  # fmt: skip
+    assert result["agreement with the loop"] > 0.9999
+    alone = result["one image"]
+    ratio = alone["loop"]["p50 ms"] / alone["engine"]["p50 ms"]
+    assert abs(alone["engine"]["faster than the loop"] / ratio - 1) < 1e-6
+    assert set(result["batches of 2"]) == {"loop", "engine", "bare float32 batches"}
