@@ -250,7 +250,7 @@ class Pipeline:
             else:
                 outcome = answer
                 self.tally.expired += isinstance(answer, DeadlineError)
-            self.tally.cancelled_late += not flight.replies
+            self.tally.cancelled_late += flight.begun and not flight.replies and not isinstance(answer, DeadlineError)
             for reply in flight.replies:
                 reply(outcome)
 
