@@ -84,7 +84,7 @@ def test_cancelled_and_expired_jobs_are_not_worked_on(batcher: Batcher[Job], wor
     assert work.entered.wait(10)
     cancelled, early = Job(1), Job(4)
     batcher.submit(cancelled)
-    batcher.submit(Job(2, deadline=monotonic() - 1))
+    batcher.submit(expired := Job(2, deadline=monotonic() - 1))
     batcher.submit(Job(3, deadline=monotonic() + 60))
     assert batcher.withdraw(cancelled)
     assert not batcher.withdraw(first), "its batch has begun"
@@ -93,6 +93,7 @@ def test_cancelled_and_expired_jobs_are_not_worked_on(batcher: Batcher[Job], wor
     work.gate.set()
     assert batcher.close(10)
     assert (work.batches, work.expired) == ([[0], [3]], [2])
+    assert not batcher.withdraw(expired), "it was given up already, and is not given up twice"
 
 
 def test_jobs_of_different_groups_are_not_mixed(batcher: Batcher[Job], work: Work) -> None:

@@ -243,6 +243,7 @@ async def test_queries_under_way_finish_on_the_version_they_began_with(
 ) -> None:
     gate, old = gated
     old._version = type(old._version)(tiny.index / "versions" / "old", old._version.manifest)
+    old._answer._version = "old"
 
     @dataclass(frozen=True)
     class Both(EngineConfig):

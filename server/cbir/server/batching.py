@@ -35,7 +35,7 @@ class Ticket:
         deadline: On the clock of :func:`time.monotonic`; None: it waits as long as it takes.
         group: Tickets of different groups are not put into one batch.
         queued: It has come to the batcher; for the batcher to set, as all that follow.
-        begun: Its batch has begun.
+        begun: Its batch has begun, or its deadline was found to have passed: it cannot be withdrawn any more.
         withdrawn: Nobody waits for it any more.
     """
 
@@ -98,7 +98,7 @@ class Batcher(Generic[Work]):
             return True
 
     def withdraw(self, ticket: Work) -> bool:
-        """Take a ticket out, or keep it out if it has yet to come; False where its batch has begun."""
+        """Take a ticket out, or keep it out if it has yet to come; False where it has begun."""
         with self._changed:
             if ticket.begun:
                 return False
@@ -178,6 +178,7 @@ class Batcher(Generic[Work]):
             while len(batch) < self._max_batch and (self._held or self._waiting):
                 ticket, self._held = self._held or self._waiting.pop(), None
                 if ticket.deadline is not None and ticket.deadline <= now:
+                    ticket.begun = True
                     expired.append(ticket)
                 elif batch and ticket.group is not batch[0].group:
                     self._held = ticket

@@ -250,7 +250,7 @@ class Pipeline:
             else:
                 outcome = answer
                 self.tally.expired += isinstance(answer, DeadlineError)
-            self.tally.cancelled_late += not flight.replies
+            self.tally.cancelled_late += flight.begun and not flight.replies and not isinstance(answer, DeadlineError)
             for reply in flight.replies:
                 reply(outcome)
 
@@ -264,9 +264,10 @@ class Pipeline:
         stages = self.tally.stages
         timings = result.timings
         if flight.is_heavy:
+            stages["embed"].add(timings.embed)
+        if flight.query.image_bytes:
             self.forecast.decode.add(timings.decode)
             stages["decode"].add(timings.decode)
-            stages["embed"].add(timings.embed)
         stages["queue"].add(timings.queue)
         stages["search"].add(timings.search)
         stages["fuse"].add(timings.fuse)
