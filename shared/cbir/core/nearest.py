@@ -3,8 +3,8 @@
 Estimates come from a compressed scan, or from a product with all rows.  The errors of the estimates are measured, for
 every query, on the candidates that were scored exactly; the search goes deeper until no row that was not scored can be
 among the hits that count: its estimate would have to be wrong by six standard deviations more than is to be expected.
-Rows of which the candidates' errors say nothing, because their codes are far worse, are scored one by one.  The product,
-whose errors are those of rounding, is the last resort.
+Rows of which the candidates' errors say nothing, because their codes are far worse, are scored one by one.  The
+product, whose errors are those of rounding, is the last resort.
 
 N rows, B queries, C candidates a query, M members, D components.
 """
