@@ -6,6 +6,7 @@ A row is the members' unit vectors side by side.  N rows, B queries, C candidate
 from __future__ import annotations
 
 import itertools
+import mmap
 import warnings
 from collections.abc import Sequence
 from typing import Protocol
@@ -81,6 +82,7 @@ class HostMatrix:
         self.widened = self._count * self.stops[-1] * 4 <= float32_bytes
         kind = np.float32 if self.widened else np.float16
         self._arrays = [np.ascontiguousarray(part, kind) for part in embeddings]
+        self._maps = [] if self.widened else [m for part in embeddings if (m := getattr(part, "_mmap", None))]
         with warnings.catch_warnings():
             # The files are mapped for reading only, and nothing is written here.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
@@ -144,6 +146,11 @@ class HostMatrix:
     def sample(self, rows: slice) -> Floats:
         """(K, D) float32: the vectors of a slice of the rows."""
         return np.concatenate([part[rows].float().numpy() for part in self._parts], axis=1)
+
+    def release(self) -> None:
+        """Let go of the pages of mapped files that were read; they stay in the system's cache while there is room."""
+        for mapped in self._maps:
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 class DeviceMatrix:

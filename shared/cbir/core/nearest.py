@@ -2,9 +2,9 @@
 
 Estimates come from a compressed scan, or from a product with all rows.  The errors of the estimates are measured, for
 every query, on the candidates that were scored exactly; the search goes deeper until no row that was not scored can be
-among the hits that count: its estimate would have to be wrong by five standard deviations more than the hits' own
-estimates are on the mean, which happens less than once in a million queries.  The product, whose errors are those of
-rounding, is the last resort.
+among the hits that count: its estimate would have to be wrong by six standard deviations more than is to be expected.
+Rows of which the candidates' errors say nothing, because their codes are far worse, are scored one by one.  The
+product, whose errors are those of rounding, is the last resort.
 
 N rows, B queries, C candidates a query, M members, D components.
 """
@@ -33,7 +33,7 @@ Rows = NDArray[np.int64]
 Strategy = Literal["auto", "product", "scan"]
 
 #: Standard deviations of the estimates' errors that a row is given the benefit of.
-_DEVIATIONS = 5.0
+_DEVIATIONS = 6.0
 #: Rounding of scores that are equal but for the order of their sums.
 _ROUNDING = 2e-6
 #: Galleries of fewer images are searched by a product: it is as fast, and needs no codes.
@@ -124,6 +124,12 @@ class NearestSearch:
         """What was chosen."""
         return "product" if self._scan is None else "scan"
 
+    def describe(self) -> str:
+        """What was chosen, in words."""
+        if self._scan is None:
+            return "product"
+        return f"scan of {self._scan.groups} four-bit codes a row, {self._depth} deep at first"
+
     def _prepare_scan(self, matrix: HostMatrix, weights: Floats, insist: bool) -> None:
         """Choose between codes of several lengths, and a product, by what a search for the gallery's own images costs.
 
@@ -143,8 +149,9 @@ class NearestSearch:
         sample = matrix.sample(slice(None, None, max(1, count // SAMPLE_ROWS)))
         for components in (8, 4, 2):
             scan = CompressedScan(sample, components)
-            errors = products[:, near] - scan.estimates(vectors, queries)
-            last, margin = _proof(products[:, near], errors, np.full(len(asked), min(count, 10)), None)
+            estimates = scan.estimates(vectors, queries)
+            errors = products[:, near] - estimates
+            last, margin = _proof(products[:, near], errors, estimates, np.full(len(asked), min(count, 10)), None)
             found = np.count_nonzero(products >= (last - margin)[:, None], axis=1)
             needed = max(float(np.quantile(found, 0.9)), _SHALLOWEST / 2)
             cost = count * scan.groups * _SCAN_COST + needed * width * (_WIDENED_COST if matrix.widened else _HALF_COST)
@@ -158,6 +165,8 @@ class NearestSearch:
                 break
         if best is not None:
             best.fill(matrix, weights, max(_WORST_ROWS, count // _WORST_SHARE))
+            # From now on only candidates are read.
+            matrix.release()
         self._scan = best
 
     def find(
@@ -276,7 +285,7 @@ class NearestSearch:
             absent = ~there | _barred(rows, barred)
         if absent is not None:
             fused[absent] = -np.inf
-        last, margin = _proof(fused, errors, want, there)
+        last, margin = _proof(fused, errors, estimates, want, None if there.all() else there)
         least = last - margin
         needed = np.count_nonzero(listed.estimates >= least[:, None], axis=1)
         needed[(listed.floor >= least) & (listed.floor > -np.inf)] = width + 1
@@ -362,24 +371,39 @@ class NearestSearch:
         )  # fmt: skip
 
 
-def _proof(fused: Floats, errors: Floats, want: Rows, there: NDArray[np.bool_] | None) -> tuple[Floats, Floats]:
-    """(B,) the score of the last hit that counts, and by how much at most an estimate is too low.
+def _proof(
+    fused: Floats, errors: Floats, estimates: Floats, want: Rows, there: NDArray[np.bool_] | None
+) -> tuple[Floats, Floats]:
+    """The score of the last hit that counts, and by how much at most an estimate lower than all of these is too low.
+
+    Quantisation takes more from what is near than from the rest, so the errors rise with the estimates; what is not
+    scored has lower estimates, and on the mean no larger errors than the lowest of those that were scored.
 
     Args:
         fused: (B, C) exact scores, -inf where a row may not be a hit.
         errors: (B, C) exact scores less estimates, 0 where there is no row.
+        estimates: (B, C).
         want: (B,) hits that count.
         there: (B, C) where there are rows; None: everywhere.
+
+    Returns:
+        (B,) both.
     """
-    columns = max(1, fused.shape[1])
-    present = columns if there is None else np.maximum(np.count_nonzero(there, axis=1), 1)
-    mean = errors.sum(axis=1) / present
-    spread = np.sqrt(np.maximum(np.einsum("bc,bc->b", errors, errors) / present - mean * mean, 0))
-    last = _nth_best(fused, want)
-    # Quantisation takes more from what is near than from the rest: the best hits' estimates are the most too low.
-    hits = fused >= last[:, None]
-    lift = np.einsum("bc,bc->b", errors, hits) / np.maximum(np.count_nonzero(hits, axis=1), 1)
-    return last, (np.maximum(mean, lift) + _DEVIATIONS * spread + _ROUNDING).astype(np.float32)
+    present: Rows | int = max(1, fused.shape[1])
+    lowest = estimates.min(axis=1, initial=np.inf)
+    if there is not None:
+        present = np.maximum(np.count_nonzero(there, axis=1), 1)
+        lowest = np.where(there, estimates, np.float32(np.inf)).min(axis=1, initial=np.inf)
+        estimates = np.where(there, estimates, np.float32(0))
+    mean, centre = errors.sum(axis=1) / present, estimates.sum(axis=1) / present
+    variance = np.einsum("bc,bc->b", errors, errors) / present - mean * mean
+    width = np.maximum(np.einsum("bc,bc->b", estimates, estimates) / present - centre * centre, 0)
+    common = np.einsum("bc,bc->b", estimates, errors) / present - mean * centre
+    slope = np.where(width > 1e-9, np.maximum(common, 0) / np.maximum(width, 1e-9), 0)
+    spread = np.sqrt(np.maximum(variance - slope * slope * width, 0))
+    expected = mean + slope * np.minimum(lowest - centre, 0)
+    margin = np.asarray(expected + _DEVIATIONS * spread + _ROUNDING, dtype=np.float32)
+    return _nth_best(fused, want), margin
 
 
 def _barred(rows: Rows, barred: Sequence[tuple[int, ...]]) -> NDArray[np.bool_]:
