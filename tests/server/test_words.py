@@ -300,7 +300,7 @@ def test_class_names_have_their_share_in_the_labels(worded: Worded) -> None:
 def test_names_that_mean_nothing_have_no_share(worded: Worded, tmp_path: Path) -> None:
     query = EngineQuery(StoredImage("blue/blue-checks-2.png"))
     mute = Engine.load(worded.index, device="cpu", runtime="torch")
-    mute._words = None
+    mute._answer._words = None
     without = mute.search(query)
     index = tmp_path / "index"
     shutil.copytree(worded.index, index)
