@@ -16,7 +16,7 @@ from images import pattern
 from safetensors.torch import save_file
 
 from cbir.core.crop import Box, Crop
-from cbir.core.embedder import MirrorEmbedder, Starts, embed_all, load_embedder, prepare, warm_up
+from cbir.core.embedder import MirrorEmbedder, Starts, embed_all, load_embedder, prepare
 from cbir.core.ensemble import InputSpec, MemberSpec, member_fingerprint
 from cbir.core.errors import ConfigurationError, EnsembleError
 from cbir.core.runtime import (
@@ -362,9 +362,6 @@ def test_all_members_are_started_before_any_is_waited_for() -> None:
     found = embed_all(members, {(8, "bilinear"): images})
     assert events == ["a begins 2", "b begins 2", "a ends", "b ends"]
     np.testing.assert_array_equal(found["b"], [[0, 1], [192, 193]])
-    events.clear()
-    assert warm_up(members, 6) == [1, 2, 4, 8]
-    assert [event for event in events if "a begins" in event] == [f"a begins {n}" for n in (1, 2, 4, 8)]
 
 
 def test_embedders_that_cannot_start_are_asked_in_turn() -> None:
@@ -378,9 +375,6 @@ def test_embedders_that_cannot_start_are_asked_in_turn() -> None:
     # A batch that was started and given up stops no other.
     _begun = started.begin(batch())
     np.testing.assert_array_equal(started.embed(batch()[:2]), found["started"][:2])
-    # On a CPU the largest batch comes right after the first image, and time bounds what is done besides.
-    assert warm_up({"plain": plain}, 4) == [1, 4, 2, 3]
-    assert warm_up({"plain": plain}, 4, 0.0) == [1]
 
 
 def test_eight_bits_are_calibrated_once_and_stay_near_float32(tmp_path: Path) -> None:

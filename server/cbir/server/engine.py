@@ -33,6 +33,9 @@ __all__ = ["Engine"]
 
 _log = logging.getLogger(__name__)
 
+#: What the start may take for batch sizes that can do without.
+_WARM_UP_SECONDS = 20.0
+
 
 class Engine:
     """Answers queries against one index version.
@@ -190,6 +193,9 @@ class Engine:
     ) -> float:
         """Send real images through every member, in batches of every size, and fill what is made on first use.
 
+        On a GPU each size gets its buffers and its graph.  On a CPU a new size costs some milliseconds, so the larger
+        ones are left out where the models are so slow that they would hold up the start.
+
         Args:
             buckets: The sizes.
             on_device: As in :meth:`load`; it is given one batch at a time.
@@ -221,8 +227,10 @@ class Engine:
             act() if on_device is None else on_device(act)
             seconds = perf_counter() - begun
 
+        begun, on_gpu = perf_counter(), any(e.runtime == "torch-cuda" for e in self.embedders.values())
         for count in buckets:
-            answer(query, count)
+            if on_gpu or perf_counter() - begun < _WARM_UP_SECONDS:
+                answer(query, count)
         if self._asked_in_words:
             answer(EngineQuery(Text("a photo")), 1)
         answer(query, 1)

@@ -6,7 +6,6 @@ import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -21,7 +20,6 @@ from cbir.core.runtime import (
     OpenVinoEmbedder,
     Pictures,
     Precision,
-    bucket,
     cached_int8,
     cached_ir,
     choose_precisions,
@@ -29,7 +27,7 @@ from cbir.core.runtime import (
     quantised,
 )
 
-__all__ = ["Embedder", "Pending", "Starts", "embed_all", "explained", "load_embedder", "prepare", "warm_up"]
+__all__ = ["Embedder", "Pending", "Starts", "embed_all", "explained", "load_embedder", "prepare"]
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -137,40 +135,6 @@ def embed_all(
     """
     pending = {name: _begin(member, batches[member.size, member.interpolation]) for name, member in embedders.items()}
     return {name: batch.result() for name, batch in pending.items()}
-
-
-def warm_up(embedders: Mapping[str, Embedder], max_batch: int, seconds: float = 20.0) -> list[int]:
-    """Send batches of the sizes that will come through all members, so that none of them is new when it comes.
-
-    A GPU's sizes are the powers of two, each of which gets its buffers and its graph.  On a CPU a new size costs little
-    once the largest was there; one image and the largest batch come first, then as many others as the time allows.
-
-    Args:
-        seconds: What to spend on sizes that can do without.
-
-    Returns:
-        The sizes that were run.
-    """
-    forms = {(embedder.size, embedder.interpolation) for embedder in embedders.values()}
-
-    def run(size: int) -> float:
-        begun = perf_counter()
-        embed_all(embedders, {form: np.zeros((size, form[0], form[0], 3), np.uint8) for form in forms})
-        return perf_counter() - begun
-
-    if any(embedder.runtime == "torch-cuda" for embedder in embedders.values()):
-        sizes = sorted({bucket(size) for size in range(1, max_batch + 1)})
-        for size in sizes:
-            run(size)
-        return sizes
-    run(1)
-    done = [1]
-    left = seconds - (each := run(1))
-    for size in dict.fromkeys((max_batch, *range(2, max_batch))):
-        if size > 1 and size * each <= left:
-            left -= run(size)
-            done.append(size)
-    return done
 
 
 def load_embedder(
