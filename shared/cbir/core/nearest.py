@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.gallery_matrix import GalleryMatrix, HostMatrix
+from cbir.core.proof import barred_rows, nth_best, proof
 from cbir.core.ranking import best_first, fused_scores
 
 if TYPE_CHECKING:
@@ -32,10 +33,6 @@ Rows = NDArray[np.int64]
 #: How candidates are found: by a product with all rows, by a compressed scan, or by what is the faster.
 Strategy = Literal["auto", "product", "scan"]
 
-#: Standard deviations of the estimates' errors that a row is given the benefit of.
-_DEVIATIONS = 6.0
-#: Rounding of scores that are equal but for the order of their sums.
-_ROUNDING = 2e-6
 #: Galleries of fewer images are searched by a product: it is as fast, and needs no codes.
 SCAN_ROWS = 4096
 #: Where fewer images than this pass a filter, each of them is scored.
@@ -151,7 +148,7 @@ class NearestSearch:
             scan = CompressedScan(sample, components)
             estimates = scan.estimates(vectors, queries)
             errors = products[:, near] - estimates
-            last, margin = _proof(products[:, near], errors, estimates, np.full(len(asked), min(count, 10)), None)
+            last, margin = proof(products[:, near], errors, estimates, np.full(len(asked), min(count, 10)), None)
             found = np.count_nonzero(products >= (last - margin)[:, None], axis=1)
             needed = max(float(np.quantile(found, 0.9)), _SHALLOWEST / 2)
             cost = count * scan.groups * _SCAN_COST + needed * width * (_WIDENED_COST if matrix.widened else _HALF_COST)
@@ -282,10 +279,10 @@ class NearestSearch:
         absent = None if there.all() else ~there
         errors = fused - estimates if absent is None else np.where(there, fused - np.where(there, estimates, 0), 0)
         if any(barred):
-            absent = ~there | _barred(rows, barred)
+            absent = ~there | barred_rows(rows, barred)
         if absent is not None:
             fused[absent] = -np.inf
-        last, margin = _proof(fused, errors, estimates, want, None if there.all() else there)
+        last, margin = proof(fused, errors, estimates, want, None if there.all() else there)
         least = last - margin
         needed = np.count_nonzero(listed.estimates >= least[:, None], axis=1)
         needed[(listed.floor >= least) & (listed.floor > -np.inf)] = width + 1
@@ -345,7 +342,7 @@ class NearestSearch:
         """Score the rows with the worst codes, of which the errors of other rows tell nothing, where it may matter."""
         fused = fused_scores(found.similarities, weights)
         fused[found.rows < 0] = -np.inf
-        last = _nth_best(fused, want)
+        last = nth_best(fused, want)
         # The errors are those of the usual weights; others raise them by at most their largest ratio to these.
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.nan_to_num(weights / self._weights, nan=0.0, posinf=np.inf).max(axis=1)
@@ -356,7 +353,7 @@ class NearestSearch:
         rows = np.where(matters[:, :most], scan.worst_rows[:most], -1)
         if allowed is not None:
             rows[~allowed[rows]] = -1
-        rows[_barred(rows, barred)] = -1
+        rows[barred_rows(rows, barred)] = -1
         similarities = self._matrix.similarities(rows, queries)
         scores = fused_scores(similarities, weights)
         rows[scores < last[:, None]] = -1
@@ -369,61 +366,3 @@ class NearestSearch:
             np.concatenate([found.rows, rows], axis=1), np.concatenate([found.similarities, similarities], axis=2),
             found.bound, found.level,
         )  # fmt: skip
-
-
-def _proof(
-    fused: Floats, errors: Floats, estimates: Floats, want: Rows, there: NDArray[np.bool_] | None
-) -> tuple[Floats, Floats]:
-    """The score of the last hit that counts, and by how much at most an estimate lower than all of these is too low.
-
-    Quantisation takes more from what is near than from the rest, so the errors rise with the estimates; what is not
-    scored has lower estimates, and on the mean no larger errors than the lowest of those that were scored.
-
-    Args:
-        fused: (B, C) exact scores, -inf where a row may not be a hit.
-        errors: (B, C) exact scores less estimates, 0 where there is no row.
-        estimates: (B, C).
-        want: (B,) hits that count.
-        there: (B, C) where there are rows; None: everywhere.
-
-    Returns:
-        (B,) both.
-    """
-    present: Rows | int = max(1, fused.shape[1])
-    lowest = estimates.min(axis=1, initial=np.inf)
-    if there is not None:
-        present = np.maximum(np.count_nonzero(there, axis=1), 1)
-        lowest = np.where(there, estimates, np.float32(np.inf)).min(axis=1, initial=np.inf)
-        estimates = np.where(there, estimates, np.float32(0))
-    mean, centre = errors.sum(axis=1) / present, estimates.sum(axis=1) / present
-    variance = np.einsum("bc,bc->b", errors, errors) / present - mean * mean
-    width = np.maximum(np.einsum("bc,bc->b", estimates, estimates) / present - centre * centre, 0)
-    common = np.einsum("bc,bc->b", estimates, errors) / present - mean * centre
-    slope = np.where(width > 1e-9, np.maximum(common, 0) / np.maximum(width, 1e-9), 0)
-    spread = np.sqrt(np.maximum(variance - slope * slope * width, 0))
-    expected = mean + slope * np.minimum(lowest - centre, 0)
-    margin = np.asarray(expected + _DEVIATIONS * spread + _ROUNDING, dtype=np.float32)
-    return _nth_best(fused, want), margin
-
-
-def _barred(rows: Rows, barred: Sequence[tuple[int, ...]]) -> NDArray[np.bool_]:
-    """(B, C) which rows are barred."""
-    result = np.zeros(rows.shape, bool)
-    for i, out in enumerate(barred):
-        if len(out) <= 4:
-            for row in out:
-                result[i] |= rows[i] == row
-        else:
-            result[i] = np.isin(rows[i], out)
-    return result
-
-
-def _nth_best(fused: Floats, nth: Rows) -> Floats:
-    """(B,) the ``nth`` largest (from 1) of each row of (B, C); -inf where there are fewer, inf where none is asked."""
-    columns = fused.shape[1]
-    if columns == 0:
-        return np.where(nth > 0, np.float32(-np.inf), np.float32(np.inf))
-    last: Floats = np.sort(fused, axis=1)[np.arange(len(fused)), columns - np.clip(nth, 1, columns)]
-    if nth.min() < 1 or nth.max() > columns:
-        last = np.where(nth > columns, np.float32(-np.inf), np.where(nth < 1, np.float32(np.inf), last))
-    return last
