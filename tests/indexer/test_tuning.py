@@ -202,6 +202,13 @@ def test_a_gain_is_published_and_used_and_kept_when_the_gallery_grows(
         open_sources([str(pictures(16))]), indexed, load_ensemble(tiny), SETTINGS, FitSettings(keep_tuning=False)
     )  # fmt: skip
     assert not IndexStore(indexed).open().vote.tuned
+    # Tuned again, it is forgotten again, although no image and no setting of the run differs.
+    assert tune(indexed, settings=SETTINGS, budget=SearchBudget(30)).version is not None
+    assert IndexStore(indexed).open().vote.tuned
+    build(
+        open_sources([str(pictures(16))]), indexed, load_ensemble(tiny), SETTINGS, FitSettings(keep_tuning=False)
+    )  # fmt: skip
+    assert not IndexStore(indexed).open().vote.tuned
 
 
 def test_a_loss_is_not_published(indexed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

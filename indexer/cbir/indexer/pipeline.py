@@ -128,7 +128,15 @@ def build(
         problems = [SkippedImage(p.uri, p.reason, "SOURCE_PROBLEM", "") for p in sources.problems]
         facts, newly_skipped = run.run(plan.todo, sources)
         skipped = (*problems, *plan.skipped, *newly_skipped)
-        if previous and plan.unchanged and not facts and _same_make(previous, run, ensemble, settings, skipped):
+        # A version that was tuned after an index run without its tuning has that run's settings.
+        stays = previous is not None and (fit.keep_tuning or not previous.vote.tuned)
+        if (
+            previous
+            and stays
+            and plan.unchanged
+            and not facts
+            and _same_make(previous, run, ensemble, settings, skipped)
+        ):
             count = len(previous.gallery)
             return IndexReport(
                 str(out), previous.name, count, 0, count, 0, 0, 0, skipped, time.monotonic() - started, False,

@@ -12,16 +12,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cbir.indexer.objective import Trial, average_precisions
 from cbir.indexer.score_table import ScoreTable
 
-__all__ = ["SearchBudget", "prune", "search_vote"]
+__all__ = ["SearchBudget", "search_vote"]
 
 #: MAP@10 that is nobody's loss.
 USELESS = 0.0005
 #: MAP@10 that a member must add: every query pays for its forward pass, its part of the matrix and its memory.
 WORTH = 0.002
+#: Members lighter than this share of the heaviest are suspected to add what others could.
+_LIGHT = 0.25
+#: The lightest weight that is tried, as a share of the heaviest.
+_FAINT = 0.006
 _WEIGHT = (math.log(0.005), math.log(20.0))
 _VOTE = {
     "neighbours": (math.log(1), math.log(50)),
@@ -59,24 +64,45 @@ def search_vote(
     with_labels = start.label_share > 0 and table.classes > 0
     # Dimensions are chosen by similarity alone: the label vote hides most of what they change.
     plain = _choose_dims(table, replace(start, label_share=0.0), dims)
-    best = _evolve(table, replace(start, dims=plain.dims), with_labels, budget, report)
-    return prune(table, best)
+    # Members that lost their vote before may win it back.
+    least = _FAINT * max(start.weights)
+    everybody = replace(start, dims=plain.dims, weights=tuple(max(w, least) for w in start.weights))
+    best = _evolve(table, everybody, with_labels, budget, report)
+    return _without_the_useless(
+        table, best, lambda trial, trials: _evolve(table, trial, with_labels, replace(budget, trials=trials), _silent),
+        budget.trials // 3,
+    )  # fmt: skip
 
 
-def prune(table: ScoreTable, trial: Trial) -> Trial:
-    """Take the vote from members that add too little or no more than chance, the lightest first; one always stays."""
+def _silent(done: int, total: int) -> None:
+    """No word of the progress of a short search."""
+
+
+def _without_the_useless(table: ScoreTable, trial: Trial, evolve: Callable[[Trial, int], Trial], trials: int) -> Trial:
+    """Take the vote from members that add too little or no more than chance, the lightest first; one always stays.
+
+    What a member adds is measured against the others' best vote without it, for which they are weighed anew.
+    """
     value = average_precisions(table, trial)
     for m in np.argsort(trial.weights):
         weights = tuple(0.0 if i == m else w for i, w in enumerate(trial.weights))
         if trial.weights[m] <= 0 or not any(weights):
             continue
         without = replace(trial, weights=weights)
-        other = average_precisions(table, without)
-        loss = value - other
-        # A loss within two standard errors may as well be none.
-        if loss.mean() <= max(WORTH, 2 * float(loss.std()) / math.sqrt(len(loss))):
-            trial, value = without, other
+        if not _is_worth_it(value, average_precisions(table, without)):
+            trial, value = without, average_precisions(table, without)
+            continue
+        if trial.weights[m] < _LIGHT * max(trial.weights):
+            without = evolve(without, trials)
+            if not _is_worth_it(value, other := average_precisions(table, without)):
+                trial, value = without, other
     return trial
+
+
+def _is_worth_it(value: NDArray[np.float64], without: NDArray[np.float64]) -> bool:
+    """Whether AP@10 falls by more than a member must add, and by more than chance (two standard errors)."""
+    loss = value - without
+    return float(loss.mean()) > max(WORTH, 2 * float(loss.std()) / math.sqrt(len(loss)))
 
 
 def _value(table: ScoreTable, trial: Trial) -> float:
@@ -102,7 +128,8 @@ def _evolve(
 ) -> Trial:
     from cmaes import CMA
 
-    members = len(start.weights)
+    active = np.flatnonzero(start.weights)
+    members = len(active)
     # Without names of classes there is nothing to give them a share of.
     names = [name for name in _VOTE if name != "text_share" or table.names] if with_labels else []
     bounds = np.array([_WEIGHT] * members + [_VOTE[name] for name in names])
@@ -112,7 +139,8 @@ def _evolve(
 
     def decode(x: np.ndarray) -> Trial:
         raw = low + width * np.clip(x, 0, 1)
-        weights = np.exp(raw[:members])
+        weights = np.zeros(len(start.weights))
+        weights[active] = np.exp(raw[:members])
         vote = dict(zip(names, raw[members:], strict=True))
         changes: dict[str, Any] = {
             name: float(value if name in _LINEAR else math.exp(value)) for name, value in vote.items()
@@ -122,7 +150,7 @@ def _evolve(
         return replace(start, weights=tuple(float(w) for w in weights / weights.sum()), **changes)
 
     def encode(trial: Trial) -> np.ndarray:
-        weights = np.maximum(np.array(trial.weights) / max(trial.weights), 0.006)
+        weights = np.maximum(np.array(trial.weights)[active] / max(trial.weights), _FAINT)
         vote = [getattr(trial, n) if n in _LINEAR else math.log(max(getattr(trial, n), 1e-6)) for n in names]
         place = (np.concatenate([np.log(weights), vote]) - low) / width
         return np.asarray(np.clip(place, 0.02, 0.98), np.float64)
