@@ -74,7 +74,9 @@ def steps(args: argparse.Namespace) -> Iterator[Step]:
         index, out = args.out / "index-embedding", args.out / "serve-embedding"
         shutil.rmtree(index, ignore_errors=True)
         yield Step("vectors", script("synthetic_gallery.py", index, "--images", 2_000 if args.quick else 20_000))
-        command = cbir("bench", "serve", index, "--kind", "embedding", "--out", out, *quick)
+        command = cbir(
+            "bench", "serve", index, "--kind", "embedding", "--embeddings", index / "queries.npz", "--out", out, *quick
+        )
         yield Step("serve by embedding", command, out / "results.json")
     # Long runs of full size, in which nothing can be left out.
     if "search" in args.only and not args.quick:

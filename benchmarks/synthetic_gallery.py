@@ -1,9 +1,10 @@
 """An index of vectors that no image stands behind: ``python benchmarks/synthetic_gallery.py OUT --images 20000``.
 
-What a search costs depends on the number of images and the length of their vectors, not on what they show: so the
-vectors are drawn, a few classes of them, and published through the indexer like any others.  Two members of 320
-components each, both with the network of the built-in ``compact``'s first member, so that `cbir serve` can load it
-and be asked with images too; their files are nowhere, which `cbir bench serve` notices.
+What a search costs depends on the number of images, the length of their vectors and how they lie, not on what they
+show: so the vectors are drawn around the centres of classes, with components that decay as those of trained projections
+do, and published through the indexer like any others; OUT/queries.npz has queries that are drawn likewise.  Two members
+of 320 components each, both with the network of the built-in ``compact``'s first member, so that `cbir serve` can load
+it and be asked with images too; their files are nowhere, which `cbir bench serve` notices.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from cbir.indexer.publishing import VersionContent, write_version
 
 MEMBERS = ("first", "second")
 WIDTH = 320
-#: Length of the noise beside that of the class's centre: neighbours are of the same class, most of the time.
-NOISE = 1.5
+#: Length of the noise beside that of the class's centre.
+NOISE = 1.0
+#: Vectors that are queries and no images.
+QUERIES = 512
 
 
 def ensemble() -> EnsembleSpec:
@@ -51,11 +54,12 @@ def gallery(images: int, classes: int) -> Gallery:
 
 
 def vectors(member: str, images: int, classes: int) -> np.ndarray:
-    """(N, 320) float32 unit vectors around their classes' centres."""
+    """(N + QUERIES, 320) float32 unit vectors around their classes' centres."""
     rng = np.random.default_rng(MEMBERS.index(member))
     centres = rng.standard_normal((max(1, classes), WIDTH), dtype=np.float32) * (1 if classes else 0)
-    noise = rng.standard_normal((images, WIDTH), dtype=np.float32)
-    return normalise(centres[np.arange(images) % len(centres)] + NOISE * noise)
+    noise = rng.standard_normal((images + QUERIES, WIDTH), dtype=np.float32)
+    decay = np.exp(-3 * np.arange(WIDTH) / WIDTH).astype(np.float32)
+    return normalise((centres[np.arange(len(noise)) % len(centres)] + NOISE * noise) * decay)
 
 
 def publish(out: Path, images: int, classes: int) -> str:
@@ -64,14 +68,16 @@ def publish(out: Path, images: int, classes: int) -> str:
     content = VersionContent(
         gallery(images, classes),
         made,
-        lambda member: vectors(member, images, classes),
+        lambda member: vectors(member, images, classes)[:images],
         {member.name: member_fingerprint(member, made.crop) for member in made.members},
         VoteSettings(dict.fromkeys(MEMBERS, 1.0)),
         device="cpu",
     )
     store = IndexStore(out)
     with store.lock():
-        return write_version(store.begin(), content, lambda progress: None).name
+        name = write_version(store.begin(), content, lambda progress: None).name
+    np.savez(out / "queries.npz", **{member: vectors(member, images, classes)[images:] for member in MEMBERS})
+    return name
 
 
 def main() -> None:

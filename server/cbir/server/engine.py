@@ -22,6 +22,7 @@ from cbir.core.errors import ArtifactError, CbirError, ConfigurationError
 from cbir.core.near_duplicates import Appearance
 from cbir.core.retriever import Retriever
 from cbir.core.store import IndexStore, IndexVersion
+from cbir.core.threads import search_alone
 from cbir.server.answering import Answering
 from cbir.server.calibration import gallery_pictures
 from cbir.server.limits import Limits
@@ -33,6 +34,8 @@ __all__ = ["Engine"]
 
 _log = logging.getLogger(__name__)
 
+#: Components of all images below which more than one thread does not pay for a search.
+_SEARCHED_ALONE = 2**27
 #: What the start may take for batch sizes that can do without.
 _WARM_UP_SECONDS = 20.0
 
@@ -133,6 +136,8 @@ class Engine:
             }
             retriever = Retriever.load(opened, device, index)
             words = Words.load(opened, spec, device, text)
+            if len(opened.gallery) * sum(retriever.dims) < _SEARCHED_ALONE:
+                search_alone(with_torch=all(e.runtime != "torch-cpu" for e in embedders.values()))
             engine = cls(opened, retriever, embedders, limits or Limits(), words)
             engine.warm_up(engine.buckets, on_device)
         except CbirError:

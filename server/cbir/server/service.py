@@ -73,7 +73,7 @@ class SearchService:
             answer = await pipeline.search(engine, asked.query, asked.fingerprint, _caller(context), _deadline(context))
         except Exception as error:  # noqa: BLE001 - every failure becomes a status
             pipeline.tally.outcome(error)
-            await status.abort(context, error)
+            return status.fail(context, error)
         pipeline.tally.outcome(answer)
         return answer
 

@@ -25,7 +25,7 @@ from cbir.server.admission import NotReadyError, OverloadedError
 from cbir.server.batching import DeadlineError
 from cbir.server.picture import PictureError
 
-__all__ = ["DOMAIN", "abort", "to_status"]
+__all__ = ["DOMAIN", "abort", "fail", "to_status"]
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +103,18 @@ async def abort(context: grpc.aio.ServicerContext, error: BaseException) -> NoRe
     status = rpc_status.to_status(to_status(error))
     await context.abort(status.code, status.details, status.trailing_metadata)
     raise AssertionError("abort returned")
+
+
+def fail(context: grpc.aio.ServicerContext, error: BaseException) -> bytes:
+    """End a unary call with the status of an error by returning what this returns.
+
+    A flooded server refuses more calls than it answers, and :func:`abort` costs several times as much.
+    """
+    status = rpc_status.to_status(to_status(error))
+    context.set_code(status.code)
+    context.set_details(status.details)
+    context.set_trailing_metadata(status.trailing_metadata)
+    return b""
 
 
 def _status(

@@ -41,6 +41,8 @@ FEW_ROWS = 4096
 _SHALLOWEST, _DEEPEST_SHARE = 256, 8
 #: Rows with the worst codes that are scored where their estimates may be wrong enough: so many, or this share of all.
 _WORST_ROWS, _WORST_SHARE = 256, 1000
+#: The share of the first list that is scored before it is asked whether that suffices.
+_AT_ONCE = 0.5
 #: Gallery images that are asked for, to learn how deep a scan must look.
 _TRIALS = 16
 #: Nanoseconds of one core with AVX2: for a group of components of a row in a scan, for a component of a row in a
@@ -197,6 +199,8 @@ class NearestSearch:
         found: Candidates | None = None
         few = allowed is not None and free <= FEW_ROWS
         depth = max(first, min(count, self._depth))
+        # A round of scoring costs more than some hundred candidates: so many are scored at once as most queries need.
+        first = max(first, min(free, int(self._depth * _AT_ONCE)))
         todo = np.arange(len(queries)) if free else np.arange(0)
         while len(todo):
             if few:

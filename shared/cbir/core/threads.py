@@ -5,9 +5,10 @@ OpenVINO, torch, OpenCV and the threads that decode share one machine and know n
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
-__all__ = ["Threads", "share_out", "threads"]
+__all__ = ["Threads", "idle_quietly", "search_alone", "share_out", "threads"]
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,27 @@ def share_out(wanted: Threads) -> None:
         import cv2
 
         cv2.setNumThreads(wanted.images)
+
+
+def idle_quietly() -> None:
+    """Let OpenMP's threads sleep while they have no work.  To be called before torch or FAISS are imported.
+
+    Left alone, each library's threads spin for a while after every call, on cores that a server needs for others.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def search_alone(with_torch: bool) -> None:
+    """Let FAISS and NumPy (and torch) compute on the thread that calls them, from now on, in the whole process.
+
+    A search of a gallery that fits the caches is over before a second thread has begun, and the other cores have
+    queries to decode and answers to write.
+    """
+    import faiss
+    import threadpoolctl
+    import torch
+
+    threadpoolctl.threadpool_limits(1, user_api="blas")
+    faiss.omp_set_num_threads(1)
+    if with_torch:
+        torch.set_num_threads(1)

@@ -121,7 +121,12 @@ class _Subject:
             say(f"{info.images} images, {len(info.members)} members, index {info.index}")
             files, source = await _query_images(address, plan, info, stub)
             dims = {member.name: member.embedding_dim for member in info.members}
-            made = {"image": supply.images(files), "embedding": supply.embeddings(dims, _EMBEDDINGS, plan.seed)}
+            vectors = (
+                supply.given_embeddings(plan.embeddings, dims)
+                if plan.embeddings
+                else supply.embeddings(dims, _EMBEDDINGS, plan.seed)
+            )
+            made = {"image": supply.images(files), "embedding": vectors}
             if "id" in plan.kinds:
                 made["id"] = supply.ids(await _ids(plan, info, stub))
             ask = channel.unary_unary(SEARCH)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 
+from cbir.core.errors import ConfigurationError
 from cbir.v1 import search_pb2
 
-__all__ = ["Payloads", "embeddings", "ids", "images", "in_stream", "stream_place"]
+__all__ = ["Payloads", "embeddings", "given_embeddings", "ids", "images", "in_stream", "stream_place"]
 
 #: Bytes at the end of an image file that say nothing to its decoder.
 _TRAILER = 8
@@ -82,6 +84,31 @@ def embeddings(raw_dims: Mapping[str, int], distinct: int, seed: int) -> Payload
             vector = rng.standard_normal(dim).astype(np.float32)
             vectors[name] = search_pb2.Vector(values=(vector / np.linalg.norm(vector)).tolist())
         queries.append(search_pb2.Query(embedding=search_pb2.EnsembleEmbedding(vectors=vectors)))
+    return Payloads("embedding", _serialised(queries), _other_mantissa)
+
+
+def given_embeddings(path: Path, raw_dims: Mapping[str, int]) -> Payloads:
+    """Queries by vectors from a file: an .npz with one (K, dim) array a member; every one sent differs.
+
+    Raises:
+        ConfigurationError: ``BENCH_EMBEDDINGS``: it does not hold them.
+    """
+    try:
+        with np.load(path) as file:
+            vectors = {name: np.asarray(file[name], np.float32) for name in raw_dims}
+        found = {name: array.shape[1] for name, array in vectors.items()}
+        if found != dict(raw_dims) or len({len(array) for array in vectors.values()}) != 1:
+            raise ValueError(f"its arrays are {found} components wide")
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        wanted = ", ".join(f"{name} (K, {dim})" for name, dim in raw_dims.items())
+        raise ConfigurationError(
+            f"{path} does not hold the vectors of queries ({error}): it must be an .npz of {wanted}",
+            reason="BENCH_EMBEDDINGS",
+        ) from error
+    queries = []
+    for row in range(len(next(iter(vectors.values())))):
+        parts = {name: search_pb2.Vector(values=array[row].tolist()) for name, array in vectors.items()}
+        queries.append(search_pb2.Query(embedding=search_pb2.EnsembleEmbedding(vectors=parts)))
     return Payloads("embedding", _serialised(queries), _other_mantissa)
 
 

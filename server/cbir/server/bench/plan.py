@@ -23,6 +23,7 @@ class Plan:
         index: Its live version is served, and measured alone too; None: whatever ``target`` serves.
         target: A server that runs already; None: one is started.
         images: Folder or .zip of query images; None: those of the gallery, or drawn ones where their files are gone.
+        embeddings: File with the vectors of queries; None: random ones, which are like nothing in the gallery.
         kinds: Of queries; the first one is used for open loops, reloads and cancellation.
         concurrency: Requests in flight of the closed loops, rising.
         seconds: A closed loop is watched for, in each round; open loops take several times as long.
@@ -45,6 +46,7 @@ class Plan:
     index: Path | None = None
     target: str | None = None
     images: Path | None = None
+    embeddings: Path | None = None
     kinds: tuple[str, ...] = KINDS
     concurrency: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     seconds: float = 3.0

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 
 from cbir.core.errors import CbirError, ConfigurationError
+from cbir.core.threads import idle_quietly
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
 
@@ -34,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="SOURCE",
         help="folder or .zip of query images (default: the gallery's, or drawn)",
+    )
+    queries.add_argument(
+        "--embeddings",
+        type=Path,
+        metavar="FILE",
+        help=".npz with an array of vectors a member, for --kind embedding (default: random ones, like nothing)",
     )
     queries.add_argument(
         "--kind", dest="kinds", choices=_KINDS, nargs="+", default=list(_KINDS),
@@ -92,6 +99,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CbirError: The server or the engine cannot be loaded.
     """
+    # What is measured alone is measured as it is served.
+    idle_quietly()
     # Here and not above: help and wrong usage need not wait for torch.
     from rich.console import Console
 
@@ -130,7 +139,8 @@ def _plan(args: argparse.Namespace) -> Any:
 
     quick = args.quick
     return Plan(
-        index=args.index, target=args.target, images=args.images, kinds=tuple(dict.fromkeys(args.kinds)),
+        index=args.index, target=args.target, images=args.images, embeddings=args.embeddings,
+        kinds=tuple(dict.fromkeys(args.kinds)),
         concurrency=(1, 8, 32) if quick else args.concurrency,
         seconds=min(args.seconds, 0.4) if quick else args.seconds,
         rounds=1 if quick else args.rounds,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cbir.core.errors import CbirError
-from cbir.core.threads import Threads, share_out
+from cbir.core.threads import Threads, idle_quietly, share_out
 from cbir.server.limits import GRACE, Limits
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CbirError: The index cannot be served, or the port not be had.
     """
+    idle_quietly()
     # Libraries that start programs while they load would make gRPC print a line for each fork; this server never forks.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
