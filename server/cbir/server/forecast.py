@@ -34,8 +34,11 @@ class Forecast:
         self._threads = threads
         # Guesses until there is something to go by.
         self.heavy, self.light, self.decode = Pace(0.01), Pace(0.001), Pace(0.01)
+        # A query is answered when its batch is, which is longer than its own turn.
+        self.batch_seconds = 0.0
         self.heavies = 0
         self.lights = 0
+        self._pressed_since: float | None = None
 
     @property
     def under_way(self) -> int:
@@ -50,7 +53,12 @@ class Forecast:
             self.lights += by
 
     def note_batch(self, flights: Sequence[Flight], seconds: float) -> None:
-        """Note what a batch took."""
+        """Note what a batch took: while others wait, all the time since the batch before it, whatever it went into."""
+        now = monotonic()
+        if self._pressed_since is not None:
+            seconds = max(seconds, now - self._pressed_since)
+        self._pressed_since = now if self.under_way > len(flights) else None
+        self.batch_seconds += 0.2 * (seconds - self.batch_seconds)
         heavies = sum(flight.is_heavy for flight in flights)
         if heavies:
             self.heavy.add(seconds, heavies)
@@ -79,7 +87,9 @@ class Forecast:
         if flight.deadline is None or not self.under_way:
             return
         left = flight.deadline - monotonic()
-        wait = self.wait() + (self.heavy if flight.is_heavy else self.light).seconds_each
+        wait = self.wait() + max(
+            (self.heavy if flight.is_heavy else self.light).seconds_each, self.batch_seconds / 2
+        )  # fmt: skip
         if wait < left:
             return
         # Lanes take turns: only so much of each comes before this query.
