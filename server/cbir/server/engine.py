@@ -139,7 +139,9 @@ class Engine:
             if len(opened.gallery) * sum(retriever.dims) < _SEARCHED_ALONE:
                 search_alone(with_torch=all(e.runtime != "torch-cpu" for e in embedders.values()))
             engine = cls(opened, retriever, embedders, limits or Limits(), words)
-            engine.warm_up(engine.buckets, on_device)
+            # Models that serve already know every size; a large batch would hold up the queries meanwhile.
+            warm = all(_fingerprint(opened, name) in known for name in embedders)
+            engine.warm_up((1,) if warm else engine.buckets, on_device)
         except CbirError:
             raise
         except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, SafetensorError) as error:
