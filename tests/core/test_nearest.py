@@ -125,7 +125,8 @@ def test_the_bound_holds_for_what_is_no_candidate(parts: list[np.ndarray], searc
     weights = np.tile(WEIGHTS, (8, 1))
     found = search.find(queries, weights, [10] * 8, [32] * 8, [()] * 8)
     for rows, bound, scores in zip(found.rows, found.bound, exact(parts, queries, weights), strict=True):
-        assert np.delete(scores, rows[rows >= 0]).max() <= bound
+        # The bound is a sum in float32.
+        assert np.delete(scores, rows[rows >= 0]).max() <= bound + 1e-6
 
 
 @pytest.mark.parametrize("strategy", ["scan", "product"])
