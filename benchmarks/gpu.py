@@ -24,12 +24,13 @@ import random_index
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cbir.core.embedder import Embedder, embed_all, warm_up
+from cbir.core.embedder import Embedder, embed_all
 from cbir.core.ensemble import EnsembleSpec
 from cbir.core.runtime import CudaEmbedder
 from cbir.core.threads import Threads, share_out
 from cbir.indexer.samples import LABELS, draw_sample
 from cbir.server.engine import Engine
+from cbir.server.limits import Limits
 from cbir.server.query import EngineQuery, ImageBytes
 
 #: torch's types by the names of precisions.
@@ -107,11 +108,13 @@ def stages(engine: Engine, queries: Sequence[EngineQuery]) -> dict[str, float]:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Everything, in one run."""
     ensemble, index = random_index.prepared_index(args.out, args.set, args.gallery)
-    engine = Engine.load(index, device=args.device, runtime=args.runtime, precision=args.precision)
+    limits = Limits(max_batch=args.batch)
+    engine = Engine.load(index, device=args.device, runtime=args.runtime, precision=args.precision, limits=limits)
     embedders = dict(engine.embedders)
     place = "cuda" if any(isinstance(e, CudaEmbedder) for e in embedders.values()) else "cpu"
     begun = perf_counter()
-    sizes = warm_up(embedders, args.batch)
+    sizes = list(engine.buckets)
+    engine.warm_up(sizes)
     warmed = perf_counter() - begun
     precision = next(iter(embedders.values())).precision
     facts = peak.machine(place)
