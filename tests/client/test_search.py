@@ -327,7 +327,9 @@ def test_waiting_ends(server: Any, any_client: Any, make_client: Any, no_server:
 
 def test_ctrl_c_ends_a_waiting_stream() -> None:
     program = (
-        "import time\n"
+        "import signal, time\n"
+        # Whoever runs the tests in the background has the signal ignored, which children inherit.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from cbir.client import Client\n"
         "def never():\n"
         "    print('waiting', flush=True)\n"
