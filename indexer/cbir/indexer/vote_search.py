@@ -89,8 +89,8 @@ def _without_the_useless(table: ScoreTable, trial: Trial, evolve: Callable[[Tria
         if trial.weights[m] <= 0 or not any(weights):
             continue
         without = replace(trial, weights=weights)
-        if not _is_worth_it(value, average_precisions(table, without)):
-            trial, value = without, average_precisions(table, without)
+        if not _is_worth_it(value, other := average_precisions(table, without)):
+            trial, value = without, other
             continue
         if trial.weights[m] < _LIGHT * max(trial.weights):
             without = evolve(without, trials)

@@ -48,14 +48,7 @@ class Answering:
     def __call__(
         self, batch: Sequence[PreparedQuery], waited: Sequence[float] | None = None
     ) -> list[EngineResult | CbirError]:
-        """Answer a batch in which images, embeddings, stored images and words mix freely.
-
-        Args:
-            waited: Seconds that each query spent in queues, to be told in its timings.
-
-        Returns:
-            For each query its result, or why there is none.
-        """
+        """See :meth:`cbir.server.engine.Engine.answer`."""
         refused: dict[int, CbirError] = {}
         vectors = np.zeros((len(batch), sum(self._retriever.dims)), np.float32)
         begun = perf_counter()

@@ -159,7 +159,7 @@ class Timings:
         queue: Waiting for a decoder and for the engine.
         embed: The forward passes of the batch that the query was in.
         search: Projecting that batch and ranking the gallery for it, fusion included.
-        fuse: Explaining the hits of this query.
+        fuse: Putting the answers of that batch together.
     """
 
     decode: float = 0.0

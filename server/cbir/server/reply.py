@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from cbir.core.gallery import Gallery
 from cbir.core.retriever import Ranking
+from cbir.server.varint import varint
 from cbir.v1 import search_pb2
 
 __all__ = ["hits_message"]
@@ -47,7 +48,7 @@ def hits_message(gallery: Gallery, members: Sequence[str], ranking: Ranking) -> 
     width, written = template.size, hits.tobytes()
     for i, row in enumerate(ranking.rows.tolist()):
         image = described.get(row) or _describe(gallery, row, described)
-        parts += (_HITS, _varint(len(image) + width), image, written[i * width : (i + 1) * width])
+        parts += (_HITS, varint(len(image) + width), image, written[i * width : (i + 1) * width])
     return search_pb2.SearchResponse.FromString(b"".join(parts))
 
 
@@ -65,7 +66,7 @@ def _template(members: tuple[str, ...]) -> tuple[NDArray[np.uint8], NDArray[np.i
         leave(scores, 4)
     for member in members:
         name_field = search_pb2.Vote(member=member).SerializeToString()
-        data += _tag("Hit", "votes", _LENGTH) + _varint(len(name_field) + 1 + _RANK_BYTES + 10) + name_field
+        data += _tag("Hit", "votes", _LENGTH) + varint(len(name_field) + 1 + _RANK_BYTES + 10) + name_field
         data += _tag("Vote", "rank", _VARINT)
         leave(ranks, _RANK_BYTES)
         for name in ("similarity", "contribution"):
@@ -86,18 +87,7 @@ def _numbers(ranking: Ranking) -> NDArray[np.uint8]:
 
 def _tag(message: str, field: str, wire_type: int) -> bytes:
     number = search_pb2.DESCRIPTOR.message_types_by_name[message].fields_by_name[field].number
-    return _varint(number << 3 | wire_type)
-
-
-def _varint(number: int) -> bytes:
-    if number < 128:
-        return bytes((number,))
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
+    return varint(number << 3 | wire_type)
 
 
 _HITS = _tag("SearchResponse", "hits", _LENGTH)

@@ -11,6 +11,7 @@ from google.rpc import status_pb2  # type: ignore[import-untyped]
 from cbir.core.errors import QueryError
 from cbir.server import conversion
 from cbir.server.query import EngineResult, ImageBytes
+from cbir.server.varint import varint
 from cbir.v1 import search_pb2
 
 __all__ = ["Question", "parse", "stream_answer", "stream_error", "write_result"]
@@ -76,7 +77,12 @@ def write_result(result: EngineResult) -> tuple[bytes, bytes]:
 
 def stream_answer(request_id: str, response: bytes) -> bytes:
     """A ``SearchStreamResponse`` around a ``SearchResponse``, which is copied and not parsed again."""
-    return search_pb2.SearchStreamResponse(request_id=request_id).SerializeToString() + _RESPONSE + _sized(response)
+    return (
+        search_pb2.SearchStreamResponse(request_id=request_id).SerializeToString()
+        + _RESPONSE
+        + varint(len(response))
+        + response
+    )
 
 
 def stream_error(request_id: str, error: status_pb2.Status) -> bytes:
@@ -86,14 +92,3 @@ def stream_error(request_id: str, error: status_pb2.Status) -> bytes:
 
 # The tag of a field that holds a message: its number, and 2 for "a length follows".
 _RESPONSE = bytes((search_pb2.SearchStreamResponse.RESPONSE_FIELD_NUMBER << 3 | 2,))
-
-
-def _sized(data: bytes) -> bytes:
-    """Data after its length as a varint."""
-    head = bytearray()
-    size = len(data)
-    while size > 127:
-        head.append(size & 127 | 128)
-        size >>= 7
-    head.append(size)
-    return bytes(head) + data

@@ -8,8 +8,10 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cbir.core.errors import ConfigurationError
+from cbir.server.varint import varint
 from cbir.v1 import search_pb2
 
 __all__ = ["Payloads", "embeddings", "given_embeddings", "ids", "images", "in_stream", "stream_place"]
@@ -77,14 +79,10 @@ def embeddings(raw_dims: Mapping[str, int], distinct: int, seed: int) -> Payload
         raw_dims: Length of each member's embedding before projection, by name.
     """
     rng = np.random.default_rng(seed)
-    queries = []
-    for _ in range(distinct):
-        vectors = {}
-        for name, dim in raw_dims.items():
-            vector = rng.standard_normal(dim).astype(np.float32)
-            vectors[name] = search_pb2.Vector(values=(vector / np.linalg.norm(vector)).tolist())
-        queries.append(search_pb2.Query(embedding=search_pb2.EnsembleEmbedding(vectors=vectors)))
-    return Payloads("embedding", _serialised(queries), _other_mantissa)
+    drawn = rng.standard_normal((distinct, sum(raw_dims.values()))).astype(np.float32)
+    parts = np.split(drawn, np.cumsum(list(raw_dims.values()))[:-1], axis=1)
+    vectors = dict(zip(raw_dims, parts, strict=True))
+    return _of_vectors({name: v / np.linalg.norm(v, axis=1, keepdims=True) for name, v in vectors.items()})
 
 
 def given_embeddings(path: Path, raw_dims: Mapping[str, int]) -> Payloads:
@@ -105,6 +103,10 @@ def given_embeddings(path: Path, raw_dims: Mapping[str, int]) -> Payloads:
             f"{path} does not hold the vectors of queries ({error}): it must be an .npz of {wanted}",
             reason="BENCH_EMBEDDINGS",
         ) from error
+    return _of_vectors(vectors)
+
+
+def _of_vectors(vectors: Mapping[str, NDArray[np.float32]]) -> Payloads:
     queries = []
     for row in range(len(next(iter(vectors.values())))):
         parts = {name: search_pb2.Vector(values=array[row].tolist()) for name, array in vectors.items()}
@@ -120,7 +122,7 @@ def ids(names: Sequence[str]) -> Payloads:
 def in_stream(place: int, body: bytes) -> bytes:
     """A serialised ``SearchStreamRequest``: the place in flight is its request_id."""
     name = str(place).encode()
-    return bytes((_ID_TAG, len(name))) + name + bytes((_BODY_TAG,)) + _varint(len(body)) + body
+    return bytes((_ID_TAG, len(name))) + name + bytes((_BODY_TAG,)) + varint(len(body)) + body
 
 
 def stream_place(reply: bytes) -> tuple[int, bool]:
@@ -132,12 +134,3 @@ def stream_place(reply: bytes) -> tuple[int, bool]:
 def _serialised(queries: Sequence[search_pb2.Query]) -> list[bytes]:
     # No options: what is varied is then at the very end of the message.
     return [search_pb2.SearchRequest(query=query).SerializeToString() for query in queries]
-
-
-def _varint(value: int) -> bytes:
-    groups = bytearray()
-    while value > 127:
-        groups.append(value & 127 | 128)
-        value >>= 7
-    groups.append(value)
-    return bytes(groups)
