@@ -18,9 +18,9 @@ from PIL import Image
 import cbir.server.engine
 from cbir.core.crop import Box, Crop
 from cbir.core.decode import decode_image
-from cbir.core.embedder import prepare
 from cbir.core.errors import CbirError
 from cbir.core.fusion import Fusion
+from cbir.core.resize import prepare
 from cbir.server.engine import Engine
 from cbir.server.query import Embedding, EngineQuery, EngineResult, Filter, ImageBytes, StoredImage, Text
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from cbir.core.crop import Crop, find_content
 from cbir.core.decode import FORMATS, decode_image
-from cbir.core.embedder import prepare
+from cbir.core.resize import prepare
 from cbir.server.deployment import EngineConfig
 from cbir.server.engine import Engine
 from cbir.server.picture import Picture, media_type

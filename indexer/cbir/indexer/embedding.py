@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 
 from cbir.core.crop import CROP_VERSION, Box, Crop, find_content
 from cbir.core.decode import DecodedImage, DecodeLimits, decode_image
-from cbir.core.embedder import Embedder, load_embedder, prepare
+from cbir.core.embedder import Embedder, load_embedder
 from cbir.core.embedding_cache import EmbeddingCache
 from cbir.core.ensemble import EnsembleSpec, MemberSpec, member_fingerprint
 from cbir.core.errors import ImageError
 from cbir.core.perceptual_hash import perceptual_hash
+from cbir.core.resize import prepare
 from cbir.indexer.sources import SourceImage
 
 __all__ = ["EmbeddingRun", "ImageFacts", "Progress", "RunSettings", "SkippedImage"]

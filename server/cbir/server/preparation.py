@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from cbir.core.crop import Box, Crop, find_content
 from cbir.core.decode import decode_image
-from cbir.core.embedder import prepare
 from cbir.core.errors import QueryError
 from cbir.core.gallery import Gallery
 from cbir.core.near_duplicates import close_hashes
 from cbir.core.perceptual_hash import perceptual_hash
+from cbir.core.resize import prepare
 from cbir.core.retriever import SearchSpec
 from cbir.server.limits import Limits
 from cbir.server.query import Embedding, EngineQuery, ImageBytes, StoredImage, Text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -128,16 +129,16 @@ def _framed_by_flat(grey: NDArray[np.uint8], box: Box) -> bool:
 
 def _trim_borders(small: NDArray[np.uint8], box: Box) -> Box:
     """Cut rows and columns off that are of one colour, if together they look like a frame."""
-    region = small[box.top : box.bottom, box.left : box.right].astype(np.int16)
+    region = small[box.top : box.bottom, box.left : box.right]
     if region.shape[0] < 8 or region.shape[1] < 8:
         return box
 
-    def straight_run(lines: NDArray[np.int16], run: int) -> int:
+    def straight_run(lines: NDArray[np.uint8], run: int) -> int:
         # Where a picture begins, it begins along its whole edge; a thing on a plain ground touches its bounding box
         # here and there, and its ground belongs to it.
         if run == 0 or run == len(lines):
             return run
-        colour = np.median(lines[0], axis=0)
+        colour = _median(lines[0])
         edge = lines[run : run + 3]
         begins = (np.abs(edge - colour).max(axis=2) > _BORDER_TOLERANCE).any(axis=0).mean()
         return run if begins >= _STRAIGHT_EDGE else 0
@@ -158,32 +159,38 @@ def _trim_borders(small: NDArray[np.uint8], box: Box) -> Box:
     return trimmed
 
 
-def _flat_run(lines: NDArray[np.int16]) -> int:
+def _flat_run(lines: NDArray[np.uint8]) -> int:
     """How many lines, from the first on, hardly vary along themselves and keep the first one's colour.
+
+    A line is flat where the 0.98 quantile of its pixels' distances to the colour is within the tolerance.
 
     Args:
         lines: (L, N, 3).
     """
-    colour = np.median(lines[0], axis=0)
+    colour = _median(lines[0])
+    least = tuple(math.ceil(c - _BORDER_TOLERANCE) for c in colour)
+    most = tuple(math.floor(c + _BORDER_TOLERANCE) for c in colour)
+    # Counting does without sorting; only where the tolerance falls between the two values that the quantile lies
+    # between does it depend on them.
+    below = int(0.98 * (lines.shape[1] - 1)) + 1
     # Most pictures have no border: few lines are looked at before it ends.
-    start, step = 0, 2
+    start, step = 0, 1
     while start < len(lines):
-        flat = _flat(lines[start : start + step], colour)
-        if not flat.all():
-            return start + int(np.argmin(flat))
+        block = np.ascontiguousarray(lines[start : start + step])
+        counts = cv2.reduce(cv2.inRange(block, least, most), 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)
+        for place, near in enumerate(counts[:, 0].tolist()):
+            if near < 255 * below or (near == 255 * below and not _quantile_is_near(block[place], colour)):
+                return start + place
         start, step = start + step, 2 * step
     return len(lines)
 
 
-def _flat(lines: NDArray[np.int16], colour: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """(L,) whether the 0.98 quantile of a line's distances to a colour is within the tolerance."""
-    apart = np.abs(lines - colour)
-    far = np.maximum(np.maximum(apart[..., 0], apart[..., 1]), apart[..., 2])
-    # Counting does without sorting; only where the tolerance falls between the two values that the quantile lies
-    # between does it depend on them.
-    below = int(0.98 * (far.shape[1] - 1)) + 1
-    near = (far <= _BORDER_TOLERANCE).sum(axis=1)
-    flat: NDArray[np.bool_] = near > below
-    for unclear in np.flatnonzero(near == below):
-        flat[unclear] = np.quantile(far[unclear], 0.98) <= _BORDER_TOLERANCE
-    return flat
+def _median(line: NDArray[np.uint8]) -> list[float]:
+    """The median of each channel of an (N, 3) line; on bytes several times as fast as :func:`numpy.median`."""
+    middle = [(len(line) - 1) // 2, len(line) // 2]
+    return [(low + high) / 2 for low, high in np.partition(line.T, middle, axis=1)[:, middle].tolist()]
+
+
+def _quantile_is_near(line: NDArray[np.uint8], colour: list[float]) -> bool:
+    far = np.abs(line - np.array(colour)).max(axis=1)
+    return bool(np.quantile(far, 0.98) <= _BORDER_TOLERANCE)

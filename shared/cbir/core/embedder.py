@@ -1,4 +1,4 @@
-"""What an embedder is, how one is loaded, and how an image is prepared for it."""
+"""What an embedder is, and how one is loaded."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from cbir.core.crop import Box
 from cbir.core.embedders import BACKENDS
 from cbir.core.ensemble import MemberSpec
 from cbir.core.errors import CbirError, EnsembleError
@@ -27,15 +25,7 @@ from cbir.core.runtime import (
     quantised,
 )
 
-__all__ = ["Embedder", "Pending", "Starts", "embed_all", "explained", "load_embedder", "prepare"]
-
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-    "area": Image.Resampling.BOX,
-}
+__all__ = ["Embedder", "Pending", "Starts", "embed_all", "explained", "load_embedder"]
 
 
 class Embedder(Protocol):
@@ -218,13 +208,3 @@ def explained(member: MemberSpec) -> Iterator[None]:
             f"cannot be loaded ({detail}): check model, options and weights",
             reason="MODEL_UNUSABLE",
         ) from error
-
-
-def prepare(pixels: NDArray[np.uint8], box: Box, size: int, interpolation: str) -> NDArray[np.uint8]:
-    """Cut ``box`` out of (H, W, 3) pixels and resample it to (size, size, 3), squashing the aspect ratio.
-
-    Squashing keeps the whole content in view; a centre crop would lose what lies at the ends of wide photos.
-    """
-    region = pixels[box.top : box.bottom, box.left : box.right]
-    resized = Image.fromarray(np.ascontiguousarray(region)).resize((size, size), _RESAMPLING[interpolation])
-    return np.asarray(resized, dtype=np.uint8)

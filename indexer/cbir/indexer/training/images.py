@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from cbir.core.crop import CROP_VERSION, Crop, find_content
 from cbir.core.decode import decode_image
-from cbir.core.embedder import prepare
 from cbir.core.errors import ImageError, SourceError
+from cbir.core.resize import prepare
 from cbir.indexer.embedding import Progress
 from cbir.indexer.pipeline import ImageSources
 from cbir.indexer.sources import SourceImage

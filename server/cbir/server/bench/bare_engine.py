@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from cbir.core.crop import find_content
 from cbir.core.decode import decode_image
-from cbir.core.embedder import embed_all, prepare
+from cbir.core.embedder import embed_all
+from cbir.core.resize import prepare
 from cbir.server.commands import serve
 from cbir.server.engine import Engine
 from cbir.server.limits import Limits
