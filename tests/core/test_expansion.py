@@ -14,16 +14,16 @@ from cbir.core.projection import normalise
 def test_expansion_by_hand() -> None:
     # q = (1, 0), a neighbour (0, 1) of similarity 0.5 with alpha 2 weighs 0.25: q' = unit(1, 0.25).
     moved = expanded(
-        np.array([1, 0], np.float32), np.array([[0, 1]], np.float32), np.array([0.5], np.float32), 2.0, (2,)
+        np.array([[1, 0]], np.float32), np.array([[[0, 1]]], np.float32), np.array([[0.5]], np.float32), 2.0, (2,)
     )
-    np.testing.assert_allclose(moved, np.array([1, 0.25]) / np.hypot(1, 0.25), atol=1e-6)
+    np.testing.assert_allclose(moved[0], np.array([1, 0.25]) / np.hypot(1, 0.25), atol=1e-6)
 
 
 def test_members_without_a_say_get_none() -> None:
-    query = np.array([1, 0, 0, 0], np.float32)
-    near = np.array([[0, 1, 0, 1]], np.float32)
-    moved = expanded(query, near, np.array([1.0], np.float32), 1.0, (2, 2))
-    np.testing.assert_allclose(moved, [2**-0.5, 2**-0.5, 0, 0], atol=1e-6)
+    queries = np.array([[1, 0, 0, 0], [0, 0, 1, 0]], np.float32)
+    near = np.array([[[0, 1, 0, 1]], [[0, 1, 0, 1]]], np.float32)
+    moved = expanded(queries, near, np.ones((2, 1), np.float32), 1.0, (2, 2))
+    np.testing.assert_allclose(moved, [[2**-0.5, 2**-0.5, 0, 0], [0, 0, 2**-0.5, 2**-0.5]], atol=1e-6)
 
 
 def test_augmentation_by_hand() -> None:

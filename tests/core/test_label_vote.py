@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbir.core.label_vote import LinearHead, fit_head, head_probabilities, mixed_probabilities, neighbour_probabilities
+from cbir.core.label_vote import Heads, LinearHead, fit_head, mixed_probabilities, neighbour_probabilities
 
 
 def test_ridge_head_by_hand() -> None:
@@ -45,14 +45,13 @@ def test_heads_do_not_depend_on_the_order_of_the_gallery(seed: int) -> None:
 def test_members_heads_are_averaged_by_weight_and_silent_members_left_out() -> None:
     sure = LinearHead(np.array([[1.0, 0.0]], np.float32), np.zeros(2, np.float32))
     contrary = LinearHead(np.array([[0.0, 1.0]], np.float32), np.zeros(2, np.float32))
-    parts = [np.array([[1.0], [1.0]], np.float32), np.array([[1.0], [0.0]], np.float32)]
-    weights = np.array([[0.75, 0.25], [0.75, 0.25]], np.float32)
-    found = head_probabilities(parts, [sure, contrary], weights, temperature=0.5)
-    assert found is not None
-    # First query: scores 0.75 and 0.25, softmax of (1.5, 0.5).  Second: only the first member speaks: (2, 0).
-    np.testing.assert_allclose(found[:, 0], [1 / (1 + np.exp(-1)), 1 / (1 + np.exp(-2))], atol=1e-6)
-    assert head_probabilities(parts, [None, None], weights, 0.5) is None
-    np.testing.assert_allclose(head_probabilities([parts[1]], [sure], weights[:, :1], 0.5)[1], [0, 0])  # type: ignore[index]
+    queries = np.array([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0], [1.0, 0.0, 0.0]], np.float32)
+    weights = np.tile(np.array([0.2, 0.6, 0.2], np.float32), (3, 1))
+    found = Heads([None, sure, contrary], (1, 1, 1)).probabilities(queries, weights, temperature=0.5)
+    # First query: scores 0.75 and 0.25, softmax of (1.5, 0.5).  Second: only the first head speaks: (2, 0).  Third: a
+    # member speaks that has no head.
+    np.testing.assert_allclose(found[:, 0], [1 / (1 + np.exp(-1)), 1 / (1 + np.exp(-2)), 0], atol=1e-6)
+    np.testing.assert_allclose(found[:, 1], [1 / (1 + np.exp(1)), 1 / (1 + np.exp(2)), 0], atol=1e-6)
 
 
 def test_an_absent_opinion_leaves_its_share_to_the_others() -> None:

@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 
 import cbir.core.nearest as nearest_module
 from cbir.core.compressed_scan import CompressedScan, balanced_groups
-from cbir.core.gallery_matrix import DeviceMatrix, GalleryMatrix, HostMatrix
+from cbir.core.device_matrix import DeviceMatrix
+from cbir.core.fusion import fused_scores
+from cbir.core.gallery_matrix import GalleryMatrix, load_matrix
+from cbir.core.host_matrix import HostMatrix, MappedMatrix
 from cbir.core.nearest import NearestSearch
+from cbir.core.order import leading, ranks_of
 from cbir.core.projection import normalise
-from cbir.core.ranking import best_first, fused_scores
 
 N, DIMS, WEIGHTS = 6000, (24, 16, 8), np.array([0.5, 0.3, 0.2], np.float32)
 
@@ -51,9 +54,16 @@ def hits(
     options = {"barred": [()] * count, **options}
     found = search.find(queries, weights, [limit] * count, [max(32, limit)] * count, **options)
     scores = fused_scores(found.similarities, weights)
-    best = best_first(scores, found.rows)
-    ranked = [rows[order][:limit] for rows, order in zip(found.rows, best, strict=True)]
-    return [rows[rows >= 0].tolist() for rows in ranked]
+    best = leading(scores, found.rows, np.full(count, limit))
+    return [rows[order[order >= 0]].tolist() for rows, order in zip(found.rows, best, strict=True)]
+
+
+def on_device(parts: list[np.ndarray]) -> DeviceMatrix:
+    return DeviceMatrix(parts, tuple(np.cumsum((0, *(p.shape[1] for p in parts))).tolist()), "cpu")
+
+
+def in_memory(parts: list[np.ndarray]) -> GalleryMatrix:
+    return load_matrix(parts, "cpu")
 
 
 def best(scores: np.ndarray, limit: int = 10) -> list[int]:
@@ -70,8 +80,8 @@ def parts(request: pytest.FixtureRequest) -> list[np.ndarray]:
 def search(request: pytest.FixtureRequest, parts: list[np.ndarray]) -> NearestSearch:
     if request.param == "device":
         # What runs on a GPU, on the CPU: products of half precision.
-        return NearestSearch(DeviceMatrix(parts, "cpu"), WEIGHTS)
-    matrix = HostMatrix(parts, 0 if "halves" in request.param else 2**30)
+        return NearestSearch(on_device(parts), WEIGHTS)
+    matrix = load_matrix(parts, "cpu", 0 if "halves" in request.param else 2**30)
     found = NearestSearch(matrix, WEIGHTS, request.param.split()[0])
     assert found.strategy == request.param.split()[0]
     return found
@@ -137,7 +147,7 @@ def test_equal_images_are_ranked_in_the_order_of_rows(strategy: str) -> None:
     for part in parts:
         part[copies] = part[copies[0]]
     query = np.hstack([part[copies[:1]].astype(np.float32) for part in parts])
-    search = NearestSearch(HostMatrix(parts), WEIGHTS, strategy)
+    search = NearestSearch(in_memory(parts), WEIGHTS, strategy)
     assert hits(search, query, WEIGHTS[None]) == [np.sort(copies)[:10].tolist()]
 
 
@@ -154,7 +164,7 @@ def test_rows_unlike_all_that_taught_the_codes_are_found() -> None:
     strong = normalise((centres[:20] + 0.3 * rng.normal(size=(20, 128))) * falling)
     x[odd] = np.sqrt(0.3) * strong + np.sqrt(0.7) * normalise(weak)
     part = normalise(x).astype(np.float16)
-    search = NearestSearch(HostMatrix([part]), np.ones(1, np.float32), "scan")
+    search = NearestSearch(in_memory([part]), np.ones(1, np.float32), "scan")
     queries, weights = part[odd].astype(np.float32), np.ones((20, 1), np.float32)
     expected = [best(row) for row in exact([part], queries, weights)]
     assert hits(search, queries, weights) == expected
@@ -164,7 +174,7 @@ def test_rows_unlike_all_that_taught_the_codes_are_found() -> None:
 
 def test_a_scan_goes_deeper_until_it_has_proof_and_ends_with_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = draw("random")
-    search = NearestSearch(HostMatrix(parts), WEIGHTS, "scan")
+    search = NearestSearch(in_memory(parts), WEIGHTS, "scan")
     depths: list[int] = []
     products: list[int] = []
     scan, best_rows = CompressedScan.search, HostMatrix.best
@@ -189,15 +199,15 @@ def test_a_scan_goes_deeper_until_it_has_proof_and_ends_with_a_product(monkeypat
 
 def test_auto_chooses_by_size_and_by_what_the_vectors_allow(monkeypatch: pytest.MonkeyPatch) -> None:
     few = draw("clustered", 500)
-    assert NearestSearch(HostMatrix(few), WEIGHTS).strategy == "product"
+    assert NearestSearch(in_memory(few), WEIGHTS).strategy == "product"
     monkeypatch.setattr(nearest_module, "SCAN_ROWS", 400)
-    assert NearestSearch(HostMatrix(few), WEIGHTS, "product").strategy == "product"
+    assert NearestSearch(in_memory(few), WEIGHTS, "product").strategy == "product"
     # 512 independent components, where everything is as far away as anything.
     noise = [normalise(np.random.default_rng(0).normal(size=(2000, 512))).astype(np.float16)]
-    assert NearestSearch(HostMatrix(noise), np.ones(1, np.float32)).strategy == "product"
+    assert NearestSearch(in_memory(noise), np.ones(1, np.float32)).strategy == "product"
     clustered = draw("clustered")
-    assert NearestSearch(HostMatrix(clustered), WEIGHTS).strategy == "scan"
-    assert NearestSearch(DeviceMatrix(clustered, "cpu"), WEIGHTS, "scan").strategy == "product"
+    assert NearestSearch(in_memory(clustered), WEIGHTS).strategy == "scan"
+    assert NearestSearch(on_device(clustered), WEIGHTS, "scan").strategy == "product"
 
 
 @settings(max_examples=8, deadline=None)
@@ -206,9 +216,9 @@ def test_the_order_of_the_gallery_changes_nothing(random) -> None:
     parts = draw("clustered", 2000)
     order = np.array(random.sample(range(2000), 2000))
     queries, weights = ask(parts, 4), np.tile(WEIGHTS, (4, 1))
-    search = NearestSearch(HostMatrix([part[order] for part in parts]), WEIGHTS, "scan")
+    search = NearestSearch(in_memory([part[order] for part in parts]), WEIGHTS, "scan")
     found = [order[rows].tolist() for rows in hits(search, queries, weights)]
-    assert found == hits(NearestSearch(HostMatrix(parts), WEIGHTS, "scan"), queries, weights)
+    assert found == hits(NearestSearch(in_memory(parts), WEIGHTS, "scan"), queries, weights)
 
 
 def test_groups_share_the_variance_by_hand() -> None:
@@ -222,14 +232,15 @@ def test_mapped_files_are_searched_where_they_lie(tmp_path: Path) -> None:
     for m, part in enumerate(parts):
         np.save(tmp_path / f"{m}.npy", part)
     mapped = [np.load(tmp_path / f"{m}.npy", mmap_mode="r") for m in range(3)]
-    matrix: GalleryMatrix = HostMatrix(mapped, float32_bytes=0)
+    matrix: GalleryMatrix = load_matrix(mapped, "cpu", float32_bytes=0)
+    assert isinstance(matrix, MappedMatrix)
     assert np.shares_memory(matrix._arrays[0], mapped[0])
     np.testing.assert_array_equal(
         matrix.stored(np.array([5, 999])), np.hstack([p[[5, 999]].astype(np.float32) for p in parts])
     )
 
 
-@pytest.mark.parametrize("make", [HostMatrix, lambda p: HostMatrix(p, 0), lambda p: DeviceMatrix(p, "cpu")])
+@pytest.mark.parametrize("make", [in_memory, lambda p: load_matrix(p, "cpu", 0), on_device])
 def test_matrices_agree(make) -> None:
     parts = draw("clustered", 1500)
     matrix, queries = make(parts), ask(parts, 3)
@@ -246,7 +257,28 @@ def test_matrices_agree(make) -> None:
     np.testing.assert_allclose(np.take_along_axis(scores, found, axis=1), products, atol=2e-3)
 
 
-def test_best_first_by_hand() -> None:
+def test_order_by_hand() -> None:
     scores = np.array([[0.5, -0.0, 0.0, -2.0, 0.5, 9.0, -1.0]], np.float32)
     rows = np.array([[7, 5, 4, 1, 3, -1, 2]])
-    assert best_first(scores, rows).tolist() == [[4, 0, 2, 1, 6, 3, 5]]
+    assert leading(scores, rows, np.array([7])).tolist() == [[4, 0, 2, 1, 6, 3, -1]]
+    assert leading(scores, rows, np.array([3])).tolist() == [[4, 0, 2]]
+    assert ranks_of(scores[:, None], rows)[0, :, 0].tolist() == [2, 4, 3, 6, 1, 0, 5]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 60), st.integers(0, 70), st.integers(0, 2**32 - 1))
+def test_order_is_that_of_sorting(columns: int, count: int, seed: int) -> None:
+    # By insertion or by sorting, whatever is faster for so many.
+    rng = np.random.default_rng(seed)
+    rows = rng.permuted(np.tile(np.arange(columns), (3, 1)), axis=1)
+    rows[rng.random(rows.shape) < 0.2] = -1
+    scores = rng.integers(-3, 4, rows.shape).astype(np.float32)
+    places = leading(scores, rows, np.array([count, 0, columns]))
+    everything = ranks_of(scores[:, None], rows)
+    some = ranks_of(scores[:, None], rows, places[:, :7])
+    for i, wanted in enumerate((count, 0, columns)):
+        there = np.flatnonzero(rows[i] >= 0)
+        order = there[np.lexsort((rows[i][there], -scores[i][there]))]
+        assert places[i][places[i] >= 0].tolist() == order[:wanted].tolist()
+        assert everything[i, order, 0].tolist() == list(range(1, len(order) + 1))
+        assert some[i, :, 0].tolist() == [rank + 1 if place >= 0 else 0 for rank, place in enumerate(places[i, :7])]

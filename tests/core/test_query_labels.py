@@ -12,8 +12,9 @@ def test_neighbours_of_a_batch_vote_as_those_of_each_query() -> None:
     rng = np.random.default_rng(0)
     fused = rng.normal(size=(50, 30)).astype(np.float32)
     rows = np.sort(rng.permuted(np.tile(np.arange(100), (50, 1)), axis=1)[:, :30], axis=1)
-    codes = rng.integers(-1, 6, (50, 30))
-    codes[3] = -1  # nobody votes
+    codes = rng.integers(-1, 6, 100)
+    rows[3] = np.arange(30)
+    codes[:30] = -1  # nobody votes in the fourth query
     rows[4] = -1  # nobody is there
     rows[5:, 20:] = -1
     found = neighbours_say(fused, rows, codes, 7, 0.2, 6)
@@ -21,7 +22,7 @@ def test_neighbours_of_a_batch_vote_as_those_of_each_query() -> None:
         there = rows[i] >= 0
         expected = np.zeros(6)
         if there.any():
-            expected = neighbour_probabilities(fused[i][there], codes[i][there], 7, 0.2, 6)
+            expected = neighbour_probabilities(fused[i][there], codes[rows[i][there]], 7, 0.2, 6)
         np.testing.assert_allclose(found[i], expected, atol=1e-6)
 
 

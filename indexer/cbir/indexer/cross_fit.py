@@ -182,8 +182,9 @@ def sharpen(
     for start in range(0, len(queries), _BLOCK):
         block = queries[start : start + _BLOCK]
         best = torch.topk(torch.from_numpy(block * scale) @ base.T, min(how.expansion_neighbours, len(gallery)))
-        for i, (rows, values) in enumerate(zip(best.indices.numpy(), best.values.numpy(), strict=True)):
-            moved[start + i] = expanded(block[i], gallery[rows], values, how.expansion_exponent, widths)
+        moved[start : start + _BLOCK] = expanded(
+            block, gallery[best.indices.numpy()], best.values.numpy(), how.expansion_exponent, widths
+        )
     stops = np.cumsum(widths)[:-1]
     return (
         dict(zip(keys, np.split(moved, stops, axis=1), strict=True)),

@@ -15,7 +15,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.gallery_matrix import HostMatrix
+from cbir.core.host_matrix import CpuMatrix
 
 __all__ = ["SAMPLE_ROWS", "CompressedScan", "balanced_groups"]
 
@@ -88,7 +88,7 @@ class CompressedScan:
         self._index.pq.cp.min_points_per_centroid = 1
         self._index.train(self._spread(sample))
 
-    def fill(self, matrix: HostMatrix, weights: Floats, worst: int) -> None:
+    def fill(self, matrix: CpuMatrix, weights: Floats, worst: int) -> None:
         """Encode all rows of a gallery, and remember those whose codes are the worst.
 
         Args:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cbir.core.jit import jit
 from cbir.core.projection import normalise
 
 __all__ = ["augmented", "block_normalise", "expanded", "nearest"]
@@ -31,25 +32,37 @@ def block_normalise(x: Floats, dims: Sequence[int]) -> Floats:
     return np.concatenate([normalise(x[:, a:b]) for a, b in itertools.pairwise(stops)], axis=1)
 
 
-def expanded(query: Floats, neighbours: Floats, similarities: Floats, exponent: float, dims: Sequence[int]) -> Floats:
-    """A query moved towards its nearest gallery vectors.
+def expanded(queries: Floats, neighbours: Floats, similarities: Floats, exponent: float, dims: Sequence[int]) -> Floats:
+    """Queries moved towards their nearest gallery vectors.
 
     Args:
-        query: (sum of dims,) the members' unit vectors side by side; members without a say (zero blocks) get none.
-        neighbours: (K, sum of dims).
-        similarities: (K,) fused cosines; negative ones count as zero.
+        queries: (B, sum of dims) the members' unit vectors side by side; members without a say (zero blocks) get none.
+        neighbours: (B, K, sum of dims).
+        similarities: (B, K) fused cosines; negative ones count as zero.
         exponent: alpha.
 
     Returns:
-        (sum of dims,) float32 with unit or zero blocks.
+        (B, sum of dims) float32 with unit or zero blocks.
     """
-    weights = np.clip(similarities, 0, None) ** exponent
-    moved = block_normalise((query + weights @ neighbours)[None].astype(np.float32), dims)[0]
-    stops = np.cumsum((0, *dims))
-    for a, b in itertools.pairwise(stops):
-        if not query[a:b].any():
-            moved[a:b] = 0
-    return np.asarray(moved, dtype=np.float32)
+    influence = np.asarray(np.maximum(similarities, 0) ** exponent, np.float32)
+    moved: Floats = queries + np.matmul(influence[:, None], neighbours)[:, 0]
+    _as_blocks(queries, np.cumsum((0, *dims)), moved)
+    return moved
+
+
+@jit
+def _as_blocks(queries: Floats, stops: NDArray[np.int64], moved: Floats) -> None:
+    """Blocks of unit length, in place; zero where the query's is."""
+    for b in range(moved.shape[0]):
+        for m in range(len(stops) - 1):
+            block = moved[b, stops[m] : stops[m + 1]]
+            total = np.float32(0)
+            for d in range(len(block)):
+                total += block[d] * block[d]
+            if total > 0 and queries[b, stops[m] : stops[m + 1]].any():
+                block /= np.sqrt(total)
+            else:
+                block[:] = 0
 
 
 def augmented(

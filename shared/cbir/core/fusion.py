@@ -10,9 +10,12 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from cbir.core.jit import jit
+
 __all__ = [
     "RANK_OFFSET",
     "Fusion",
+    "fused_scores",
     "label_probabilities",
     "member_ranks",
     "normalised_weights",
@@ -38,6 +41,23 @@ def normalised_weights(weights: Floats) -> Floats:
     """Scale (..., M) non-negative weights to sum 1, so that a fused cosine stays a cosine."""
     total = weights.sum(axis=-1, keepdims=True)
     return np.asarray(weights / np.where(total > 0, total, 1), dtype=np.float32)
+
+
+def fused_scores(similarities: Floats, weights: Floats) -> Floats:
+    """(B, C) weighted sums of (B, M, C) cosines by (B, M) weights."""
+    result = np.empty((similarities.shape[0], similarities.shape[2]), np.float32)
+    _fuse(similarities, weights, result)
+    return result
+
+
+@jit
+def _fuse(similarities: Floats, weights: Floats, result: Floats) -> None:
+    for b in range(similarities.shape[0]):
+        for c in range(similarities.shape[2]):
+            result[b, c] = similarities[b, 0, c] * weights[b, 0]
+        for m in range(1, similarities.shape[1]):
+            for c in range(similarities.shape[2]):
+                result[b, c] += similarities[b, m, c] * weights[b, m]
 
 
 def vote_contributions(similarities: Floats, weights: Floats) -> Floats:

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.fusion import label_probabilities
+from cbir.core.jit import jit
 
-__all__ = ["LinearHead", "fit_head", "head_probabilities", "mixed_probabilities", "neighbour_probabilities"]
+__all__ = ["Heads", "LinearHead", "fit_head", "mixed_probabilities", "neighbour_probabilities"]
 
 Floats = NDArray[np.float32]
 
@@ -36,6 +37,78 @@ class LinearHead:
     def scores(self, z: Floats) -> Floats:
         """(B, C): near 1 for a class that is likely and near 0 for others, not normalised."""
         return np.asarray(z @ self.weight + self.bias, dtype=np.float32)
+
+
+class Heads:
+    """The members' heads as one: a single product gives their weighted mean.
+
+    Args:
+        heads: One a member, None where it has none; at least one is there.
+        dims: Components of each member.
+    """
+
+    def __init__(self, heads: Sequence[LinearHead | None], dims: Sequence[int]) -> None:
+        classes = next(len(head.bias) for head in heads if head is not None)
+        self._weight = np.concatenate([
+            np.zeros((dim, classes), np.float32) if head is None else head.weight
+            for head, dim in zip(heads, dims, strict=True)
+        ])  # fmt: skip
+        self._biases = np.stack([np.zeros(classes, np.float32) if head is None else head.bias for head in heads])
+        self._there = np.array([head is not None for head in heads])
+        self._stops = np.cumsum((0, *dims))
+
+    def probabilities(self, queries: Floats, weights: Floats, temperature: float) -> Floats:
+        """Softmax of the members' weighted mean scores.
+
+        Args:
+            queries: (B, sum of dims) the members' vectors side by side; a zero block means that the member has no say
+                in that query.
+            weights: (B, M), those of the members' votes.
+            temperature: Of the softmax; scores are on the scale of class indicators.
+
+        Returns:
+            (B, C) with rows that sum to 1; the row of a query in which no member with a head has a say is zero.
+        """
+        weighted, shares = np.empty_like(queries), np.empty_like(weights)
+        _weigh(queries, weights, self._there, self._stops, weighted, shares)
+        scores: Floats = weighted @ self._weight + shares @ self._biases
+        _softmax(scores, shares, temperature)
+        return scores
+
+
+@jit
+def _weigh(
+    queries: Floats,
+    weights: Floats,
+    there: NDArray[np.bool_],
+    stops: NDArray[np.int64],
+    weighted: Floats,
+    shares: Floats,
+) -> None:
+    """The members' shares, (B, M), which sum to 1 or are all zero, and the queries times these."""
+    for b in range(queries.shape[0]):
+        total = 0.0
+        for m in range(len(there)):
+            speaks = there[m] and queries[b, stops[m] : stops[m + 1]].any()
+            shares[b, m] = weights[b, m] if speaks else 0
+            total += shares[b, m]
+        for m in range(len(there)):
+            shares[b, m] /= max(total, 1e-12)
+            for d in range(stops[m], stops[m + 1]):
+                weighted[b, d] = queries[b, d] * shares[b, m]
+
+
+@jit
+def _softmax(scores: Floats, shares: Floats, temperature: float) -> None:
+    """In place, row by row; zeros where nobody has a share."""
+    for b in range(scores.shape[0]):
+        top, there = scores[b].max(), shares[b].any()
+        total = 0.0
+        for c in range(scores.shape[1]):
+            scores[b, c] = np.exp((scores[b, c] - top) / temperature) if there else 0
+            total += scores[b, c]
+        for c in range(scores.shape[1]):
+            scores[b, c] /= max(total, 1e-30)
 
 
 def fit_head(z: Floats, codes: NDArray[np.integer], classes: int, ridge: float = RIDGE) -> LinearHead:
@@ -66,39 +139,6 @@ def fit_head(z: Floats, codes: NDArray[np.integer], classes: int, ridge: float =
     weight = np.linalg.solve(scatter, cross)
     bias = counts / len(x) - mean @ weight
     return LinearHead(weight.astype(np.float32), bias.astype(np.float32))
-
-
-def head_probabilities(
-    parts: Sequence[Floats], heads: Sequence[LinearHead | None], weights: Floats, temperature: float
-) -> Floats | None:
-    """Softmax of the members' weighted mean scores.
-
-    Args:
-        parts: One (B, D_m) a member; a zero row means that the member has no say in that query.
-        heads: One a member, None where it has none.
-        weights: (B, M), those of the members' votes.
-        temperature: Of the softmax; scores are on the scale of class indicators.
-
-    Returns:
-        (B, C) with rows that sum to 1, or None where no member has a head; the row of a query in which no member
-        with a head has a say is zero.
-    """
-    total: Floats | None = None
-    said = np.zeros(len(weights), np.float32)
-    for m, (part, head) in enumerate(zip(parts, heads, strict=True)):
-        if head is None:
-            continue
-        share = weights[:, m] * part.any(axis=1)
-        scores = share[:, None] * head.scores(part)
-        total = scores if total is None else total + scores
-        said += share
-    if total is None:
-        return None
-    mean = total / np.maximum(said, 1e-12)[:, None]
-    exponent = np.exp((mean - mean.max(axis=1, keepdims=True)) / temperature)
-    result = exponent / exponent.sum(axis=1, keepdims=True)
-    result[said <= 0] = 0
-    return np.asarray(result, dtype=np.float32)
 
 
 def mixed_probabilities(opinions: Mapping[str, Floats | None], shares: Mapping[str, float]) -> Floats | None:

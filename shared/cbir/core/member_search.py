@@ -12,10 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.fusion import Fusion
+from cbir.core.fusion import Fusion, fused_scores
 from cbir.core.gallery_matrix import GalleryMatrix
+from cbir.core.order import leading
 from cbir.core.query_labels import LabelVote
-from cbir.core.ranking import Ranker, Ranking, SearchSpec, best_first, fused_scores
+from cbir.core.ranking import Ranker, Ranking, SearchSpec
 from cbir.core.vector_index import VectorIndex
 
 __all__ = ["POOL", "MemberSearch"]
@@ -99,7 +100,7 @@ class MemberSearch:
         depth = min(len(self._matrix), max(POOL, count))
         rows = np.unique(np.concatenate([self._propose(m, query, depth)[0] for m in np.flatnonzero(weights).tolist()]))
         fused = fused_scores(self._matrix.similarities(rows[None], query[None]), weights[None])
-        best = best_first(fused, rows)[0, :count]
+        best = leading(fused, rows[None], np.array([count]))[0]
         return rows[best], fused[0, best]
 
     def _propose(self, m: int, query: Floats, depth: int) -> tuple[Rows, Floats]:

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.gallery_matrix import GalleryMatrix, HostMatrix
-from cbir.core.proof import barred_rows, nth_best, proof
-from cbir.core.ranking import best_first, fused_scores
+from cbir.core.fusion import fused_scores
+from cbir.core.gallery_matrix import GalleryMatrix
+from cbir.core.host_matrix import CpuMatrix
+from cbir.core.jit import jit
+from cbir.core.proof import barred_rows, nth_best, prove
 
 if TYPE_CHECKING:
     from cbir.core.compressed_scan import CompressedScan
@@ -115,7 +117,7 @@ class NearestSearch:
         self._scan: CompressedScan | None = None
         self._depth = 0
         large = strategy == "scan" or (strategy == "auto" and len(matrix) >= SCAN_ROWS)
-        if isinstance(matrix, HostMatrix) and large:
+        if isinstance(matrix, CpuMatrix) and large:
             self._prepare_scan(matrix, weights, insist=strategy == "scan")
 
     @property
@@ -129,7 +131,7 @@ class NearestSearch:
             return "product"
         return f"scan of {self._scan.groups} four-bit codes a row, {self._depth} deep at first"
 
-    def _prepare_scan(self, matrix: HostMatrix, weights: Floats, insist: bool) -> None:
+    def _prepare_scan(self, matrix: CpuMatrix, weights: Floats, insist: bool) -> None:
         """Choose between codes of several lengths, and a product, by what a search for the gallery's own images costs.
 
         Long codes cost time for every row, short ones for the rows that must be scored because of their errors.
@@ -148,10 +150,8 @@ class NearestSearch:
         sample = matrix.sample(slice(None, None, max(1, count // SAMPLE_ROWS)))
         for components in (8, 4, 2):
             scan = CompressedScan(sample, components)
-            estimates = scan.estimates(vectors, queries)
-            errors = products[:, near] - estimates
-            last, margin = proof(products[:, near], errors, estimates, np.full(len(asked), min(count, 10)), None)
-            found = np.count_nonzero(products >= (last - margin)[:, None], axis=1)
+            least = _least_score(products[:, near], rows[:, near], scan.estimates(vectors, queries), min(count, 10))
+            found = np.count_nonzero(products >= least[:, None], axis=1)
             needed = max(float(np.quantile(found, 0.9)), _SHALLOWEST / 2)
             cost = count * scan.groups * _SCAN_COST + needed * width * (_WIDENED_COST if matrix.widened else _HALF_COST)
             # Where no list is long enough, a product is what will be made in the end.
@@ -192,9 +192,9 @@ class NearestSearch:
         """
         count = len(self._matrix)
         free = count if allowed is None else int(np.count_nonzero(allowed))
-        gone = [sum(allowed is None or bool(allowed[row]) for row in set(rows)) for rows in barred]
-        want = np.array([min(w, free - g) for w, g in zip(wanted, gone, strict=True)])
-        keep = np.minimum(kept, free)
+        bars = barred_rows(barred)
+        gone = [len(set(rows)) if allowed is None else int(allowed[list(set(rows))].sum()) for rows in barred]
+        want, keep = np.minimum(wanted, free - np.array(gone)), np.minimum(kept, free)
         first = min(free, int(keep.max()) + max(gone))
         found: Candidates | None = None
         few = allowed is not None and free <= FEW_ROWS
@@ -203,18 +203,18 @@ class NearestSearch:
         first = max(first, min(free, int(self._depth * _AT_ONCE)))
         todo = np.arange(len(queries)) if free else np.arange(0)
         while len(todo):
+            asked, shares = (queries, weights) if len(todo) == len(queries) else (queries[todo], weights[todo])
             if few:
                 assert allowed is not None
                 first, listed = free, self._all(np.flatnonzero(allowed), len(todo))
             else:
-                listed = self._list(self._weighted(queries[todo], weights[todo]), depth, allowed)
+                listed = self._list(self._weighted(asked, shares), depth, allowed)
             scored, known, too_short = np.full(len(todo), first), None, [np.arange(0)]
+            width = listed.rows.shape[1]
             while True:
-                bars = [barred[i] for i in todo.tolist()]
-                part = self._score(listed, scored, known, queries[todo], weights[todo], want[todo], bars)
-                width = listed.rows.shape[1]
+                part = self._score(listed, scored, known, queries[todo], weights[todo], want[todo], bars[todo])
                 enough = part.needed <= np.minimum(scored, width)
-                found = self._keep(part, enough, todo[enough], keep, found)
+                found = self._keep(part, enough, todo, keep, found)
                 if enough.all():
                     break
                 too_short.append(todo[part.needed > width])
@@ -226,11 +226,8 @@ class NearestSearch:
                 todo, listed, scored = todo[more], listed.of(more), part.needed[more]
             todo, depth = np.sort(np.concatenate(too_short)), min(count, 4 * depth)
         if found is not None and self._scan is not None and not few:
-            return self._with_worst(self._scan, found, queries, weights, want, barred, allowed)
-        return found or Candidates(
-            np.full((len(queries), 0), -1, np.int64), np.zeros((*weights.shape, 0), np.float32),
-            np.full(len(queries), -np.inf, np.float32), np.full(len(queries), -np.inf, np.float32),
-        )  # fmt: skip
+            return self._with_worst(self._scan, found, queries, weights, want, bars, allowed)
+        return found or _no_candidates(len(queries), weights.shape[1], 0)
 
     def _weighted(self, queries: Floats, weights: Floats) -> Floats:
         return queries * np.repeat(weights, self._dims, axis=1)
@@ -265,72 +262,30 @@ class NearestSearch:
         queries: Floats,
         weights: Floats,
         want: Rows,
-        barred: Sequence[tuple[int, ...]],
+        barred: Rows,
     ) -> _Scored:
         """Score the first ``scored`` (B,) of a list, of which the ``known`` (B, M, c) cosines are known already."""
-        width = listed.rows.shape[1]
-        widest = min(int(scored.max()), width)
-        rows, estimates = listed.rows[:, :widest], listed.estimates[:, :widest]
-        if int(scored.min()) < widest:
-            rows = np.where(np.arange(widest) < scored[:, None], rows, -1)
+        widest = min(int(scored.max()), listed.rows.shape[1])
+        rows = listed.rows[:, :widest].copy()
         if known is None:
             similarities = self._matrix.similarities(rows, queries)
         else:
             fresh = self._matrix.similarities(rows[:, known.shape[2] :], queries)
             similarities = np.concatenate([known, fresh], axis=2)
         fused = fused_scores(similarities, weights)
-        there = rows >= 0
-        absent = None if there.all() else ~there
-        errors = fused - estimates if absent is None else np.where(there, fused - np.where(there, estimates, 0), 0)
-        if any(barred):
-            absent = ~there | barred_rows(rows, barred)
-        if absent is not None:
-            fused[absent] = -np.inf
-        last, margin = proof(fused, errors, estimates, want, None if there.all() else there)
-        least = last - margin
-        needed = np.count_nonzero(listed.estimates >= least[:, None], axis=1)
-        needed[(listed.floor >= least) & (listed.floor > -np.inf)] = width + 1
-        after = listed.floor
-        if width:
-            following = listed.estimates[np.arange(len(scored)), np.minimum(scored, width - 1)]
-            after = np.where(scored < width, np.maximum(after, following), after)
-        if absent is not None:
-            rows = np.where(absent, -1, rows)
-        return _Scored(rows, similarities, fused, needed, after + margin, after)
+        proof = prove(fused, rows, listed.estimates, listed.floor, scored, want, barred)
+        return _Scored(rows, similarities, fused, *proof)
 
     def _keep(
         self, part: _Scored, enough: NDArray[np.bool_], places: Rows, keep: Rows, found: Candidates | None
-    ) -> Candidates | None:
+    ) -> Candidates:
         """Store the best candidates of the queries that have enough of them."""
-        whole = len(places) == len(keep)
-        if whole and (keep == part.rows.shape[1]).all():
-            return Candidates(part.rows, part.similarities, part.bound, part.level)
         if found is None:
-            shape, members = (len(keep), int(keep.max())), len(self._dims)
-            found = Candidates(
-                np.full(shape, -1, np.int64), np.zeros((shape[0], members, shape[1]), np.float32),
-                np.full(shape[0], -np.inf, np.float32), np.full(shape[0], -np.inf, np.float32),
-            )  # fmt: skip
-        if not len(places):
-            return found
-        rows, similarities, fused, bound = part.rows, part.similarities, part.fused, part.bound
-        if not whole:
-            rows, similarities, fused, bound = rows[enough], similarities[enough], fused[enough], bound[enough]
-        width, limits = found.rows.shape[1], keep[places]
-        if rows.shape[1] > limits.min():
-            ahead = best_first(fused, rows)[:, : width + 1]
-            line = np.arange(len(rows))[:, None]
-            rows, fused = rows[line, ahead], fused[line, ahead]
-            similarities = np.take_along_axis(similarities, ahead[:, None], axis=2)
-            beyond = np.arange(rows.shape[1]) >= limits[:, None]
-            # What is dropped bounds what is not a candidate as well.
-            bound = np.maximum(bound, np.where(beyond, fused, -np.inf).max(axis=1))
-            rows = np.where(beyond, -1, rows)[:, :width]
-            similarities = similarities[:, :, :width]
-        found.rows[places, : rows.shape[1]] = rows
-        found.similarities[places, :, : rows.shape[1]] = similarities
-        found.bound[places] = bound
-        found.level[places] = part.level[enough]
+            found = _no_candidates(len(keep), len(self._dims), int(keep.max()))
+        _keep_best(
+            part.rows, part.similarities, part.fused, part.bound, part.level, enough, places, keep,
+            found.rows, found.similarities, found.bound, found.level,
+        )  # fmt: skip
         return found
 
     def _with_worst(
@@ -340,24 +295,27 @@ class NearestSearch:
         queries: Floats,
         weights: Floats,
         want: Rows,
-        barred: Sequence[tuple[int, ...]],
+        barred: Rows,
         allowed: NDArray[np.bool_] | None,
     ) -> Candidates:
         """Score the rows with the worst codes, of which the errors of other rows tell nothing, where it may matter."""
+        if not len(scan.worst_rows):
+            return found
         fused = fused_scores(found.similarities, weights)
         fused[found.rows < 0] = -np.inf
         last = nth_best(fused, want)
         # The errors are those of the usual weights; others raise them by at most their largest ratio to these.
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.nan_to_num(weights / self._weights, nan=0.0, posinf=np.inf).max(axis=1)
+            # The largest come first.
+            if not (scan.worst_errors[0] * ratio >= last - found.level).any():
+                return found
             matters = scan.worst_errors * ratio[:, None] >= (last - found.level)[:, None]
         most = int(np.count_nonzero(matters, axis=1).max())
-        if not most:
-            return found
         rows = np.where(matters[:, :most], scan.worst_rows[:most], -1)
         if allowed is not None:
             rows[~allowed[rows]] = -1
-        rows[barred_rows(rows, barred)] = -1
+        rows[(rows[:, :, None] == barred[:, None]).any(axis=2)] = -1
         similarities = self._matrix.similarities(rows, queries)
         scores = fused_scores(similarities, weights)
         rows[scores < last[:, None]] = -1
@@ -370,3 +328,68 @@ class NearestSearch:
             np.concatenate([found.rows, rows], axis=1), np.concatenate([found.similarities, similarities], axis=2),
             found.bound, found.level,
         )  # fmt: skip
+
+
+def _no_candidates(queries: int, members: int, width: int) -> Candidates:
+    return Candidates(
+        np.full((queries, width), -1, np.int64), np.zeros((queries, members, width), np.float32),
+        np.full(queries, -np.inf, np.float32), np.full(queries, -np.inf, np.float32),
+    )  # fmt: skip
+
+
+@jit
+def _keep_best(
+    rows: Rows,
+    similarities: Floats,
+    fused: Floats,
+    bound: Floats,
+    level: Floats,
+    enough: NDArray[np.bool_],
+    places: Rows,
+    keep: Rows,
+    kept_rows: Rows,
+    kept_similarities: Floats,
+    kept_bound: Floats,
+    kept_level: Floats,
+) -> None:
+    """Copy the ``keep`` best of the scored rows, for queries with ``enough`` of them, to their ``places`` in the last
+    four; what is left out bounds what is no candidate as well."""
+    for b in range(rows.shape[0]):
+        if not enough[b]:
+            continue
+        place, limit = places[b], keep[places[b]]
+        least, ties = np.float32(-np.inf), 0
+        if rows.shape[1] > limit > 0:
+            least = np.partition(fused[b], rows.shape[1] - limit)[rows.shape[1] - limit]
+            above = 0
+            for c in range(rows.shape[1]):
+                above += fused[b, c] > least
+            ties = limit - above
+        # Of those that tie for the last place, the lower rows are kept.
+        last_row = np.int64(0)
+        if least > -np.inf:
+            tied = np.sort(rows[b][fused[b] == least])
+            last_row = tied[ties - 1]
+        highest, count = bound[b], 0
+        for c in range(rows.shape[1]):
+            if rows[b, c] < 0:
+                continue
+            if count < limit and (fused[b, c] > least or (fused[b, c] == least and rows[b, c] <= last_row)):
+                kept_rows[place, count] = rows[b, c]
+                for m in range(similarities.shape[1]):
+                    kept_similarities[place, m, count] = similarities[b, m, c]
+                count += 1
+            else:
+                highest = max(highest, fused[b, c])
+        kept_bound[place], kept_level[place] = highest, level[b]
+
+
+def _least_score(products: Floats, rows: Rows, estimates: Floats, hits: int) -> Floats:
+    """(B,) the score below which nothing can be among the ``hits`` best, going by the errors of these estimates."""
+    count, fused = len(rows), products.copy()
+    # Where all there is was scored, the bound on the rest is the errors' margin above the lowest estimate.
+    lowest = estimates.min(axis=1)
+    want, width = np.full(count, hits), np.full(count, rows.shape[1])
+    _, bound, _ = prove(fused, rows.copy(), estimates, lowest, width, want, barred_rows([()] * count))
+    least: Floats = nth_best(fused, want) - (bound - lowest)
+    return least

@@ -1,5 +1,8 @@
 """How deep a search must look: what the errors of estimates that were checked say of those that were not.
 
+Quantisation takes more from what is near than from the rest, so the errors rise with the estimates; what is not scored
+has lower estimates, and on the mean no larger errors than the lowest of those that were scored.
+
 B queries, C candidates a query.
 """
 
@@ -10,7 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["barred_rows", "nth_best", "proof"]
+from cbir.core.jit import jit
+
+__all__ = ["barred_rows", "nth_best", "prove"]
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -21,59 +26,122 @@ _DEVIATIONS = 6.0
 _ROUNDING = 2e-6
 
 
-def proof(
-    fused: Floats, errors: Floats, estimates: Floats, want: Rows, there: NDArray[np.bool_] | None
-) -> tuple[Floats, Floats]:
-    """The score of the last hit that counts, and by how much at most an estimate lower than all of these is too low.
-
-    Quantisation takes more from what is near than from the rest, so the errors rise with the estimates; what is not
-    scored has lower estimates, and on the mean no larger errors than the lowest of those that were scored.
-
-    Args:
-        fused: (B, C) exact scores, -inf where a row may not be a hit.
-        errors: (B, C) exact scores less estimates, 0 where there is no row.
-        estimates: (B, C).
-        want: (B,) hits that count.
-        there: (B, C) where there are rows; None: everywhere.
-
-    Returns:
-        (B,) both.
-    """
-    present: Rows | int = max(1, fused.shape[1])
-    lowest = estimates.min(axis=1, initial=np.inf)
-    if there is not None:
-        present = np.maximum(np.count_nonzero(there, axis=1), 1)
-        lowest = np.where(there, estimates, np.float32(np.inf)).min(axis=1, initial=np.inf)
-        estimates = np.where(there, estimates, np.float32(0))
-    mean, centre = errors.sum(axis=1) / present, estimates.sum(axis=1) / present
-    variance = np.einsum("bc,bc->b", errors, errors) / present - mean * mean
-    width = np.maximum(np.einsum("bc,bc->b", estimates, estimates) / present - centre * centre, 0)
-    common = np.einsum("bc,bc->b", estimates, errors) / present - mean * centre
-    slope = np.where(width > 1e-9, np.maximum(common, 0) / np.maximum(width, 1e-9), 0)
-    spread = np.sqrt(np.maximum(variance - slope * slope * width, 0))
-    expected = mean + slope * np.minimum(lowest - centre, 0)
-    margin = np.asarray(expected + _DEVIATIONS * spread + _ROUNDING, dtype=np.float32)
-    return nth_best(fused, want), margin
-
-
-def barred_rows(rows: Rows, barred: Sequence[tuple[int, ...]]) -> NDArray[np.bool_]:
-    """(B, C) which rows are barred."""
-    result = np.zeros(rows.shape, bool)
-    for i, out in enumerate(barred):
-        if len(out) <= 4:
-            for row in out:
-                result[i] |= rows[i] == row
-        else:
-            result[i] = np.isin(rows[i], out)
+def barred_rows(barred: Sequence[tuple[int, ...]]) -> Rows:
+    """(B, X) the rows that each query may not have, filled up with -1."""
+    result = np.full((len(barred), max(map(len, barred), default=0)), -1, np.int64)
+    for line, rows in zip(result, barred, strict=True):
+        line[: len(rows)] = rows
     return result
 
 
 def nth_best(fused: Floats, nth: Rows) -> Floats:
     """(B,) the ``nth`` largest (from 1) of each row of (B, C); -inf where there are fewer, inf where none is asked."""
-    columns = fused.shape[1]
-    if columns == 0:
-        return np.where(nth > 0, np.float32(-np.inf), np.float32(np.inf))
-    last: Floats = np.sort(fused, axis=1)[np.arange(len(fused)), columns - np.clip(nth, 1, columns)]
-    if nth.min() < 1 or nth.max() > columns:
-        last = np.where(nth > columns, np.float32(-np.inf), np.where(nth < 1, np.float32(np.inf), last))
+    result = np.empty(len(fused), np.float32)
+    _nth_best_of_each(fused, nth, result)
+    return result
+
+
+def prove(
+    fused: Floats, rows: Rows, estimates: Floats, floor: Floats, scored: Rows, want: Rows, barred: Rows
+) -> tuple[Rows, Floats, Floats]:
+    """How many of a list must be scored, and what those that were say of the rest.
+
+    Args:
+        fused: (B, W) exact scores of the first of a list; becomes -inf where a row may not be a hit.
+        rows: (B, W); become -1 there.
+        estimates: (B, K) of the whole list, falling; K is at least W.
+        floor: (B,) no row that is not listed has a higher estimate; -inf where there is none.
+        scored: (B,) how many of a list were scored, at most W.
+        want: (B,) hits that count.
+        barred: (B, X) rows that may not be hits.
+
+    Returns:
+        (B,) how many of the list must be scored, K + 1 where it is too short; (B,) no other row has a higher score;
+        (B,) no other row has a higher estimate.
+    """
+    # Compiled loops are compiled anew for arrays that lie in another way.
+    estimates, floor = np.ascontiguousarray(estimates), np.ascontiguousarray(floor)
+    count = len(rows)
+    needed, bound, level = np.empty(count, np.int64), np.empty(count, np.float32), np.empty(count, np.float32)
+    _prove(fused, rows, estimates, floor, scored, want, barred, needed, bound, level)
+    return needed, bound, level
+
+
+@jit
+def _nth_best(values: Floats, nth: int) -> np.float32:
+    if nth < 1:
+        return np.float32(np.inf)
+    if nth > len(values):
+        return np.float32(-np.inf)
+    last: np.float32 = np.partition(values, len(values) - nth)[len(values) - nth]
     return last
+
+
+@jit
+def _nth_best_of_each(fused: Floats, nth: Rows, result: Floats) -> None:
+    for b in range(len(fused)):
+        result[b] = _nth_best(fused[b], nth[b])
+
+
+@jit
+def _margin(fused: Floats, rows: Rows, estimates: Floats) -> np.float32:
+    """By how much at most an estimate that is lower than all of these is too low."""
+    count, mean, centre = 0, 0.0, 0.0
+    lowest = np.inf
+    for c in range(len(rows)):
+        if rows[c] >= 0:
+            count += 1
+            mean += fused[c] - estimates[c]
+            centre += estimates[c]
+            lowest = min(lowest, estimates[c])
+    if count == 0:
+        return np.float32(_ROUNDING)
+    mean, centre = mean / count, centre / count
+    variance, width, common = 0.0, 0.0, 0.0
+    for c in range(len(rows)):
+        if rows[c] >= 0:
+            error, off = fused[c] - estimates[c] - mean, estimates[c] - centre
+            variance += error * error
+            width += off * off
+            common += off * error
+    slope = max(common, 0.0) / width if width > 1e-9 * count else 0.0
+    spread = np.sqrt(max(variance - slope * slope * width, 0.0) / count)
+    return np.float32(mean + slope * (lowest - centre) + _DEVIATIONS * spread + _ROUNDING)
+
+
+@jit
+def _prove(
+    fused: Floats,
+    rows: Rows,
+    estimates: Floats,
+    floor: Floats,
+    scored: Rows,
+    want: Rows,
+    barred: Rows,
+    needed: Rows,
+    bound: Floats,
+    level: Floats,
+) -> None:
+    width = estimates.shape[1]
+    for b in range(rows.shape[0]):
+        for c in range(scored[b], rows.shape[1]):
+            rows[b, c] = -1
+        margin = _margin(fused[b], rows[b], estimates[b])
+        for c in range(rows.shape[1]):
+            for x in range(barred.shape[1]):
+                if barred[b, x] == rows[b, c]:
+                    rows[b, c] = -1
+            if rows[b, c] < 0:
+                fused[b, c] = -np.inf
+        least = _nth_best(fused[b], want[b]) - margin
+        after = floor[b]
+        if after >= least and after > -np.inf:
+            needed[b] = width + 1
+        else:
+            count = 0
+            for k in range(width):
+                count += estimates[b, k] >= least
+            needed[b] = count
+        if scored[b] < width:
+            after = max(after, estimates[b, scored[b]])
+        bound[b], level[b] = after + margin, after

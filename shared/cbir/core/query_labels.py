@@ -10,8 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.label_vote import LinearHead, head_probabilities
-from cbir.core.ranking import SearchSpec, best_first
+from cbir.core.jit import jit
+from cbir.core.label_vote import Heads
+from cbir.core.order import leading
+from cbir.core.ranking import SearchSpec
 from cbir.core.store import VoteSettings
 
 __all__ = ["LabelVote", "mixed", "neighbours_say"]
@@ -19,35 +21,41 @@ __all__ = ["LabelVote", "mixed", "neighbours_say"]
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
-_HUGE, _TINY = np.finfo(np.float32).max, np.finfo(np.float32).tiny
 
-
-def neighbours_say(
-    fused: Floats, rows: Rows, codes: NDArray[np.integer], neighbours: int, temperature: float, classes: int
-) -> Floats:
+def neighbours_say(fused: Floats, rows: Rows, codes: Rows, neighbours: int, temperature: float, classes: int) -> Floats:
     """:func:`cbir.core.label_vote.neighbour_probabilities` for a batch.
 
     Args:
         fused: (B, C) scores.
         rows: (B, C) gallery rows, -1 where there is no candidate; ties go to the lower row.
-        codes: (B, C) label numbers, negative where there is none; such candidates count among the ``neighbours`` but
-            do not vote.
+        codes: (N,) label numbers of the gallery, negative where there is none; such candidates count among the
+            ``neighbours`` but do not vote.
 
     Returns:
         (B, classes) whose rows sum to 1, or are zero where nobody votes.
     """
-    best = best_first(fused, rows)[:, :neighbours]
-    line = np.arange(len(fused))[:, None]
-    scores, near, rows = fused[line, best], codes[line, best], rows[line, best]
-    voters = (near >= 0) & (rows >= 0)
-    scores = np.where(voters, scores, -np.inf)
-    # Exponents are relative to the best, which is any number where nobody votes.
-    top = np.maximum(scores.max(axis=1, keepdims=True, initial=-np.inf), -_HUGE)
-    votes = np.exp((scores - top) / temperature)
-    votes /= np.maximum(votes.sum(axis=1, keepdims=True), _TINY)
-    places = line * classes + np.maximum(near, 0)
-    totals = np.bincount(places.ravel(), votes.ravel(), minlength=len(fused) * classes)
-    return totals.reshape(len(fused), classes).astype(np.float32)
+    result = np.zeros((len(rows), classes), np.float32)
+    _count_votes(leading(fused, rows, np.full(len(rows), neighbours)), fused, rows, codes, temperature, result)
+    return result
+
+
+@jit
+def _count_votes(places: Rows, fused: Floats, rows: Rows, codes: Rows, temperature: float, result: Floats) -> None:
+    for b in range(places.shape[0]):
+        top, total = -np.inf, 0.0
+        for k in range(places.shape[1]):
+            c = places[b, k]
+            if c < 0 or codes[rows[b, c]] < 0:
+                continue
+            if top == -np.inf:
+                # The best come first; exponents are relative to the best that votes.
+                top = np.float64(fused[b, c])
+            vote = np.exp((fused[b, c] - top) / temperature)
+            result[b, codes[rows[b, c]]] += vote
+            total += vote
+        if total > 0:
+            for label in range(result.shape[1]):
+                result[b, label] /= total
 
 
 def mixed(opinions: Sequence[tuple[Floats | None, float | Floats]]) -> Floats | None:
@@ -63,15 +71,34 @@ def mixed(opinions: Sequence[tuple[Floats | None, float | Floats]]) -> Floats | 
     given = [(said, share) for said, share in opinions if said is not None]
     if not given:
         return None
-    present = np.stack([said.any(axis=1) for said, _ in given])
-    shares = present * np.stack([np.broadcast_to(np.float32(share), present.shape[1:]) for _, share in given])
-    # Where nobody with a share speaks, whoever speaks at all is heard.
-    shares = np.where(shares.any(axis=0), shares, present)
-    shares = shares / np.maximum(shares.sum(axis=0), _TINY)
-    total = given[0][0] * shares[0][:, None]
-    for (said, _), share in zip(given[1:], shares[1:], strict=True):
-        total += said * share[:, None]
-    return np.asarray(total, dtype=np.float32)
+    said = np.array([one for one, _ in given])
+    shares = np.empty(said.shape[:2], np.float32)
+    for row, (_, share) in zip(shares, given, strict=True):
+        row[:] = share
+    result = np.zeros(said.shape[1:], np.float32)
+    _mix(said, shares, result)
+    return result
+
+
+@jit
+def _mix(said: Floats, shares: Floats, result: Floats) -> None:
+    """The mean of (K, B, L) opinions by (K, B) shares, into (B, L)."""
+    speaks = np.empty(len(said), np.bool_)
+    for b in range(said.shape[1]):
+        total = 0.0
+        for k in range(len(said)):
+            speaks[k] = said[k, b].any()
+            if speaks[k]:
+                total += shares[k, b]
+        # Where nobody with a share speaks, whoever speaks at all is heard.
+        alike = total <= 0
+        if alike:
+            total = np.float64(np.count_nonzero(speaks))
+        for k in range(len(said)):
+            if speaks[k]:
+                share = (1.0 if alike else shares[k, b]) / total
+                for label in range(said.shape[2]):
+                    result[b, label] += said[k, b, label] * share
 
 
 class LabelVote:
@@ -80,19 +107,17 @@ class LabelVote:
     Args:
         codes: (N,) label numbers of the gallery, -1 where there is none.
         classes: L; 0 in a gallery without labels.
-        heads: One a member, None where it has none.
+        heads: Of the members, or None.
     """
 
-    def __init__(
-        self, codes: NDArray[np.integer], classes: int, heads: Sequence[LinearHead | None], vote: VoteSettings
-    ) -> None:
-        self._codes, self._classes, self._heads, self._vote = codes, classes, heads, vote
+    def __init__(self, codes: NDArray[np.integer], classes: int, heads: Heads | None, vote: VoteSettings) -> None:
+        self._codes, self._classes, self._heads, self._vote = np.asarray(codes, np.int64), classes, heads, vote
 
-    def heads_say(self, parts: Sequence[Floats], weights: Floats) -> Floats | None:
-        """(B, L) by the linear heads on the members' (B, d) parts of the queries, or None without heads."""
-        if not self._classes or not any(self._heads):
+    def heads_say(self, queries: Floats, weights: Floats) -> Floats | None:
+        """(B, L) by the linear heads on (B, D) queries, or None without heads."""
+        if not self._classes or self._heads is None:
             return None
-        return head_probabilities(parts, self._heads, weights, self._vote.head_temperature)
+        return self._heads.probabilities(queries, weights, self._vote.head_temperature)
 
     def probabilities(
         self, rows: Rows, fused: Floats, heads: Floats | None, specs: Sequence[SearchSpec]
@@ -110,7 +135,7 @@ class LabelVote:
         if not self._classes:
             return None
         vote = self._vote
-        near = neighbours_say(fused, rows, self._codes[rows], vote.neighbours, vote.temperature, self._classes)
+        near = neighbours_say(fused, rows, self._codes, vote.neighbours, vote.temperature, self._classes)
         names, trust = self._names_say(specs)
         text_share = vote.text_share * trust
         return mixed([
@@ -128,5 +153,5 @@ class LabelVote:
         for i, spec in enumerate(specs):
             if spec.label_prior is not None:
                 trust[i] = spec.label_prior.sum()
-                said[i] = spec.label_prior / np.maximum(trust[i], _TINY)
+                said[i] = spec.label_prior / np.maximum(trust[i], np.finfo(np.float32).tiny)
         return said, trust

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.calibration import probability_of_relevance
-from cbir.core.fusion import Fusion, rank_contributions, vote_contributions
+from cbir.core.fusion import Fusion, fused_scores, rank_contributions, vote_contributions
+from cbir.core.jit import jit
+from cbir.core.order import leading, ranks_of
 from cbir.core.store import VoteSettings
 
-__all__ = ["Ranker", "Ranking", "SearchSpec", "best_first", "fused_scores"]
+__all__ = ["Ranker", "Ranking", "SearchSpec"]
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -69,31 +70,6 @@ class Ranking:
     labels: list[tuple[str, float]] = field(default_factory=list)
 
 
-def best_first(scores: Floats, rows: Rows) -> Rows:
-    """Places along the last axis in falling order of score, ties in order of row; rows of -1 come last.
-
-    Rows are in id order, so ties break by image id.
-
-    Args:
-        scores: (..., C), finite where there is a row.
-        rows: Of a shape that broadcasts to it; below 2**32.
-    """
-    # One integer a candidate, as sorting integers is several times faster than sorting by two keys.  The bits of a
-    # float, negative ones turned over, are ordered as the float is; adding 0 turns -0 into 0.
-    bits = (scores + np.float32(0)).view(np.int32).astype(np.int64)
-    falling = ~np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    keys = np.where(rows >= 0, (falling << 32) | rows, np.iinfo(np.int64).max)
-    return np.argsort(keys, axis=-1)
-
-
-def fused_scores(similarities: Floats, weights: Floats) -> Floats:
-    """(B, C) weighted sums of (B, M, C) cosines by (B, M) weights."""
-    total = similarities[:, 0] * weights[:, :1]
-    for m in range(1, weights.shape[1]):
-        total += similarities[:, m] * weights[:, m : m + 1]
-    return total
-
-
 class Ranker:
     """Orders candidates and explains the order.
 
@@ -103,7 +79,10 @@ class Ranker:
     """
 
     def __init__(self, codes: NDArray[np.integer], labels: Sequence[str], vote: VoteSettings) -> None:
-        self._codes, self._labels, self._vote = codes, labels, vote
+        self._codes, self._labels, self._share = np.asarray(codes, np.int64), labels, vote.label_share
+        # Uncalibrated, the score is the fused cosine itself, of which a negative one means "nothing alike".
+        curve = vote.calibration or ((0.0, 0.0), (1.0 + vote.label_share, 1.0))
+        self._knots, self._probabilities = (np.array(ends, np.float64) for ends in zip(*curve, strict=True))
 
     def rank(
         self,
@@ -123,57 +102,42 @@ class Ranker:
             specs: B of them; their limits and thresholds count here.
             probabilities: (B, L) P(label | query), or None; the row of a query without an opinion is zero.
         """
-        line = np.arange(len(specs))[:, None]
-        order = best_first(similarities, rows[:, None])
-        ranks = np.empty(order.shape, np.int64)
-        ranks[line[:, :, None], np.arange(weights.shape[1])[:, None], order] = np.arange(1, rows.shape[1] + 1)
-        if fusion is Fusion.RECIPROCAL_RANK:
-            given = rank_contributions(ranks, weights[:, :, None])
-            fused = given.sum(axis=1)
-        else:
-            fused = fused_scores(similarities, weights)
         bonus = self.bonus(rows, probabilities)
-        fused = fused + bonus
-        limit = min(max(spec.limit for spec in specs), rows.shape[1])
-        places = best_first(fused, rows)[:, :limit]
-        rows, fused, bonus = rows[line, places], fused[line, places], bonus[line, places]
-        # (B, K, M), as rankings have it.
-        similarities, ranks = similarities[line, :, places], ranks[line, :, places]
-        if fusion is Fusion.RECIPROCAL_RANK:
-            contributions = rank_contributions(ranks, weights[:, None])
+        by_rank = fusion is Fusion.RECIPROCAL_RANK
+        if by_rank:
+            given = rank_contributions(ranks_of(similarities, rows), weights[:, None])
+            scores = given.sum(axis=2) + bonus
         else:
-            contributions = vote_contributions(similarities, weights)
-        scores = self._calibrate(fused)
-        kept = (rows >= 0).sum(axis=1).tolist()
+            scores = fused_scores(similarities, weights) + bonus
+        places = leading(scores, rows, np.array([spec.limit for spec in specs]))
+        ranks = ranks_of(similarities, rows, places)
+        hits = np.empty(places.shape, np.int64)
+        fused, label = np.empty(places.shape, np.float32), np.empty(places.shape, np.float32)
+        cosines = np.empty(ranks.shape, np.float32)
+        _pick(places, rows, scores, bonus, similarities, hits, fused, label, cosines)
+        given = rank_contributions(ranks, weights[:, None]) if by_rank else vote_contributions(cosines, weights)
+        relevance = np.interp(fused, self._knots, self._probabilities).astype(np.float32)
+        counts = np.count_nonzero(places >= 0, axis=1).tolist()
         named = self._name(probabilities, len(specs))
         rankings = []
-        for i, (spec, count) in enumerate(zip(specs, kept, strict=True)):
-            count = min(count, spec.limit)
+        for i, (spec, count) in enumerate(zip(specs, counts, strict=True)):
             if spec.min_score is not None:
                 # Scores fall with the rank.
-                count = min(count, int((scores[i] >= spec.min_score).sum()))
+                count = int(np.count_nonzero(relevance[i, :count] >= spec.min_score))
             rankings.append(
                 Ranking(
-                    rows[i, :count], scores[i, :count], fused[i, :count], similarities[i, :count], ranks[i, :count],
-                    contributions[i, :count], bonus[i, :count], named[i],
+                    hits[i, :count], relevance[i, :count], fused[i, :count], cosines[i, :count], ranks[i, :count],
+                    given[i, :count], label[i, :count], named[i],
                 )
             )  # fmt: skip
         return rankings
 
     def bonus(self, rows: Rows, probabilities: Floats | None) -> Floats:
         """(B, C) what the candidates' labels add to their scores."""
-        if probabilities is None or self._vote.label_share <= 0:
-            return np.zeros(rows.shape, np.float32)
-        codes = self._codes[rows]
-        found = probabilities[np.arange(len(rows))[:, None], codes] * np.float32(self._vote.label_share)
-        return np.asarray(found * ((codes >= 0) & (rows >= 0)), dtype=np.float32)
-
-    def _calibrate(self, fused: Floats) -> Floats:
-        if self._vote.calibration is None:
-            # Uncalibrated, the score is the fused cosine itself, of which a negative one means "nothing alike".
-            top = 1.0 + self._vote.label_share
-            return np.asarray(np.clip(fused / np.float32(top), 0, 1), dtype=np.float32)
-        return probability_of_relevance(fused, self._vote.calibration)
+        result = np.zeros(rows.shape, np.float32)
+        if probabilities is not None and self._share > 0:
+            _add_bonus(rows, self._codes, probabilities, np.float32(self._share), result)
+        return result
 
     def _name(self, probabilities: Floats | None, count: int) -> list[list[tuple[str, float]]]:
         found: list[list[tuple[float, int]]] = [[] for _ in range(count)]
@@ -184,3 +148,35 @@ class Ranker:
             ):
                 found[i].append((-value, code))
         return [[(self._labels[code], -value) for value, code in sorted(likely)[:_NAMED]] for likely in found]
+
+
+@jit
+def _add_bonus(rows: Rows, codes: Rows, probabilities: Floats, share: np.float32, result: Floats) -> None:
+    for b in range(rows.shape[0]):
+        for c in range(rows.shape[1]):
+            row = rows[b, c]
+            if row >= 0 and codes[row] >= 0:
+                result[b, c] = probabilities[b, codes[row]] * share
+
+
+@jit
+def _pick(
+    places: Rows,
+    rows: Rows,
+    scores: Floats,
+    bonus: Floats,
+    similarities: Floats,
+    hits: Rows,
+    fused: Floats,
+    label: Floats,
+    cosines: Floats,
+) -> None:
+    """The candidates at (B, K) places, into the last four: (B, K), and (B, K, M) the cosines; zeros where is none."""
+    for b in range(places.shape[0]):
+        for k in range(places.shape[1]):
+            c = places[b, k]
+            hits[b, k] = rows[b, c] if c >= 0 else -1
+            fused[b, k] = scores[b, c] if c >= 0 else 0
+            label[b, k] = bonus[b, c] if c >= 0 else 0
+            for m in range(similarities.shape[1]):
+                cosines[b, k, m] = similarities[b, m, c] if c >= 0 else 0

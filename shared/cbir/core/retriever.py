@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 
 from cbir.core.errors import QueryError
 from cbir.core.expansion import expanded
-from cbir.core.fusion import Fusion, normalised_weights
+from cbir.core.fusion import Fusion, fused_scores, normalised_weights
 from cbir.core.gallery import Gallery
 from cbir.core.gallery_matrix import load_matrix
-from cbir.core.label_vote import LinearHead
+from cbir.core.jit import jit
+from cbir.core.label_vote import Heads, LinearHead
 from cbir.core.member_search import POOL, MemberSearch
 from cbir.core.nearest import Candidates, NearestSearch, Strategy
+from cbir.core.order import leading
 from cbir.core.projection import Projection
 from cbir.core.query_labels import LabelVote
-from cbir.core.ranking import Ranker, Ranking, SearchSpec, best_first, fused_scores
+from cbir.core.ranking import Ranker, Ranking, SearchSpec
 from cbir.core.runtime import choose_runtime
 from cbir.core.store import IndexVersion, VoteSettings
 from cbir.core.vector_index import VectorIndex, index_file, load_index
@@ -64,10 +66,12 @@ class Retriever:
         self._projections, self._vote = projections, vote
         self._stops = tuple(itertools.accumulate(self.dims, initial=0))
         self._approximate = any(index is not None for index in indexes)
+        self._bounds = np.array(self._stops)
         self._matrix = load_matrix(embeddings, device)
         codes = gallery.label_codes
         by_member = [(heads or {}).get(name) for name in self.members]
-        self._labels = LabelVote(codes, len(gallery.labels), by_member, vote)
+        joined = Heads(by_member, self.dims) if any(by_member) else None
+        self._labels = LabelVote(codes, len(gallery.labels), joined, vote)
         self._ranker = Ranker(codes, gallery.labels, vote)
         self._rows_of = _rows_by_label(codes, len(gallery.labels))
         self._by_member = MemberSearch(self._matrix, indexes, self._ranker, self._labels, vote.label_share)
@@ -165,7 +169,7 @@ class Retriever:
             return []
         queries = np.ascontiguousarray(queries, np.float32)
         weights = self._weights(queries, specs)
-        heads = self._labels.heads_say(np.split(queries, self._stops[1:-1], axis=1), weights)
+        heads = self._labels.heads_say(queries, weights)
         if self._vote.expansion_neighbours > 0:
             queries = self._expand(queries, weights, specs)
         if self._approximate or any(s.fusion is Fusion.RECIPROCAL_RANK for s in specs):
@@ -189,11 +193,9 @@ class Retriever:
             weights[i] = given
         if not np.isfinite(weights).all() or (weights < 0).any():
             raise QueryError(_BAD_WEIGHTS, reason="BAD_WEIGHT")
-        # A member without an embedding of this query has no say: its weight goes to the others.
-        weights *= np.stack([queries[:, a:b].any(axis=1) for a, b in itertools.pairwise(self._stops)], axis=1)
-        if not weights.any(axis=1).all():
+        if not _share_out(queries, self._bounds, weights):
             raise QueryError("no member has a positive weight in this query: raise one", reason="BAD_WEIGHT")
-        return normalised_weights(weights)
+        return weights
 
     def _allowed(self, spec: SearchSpec) -> NDArray[np.bool_] | None:
         if not spec.exclude_rows:
@@ -205,25 +207,19 @@ class Retriever:
     def _expand(self, queries: Floats, weights: Floats, specs: Sequence[SearchSpec]) -> Floats:
         """Move every query towards its nearest images, those left out of its hits not among them."""
         count = min(self._vote.expansion_neighbours, len(self.gallery))
-        near: list[tuple[Rows, Floats]] = []
+        rows, fused = np.full((len(specs), count), -1, np.int64), np.zeros((len(specs), count), np.float32)
         if self._approximate:
-            for query, weight, spec in zip(queries, weights, specs, strict=True):
-                rows, fused = self._by_member.nearest(query, weight, count + len(spec.exclude_rows))
-                kept = ~np.isin(rows, spec.exclude_rows)
-                near.append((rows[kept][:count], fused[kept][:count]))
+            for i, (query, weight, spec) in enumerate(zip(queries, weights, specs, strict=True)):
+                near, scores = self._by_member.nearest(query, weight, count + len(spec.exclude_rows))
+                kept = np.flatnonzero(~np.isin(near, spec.exclude_rows))[:count]
+                rows[i, : len(kept)], fused[i, : len(kept)] = near[kept], scores[kept]
         else:
             wanted = [count] * len(specs)
-            pool = [max(POOL, count)] * len(specs)
-            found = self._nearest.find(queries, weights, wanted, pool, [s.exclude_rows for s in specs])
-            scores = fused_scores(found.similarities, weights)
-            for rows, fused, best in zip(found.rows, scores, best_first(scores, found.rows), strict=True):
-                best = best[:count][rows[best[:count]] >= 0]
-                near.append((rows[best], fused[best]))
-        moved = [
-            expanded(query, self._matrix.stored(rows), fused, self._vote.expansion_exponent, self.dims)
-            for query, (rows, fused) in zip(queries, near, strict=True)
-        ]
-        return np.stack(moved)
+            found = self._nearest.find(queries, weights, wanted, wanted, [s.exclude_rows for s in specs])
+            rows, fused = found.rows, fused_scores(found.similarities, weights)
+        neighbours = self._matrix.stored(np.maximum(rows, 0).ravel()).reshape(*rows.shape, -1)
+        neighbours[rows < 0] = 0
+        return expanded(queries, neighbours, fused, self._vote.expansion_exponent, self.dims)
 
     def _search_fused(
         self, queries: Floats, weights: Floats, specs: Sequence[SearchSpec], heads: Floats | None
@@ -271,16 +267,11 @@ class Retriever:
         probabilities: Floats,
     ) -> Candidates:
         """Images of a likely label may rise from anywhere: add those that may be hits and are no candidates yet."""
-        fused = fused_scores(found.similarities, weights)
-        raised = np.where(found.rows >= 0, fused + self._ranker.bonus(found.rows, probabilities), np.float32(-np.inf))
-        ordered = -np.sort(-raised, axis=1)
+        scores = fused_scores(found.similarities, weights) + self._ranker.bonus(found.rows, probabilities)
         limits = np.array([spec.limit for spec in specs])
-        last = np.full(len(specs), -np.inf, np.float32)
-        full = limits <= ordered.shape[1]
-        last[full] = ordered[full, limits[full] - 1]
-        # What is no candidate scores at most the bound, and what its label adds.
-        reach = found.bound[:, None] + np.float32(self._vote.label_share) * probabilities
-        rising = (reach >= last[:, None]) & ~np.isneginf(found.bound)[:, None]
+        places = leading(scores, found.rows, limits)
+        rising = np.empty(probabilities.shape, np.bool_)
+        _reach(scores, places, limits, found.bound, probabilities, np.float32(self._vote.label_share), rising)
         if not rising.any():
             return found
         parts = []
@@ -297,7 +288,7 @@ class Retriever:
                 similarities = self._matrix.similarities(rows, queries[one])
                 scores = fused_scores(similarities, weights[one])
                 scores += self._ranker.bonus(rows, probabilities[one])
-                best = best_first(scores, rows)[:, : max(POOL, 4 * spec.limit)]
+                best = leading(scores, rows, np.array([max(POOL, 4 * spec.limit)]))
                 part = Candidates(
                     np.concatenate([part.rows, rows[:, best[0]]], axis=1),
                     np.concatenate([part.similarities, similarities[:, :, best[0]]], axis=2),
@@ -305,6 +296,45 @@ class Retriever:
                 )  # fmt: skip
             parts.append(part)
         return _stacked(parts)
+
+
+@jit
+def _share_out(queries: Floats, bounds: Rows, weights: Floats) -> bool:
+    """Scale each query's weights to sum 1, in place; False where nobody has any.
+
+    A member without an embedding of the query has no say: its weight goes to the others.
+    """
+    for b in range(weights.shape[0]):
+        total = 0.0
+        for m in range(weights.shape[1]):
+            if not queries[b, bounds[m] : bounds[m + 1]].any():
+                weights[b, m] = 0
+            total += weights[b, m]
+        if total <= 0:
+            return False
+        for m in range(weights.shape[1]):
+            weights[b, m] /= total
+    return True
+
+
+@jit
+def _reach(
+    scores: Floats,
+    places: Rows,
+    limits: Rows,
+    bound: Floats,
+    probabilities: Floats,
+    share: np.float32,
+    rising: NDArray[np.bool_],
+) -> None:
+    """(B, L) whether an image that is no candidate could be a hit by its label: it scores the bound at most, and what
+    the label adds."""
+    for b in range(len(rising)):
+        last = np.float32(-np.inf)
+        if limits[b] <= places.shape[1] and places[b, limits[b] - 1] >= 0:
+            last = scores[b, places[b, limits[b] - 1]]
+        for label in range(rising.shape[1]):
+            rising[b, label] = bound[b] > -np.inf and bound[b] + share * probabilities[b, label] >= last
 
 
 _BAD_WEIGHTS = "weights must be one finite number of at least 0 for each member"
