@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cbir.core.jit import jit
+
 __all__ = ["Projection", "enough_labels", "fit_glrt", "fit_pca", "fit_projection", "glrt_metric", "normalise"]
 
 Floats = NDArray[np.float32]
@@ -62,8 +64,18 @@ class Projection:
 
 def normalise(x: Floats) -> Floats:
     """Scale the rows of (N, D) to unit length; zero rows stay zero."""
-    norms = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.asarray(x / np.maximum(norms, 1e-12), dtype=np.float32)
+    result = np.array(x, np.float32, order="C")
+    _normalise(result)
+    return result
+
+
+@jit
+def _normalise(x: Floats) -> None:
+    for row in x:
+        total = np.float32(0)
+        for d in range(len(row)):
+            total += row[d] * row[d]
+        row /= max(np.sqrt(total), np.float32(1e-12))
 
 
 def fit_pca(x: Floats, dim: int, *, centred: bool = True) -> tuple[Floats, Floats]:

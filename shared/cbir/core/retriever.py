@@ -142,12 +142,11 @@ class Retriever:
                     reason="BAD_EMBEDDING",
                     member=name,
                 )
-            norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-            if not np.isfinite(norms).all() or (norms == 0).any():
+            unit = np.array(vectors, np.float32, order="C")
+            if not _make_unit(unit):
                 raise QueryError(
                     f"the embedding of member {name!r} is zero or not finite", reason="BAD_EMBEDDING", member=name
                 )
-            unit = np.asarray(vectors / norms, dtype=np.float32)
             result[:, self._stops[m] : self._stops[m + 1]] = self._projections[m].apply(unit)
         return result
 
@@ -296,6 +295,21 @@ class Retriever:
                 )  # fmt: skip
             parts.append(part)
         return _stacked(parts)
+
+
+@jit
+def _make_unit(vectors: Floats) -> bool:
+    """Scale the rows to unit length, in place; False where one is zero or not finite."""
+    for row in vectors:
+        total = 0.0
+        for d in range(len(row)):
+            total += np.float64(row[d]) * row[d]
+        norm = np.sqrt(total)
+        if not (0 < norm < np.inf):
+            return False
+        for d in range(len(row)):
+            row[d] /= norm
+    return True
 
 
 @jit
