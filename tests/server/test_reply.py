@@ -8,8 +8,9 @@ import pytest
 from cbir.core.crop import Box
 from cbir.core.gallery import Gallery, GalleryImage
 from cbir.core.retriever import Ranking
-from cbir.server.conversion import query_from_request, response_from_result
+from cbir.server.conversion import query_from_request
 from cbir.server.query import Embedding, EngineResult, Timings
+from cbir.server.reply import write_result
 from cbir.v1 import search_pb2
 
 BOX = Box(0, 0, 4, 4)
@@ -51,11 +52,13 @@ def test_an_answer_is_what_the_generated_classes_write(rows: list[int]) -> None:
             )
     for label, probability in result.labels:
         expected.labels.add(label=label, probability=probability)
+    answer, body = map(search_pb2.SearchResponse.FromString, write_result(result))
+    assert body == expected
     for stage, nanoseconds in {"decode": 250_000_000, "embed": 1, "fuse": 1_000_000, "search": 0}.items():
         getattr(expected.timings, stage).nanos = nanoseconds
     expected.timings.queue.seconds, expected.timings.queue.nanos = 2, 500_000_000
-    assert response_from_result(result) == expected
-    assert len(response_from_result(result).hits) == len(rows)
+    assert answer == expected
+    assert len(answer.hits) == len(rows)
 
 
 def test_vectors_are_read_as_they_were_sent() -> None:

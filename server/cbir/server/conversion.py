@@ -18,17 +18,15 @@ from cbir.server.query import (
     Embedding,
     EngineInfo,
     EngineQuery,
-    EngineResult,
     Filter,
     ImageBytes,
     Source,
     StoredImage,
     Text,
 )
-from cbir.server.reply import hits_message
 from cbir.v1 import search_pb2
 
-__all__ = ["DEFAULT_LIMIT", "index_info", "query_from_request", "response_from_result"]
+__all__ = ["DEFAULT_LIMIT", "index_info", "query_from_request"]
 
 #: What an unset limit means.
 DEFAULT_LIMIT = 10
@@ -100,22 +98,6 @@ def _floats(vector: search_pb2.Vector) -> NDArray[np.float32]:
     if count and header == 1 + (size.bit_length() + 6) // 7:
         return np.frombuffer(data, "<f4", count, header)
     return np.array(vector.values, dtype=np.float32)
-
-
-def response_from_result(result: EngineResult) -> search_pb2.SearchResponse:
-    """Write an answer."""
-    response = hits_message(result.gallery, result.members, result.ranking)
-    for label, probability in result.ranking.labels:
-        response.labels.add(label=label, probability=probability)
-    if box := result.crop:
-        response.crop.left, response.crop.top, response.crop.right, response.crop.bottom = (
-            box.left, box.top, box.right, box.bottom,
-        )  # fmt: skip
-    response.index_version = result.version
-    timings = response.timings
-    for stage, seconds in vars(result.timings).items():
-        getattr(timings, stage).FromNanoseconds(max(0, round(seconds * 1e9)))
-    return response
 
 
 def index_info(info: EngineInfo, limits: Limits) -> search_pb2.GetIndexInfoResponse:

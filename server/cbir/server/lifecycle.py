@@ -13,12 +13,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from cbir.core.errors import ConfigurationError
-from cbir.server import wire
 from cbir.server.deployment import Deployment, EngineConfig
 from cbir.server.engine import Engine
 from cbir.server.health import Health
 from cbir.server.limits import GRACE, Limits
 from cbir.server.pipeline import Pipeline
+from cbir.server.reply import write_result
 from cbir.server.service import AdminService, SearchService
 from cbir.v1 import admin_pb2, admin_pb2_grpc, search_pb2
 
@@ -55,7 +55,7 @@ class Server:
         self.port = 0
         self.metrics: MetricsEndpoint | None = None
         self._stopping = asyncio.Event()
-        self.pipeline = Pipeline(config.limits, wire.write_result)
+        self.pipeline = Pipeline(config.limits, write_result)
         self.deployment = Deployment(config, self.pipeline)
         self._health = Health([_SEARCH])
         self._search = SearchService(self.deployment, self.pipeline, config.limits, self._stopping)

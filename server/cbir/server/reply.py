@@ -1,13 +1,13 @@
 """Answers on the wire, written without a message object for every vote.
 
 Building a ``SearchResponse`` of ten hits through the generated classes can take longer than ranking a gallery for it.
-What does not change from answer to answer (id, uri, label and metadata of an image) is encoded once and kept. The
-numbers go into an array of bytes that has protobuf's wire format, all hits at once. The message is then read from those
-bytes, so that what is sent is written by protobuf itself.
+What does not change from answer to answer (id, uri, label and metadata of an image, the names of members and classes)
+is encoded once and kept; the numbers go into an array of bytes that has protobuf's wire format, all hits at once.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import islice
@@ -17,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.gallery import Gallery
+from cbir.core.jit import jit
 from cbir.core.retriever import Ranking
+from cbir.server.query import EngineResult, Timings
 from cbir.server.varint import varint
 from cbir.v1 import search_pb2
 
-__all__ = ["hits_message"]
+__all__ = ["write_result"]
 
 #: Images of a gallery whose encoding is kept, some 200 bytes each.
 _KEPT = 131_072
@@ -31,39 +33,85 @@ _DESCRIBED: WeakKeyDictionary[Gallery, dict[int, bytes]] = WeakKeyDictionary()
 _VARINT, _LENGTH, _FIXED32 = 0, 2, 5
 # A varint may be longer than it need be; four bytes hold every rank among 2^28 candidates.
 _RANK_BYTES = 4
-_SHIFTS = np.arange(0, 7 * _RANK_BYTES, 7)
-_MORE = np.array([128] * (_RANK_BYTES - 1) + [0])
 
 
-def hits_message(gallery: Gallery, members: Sequence[str], ranking: Ranking) -> search_pb2.SearchResponse:
-    """A response that holds the hits of a ranking and nothing else."""
+def write_result(result: EngineResult) -> tuple[bytes, bytes]:
+    """A serialised ``SearchResponse``, with and without timings: an answer from memory took no time."""
+    parts = _hits(result.gallery, result.members, result.ranking)
+    for label, probability in result.ranking.labels:
+        name = _label(label)
+        parts += (_LABELS, varint(len(name) + 5), name, struct.pack("<Bf", _PROBABILITY, probability))
+    if box := result.crop:
+        crop = search_pb2.Box(left=box.left, top=box.top, right=box.right, bottom=box.bottom).SerializeToString()
+        parts += (_CROP, varint(len(crop)), crop)
+    parts.append(_version(result.version))
+    body = b"".join(parts)
+    timings = _timings(result.timings)
+    return b"".join((body, _TIMINGS, varint(len(timings)), timings)), body
+
+
+def _hits(gallery: Gallery, members: Sequence[str], ranking: Ranking) -> list[bytes]:
     if not len(ranking.rows):
-        return search_pb2.SearchResponse()
-    template, places = _template(tuple(members))
+        return []
+    template, floats, ranks = _template(tuple(members))
     hits = np.empty((len(ranking.rows), template.size), np.uint8)
-    hits[:] = template
-    hits[:, places] = _numbers(ranking)
+    _fill(
+        template, floats, ranks, ranking.scores, ranking.fused, ranking.label_contributions, ranking.similarities,
+        ranking.contributions, ranking.ranks, hits,
+    )  # fmt: skip
     described = _DESCRIBED.setdefault(gallery, {})
     parts: list[bytes] = []
-    width, written = template.size, hits.tobytes()
-    for i, row in enumerate(ranking.rows.tolist()):
+    width, written, start = template.size, hits.tobytes(), 0
+    for row in ranking.rows.tolist():
         image = described.get(row) or _describe(gallery, row, described)
-        parts += (_HITS, varint(len(image) + width), image, written[i * width : (i + 1) * width])
-    return search_pb2.SearchResponse.FromString(b"".join(parts))
+        parts += (_HITS, varint(len(image) + width), image, written[start : start + width])
+        start += width
+    return parts
+
+
+@jit
+def _fill(
+    template: NDArray[np.uint8],
+    floats: NDArray[np.int64],
+    ranks: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    fused: NDArray[np.float32],
+    label: NDArray[np.float32],
+    similarities: NDArray[np.float32],
+    contributions: NDArray[np.float32],
+    given: NDArray[np.int64],
+    hits: NDArray[np.uint8],
+) -> None:
+    """Write the numbers of each hit into a copy of the template."""
+    numbers = np.empty(len(floats), np.float32)
+    written = numbers.view(np.uint8)
+    for k in range(len(hits)):
+        hits[k] = template
+        numbers[0], numbers[1], numbers[2] = scores[k], fused[k], label[k]
+        for m in range(len(ranks)):
+            numbers[3 + 2 * m] = similarities[k, m]
+            numbers[4 + 2 * m] = contributions[k, m]
+            rank = given[k, m]
+            for i in range(_RANK_BYTES):
+                hits[k, ranks[m] + i] = (rank & 127) | (128 if i + 1 < _RANK_BYTES else 0)
+                rank >>= 7
+        for f in range(len(floats)):
+            for i in range(4):
+                hits[k, floats[f] + i] = written[4 * f + i]
 
 
 @lru_cache(maxsize=64)
-def _template(members: tuple[str, ...]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The bytes of a hit's scores and votes, and where in them the numbers of :func:`_numbers` stand."""
-    data, scores, ranks, shares = bytearray(), list[int](), list[int](), list[int]()
+def _template(members: tuple[str, ...]) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+    """The bytes of a hit's scores and votes, where in them its floats begin, and where its ranks do."""
+    data, floats, ranks = bytearray(), list[int](), list[int]()
 
     def leave(places: list[int], count: int) -> None:
-        places += range(len(data), len(data) + count)
+        places.append(len(data))
         data.extend(bytes(count))
 
     for name in ("score", "fused_score", "label_contribution"):
         data += _tag("Hit", name, _FIXED32)
-        leave(scores, 4)
+        leave(floats, 4)
     for member in members:
         name_field = search_pb2.Vote(member=member).SerializeToString()
         data += _tag("Hit", "votes", _LENGTH) + varint(len(name_field) + 1 + _RANK_BYTES + 10) + name_field
@@ -71,18 +119,29 @@ def _template(members: tuple[str, ...]) -> tuple[NDArray[np.uint8], NDArray[np.i
         leave(ranks, _RANK_BYTES)
         for name in ("similarity", "contribution"):
             data += _tag("Vote", name, _FIXED32)
-            leave(shares, 4)
-    return np.frombuffer(bytes(data), np.uint8), np.array([*scores, *shares, *ranks])
+            leave(floats, 4)
+    # Copied, so that it can be written to as other arrays can: compiled loops are made for one kind.
+    return np.frombuffer(bytes(data), np.uint8).copy(), np.array(floats), np.array(ranks)
 
 
-def _numbers(ranking: Ranking) -> NDArray[np.uint8]:
-    """(K, bytes): the scores, then each member's similarity and contribution, then the ranks as varints."""
-    count, members = ranking.similarities.shape
-    floats = np.empty((count, 3 + 2 * members), "<f4")
-    floats[:, 0], floats[:, 1], floats[:, 2] = ranking.scores, ranking.fused, ranking.label_contributions
-    floats[:, 3::2], floats[:, 4::2] = ranking.similarities, ranking.contributions
-    ranks = (ranking.ranks[:, :, None] >> _SHIFTS & 127 | _MORE).astype(np.uint8)
-    return np.concatenate([floats.view(np.uint8), ranks.reshape(count, -1)], axis=1)
+def _timings(timings: Timings) -> bytes:
+    parts: list[bytes] = []
+    for tag, seconds in zip(_STAGES, vars(timings).values(), strict=True):
+        nanoseconds = max(0, round(seconds * 1e9))
+        whole, rest = divmod(nanoseconds, 1_000_000_000)
+        duration = (b"\x08" + varint(whole) if whole else b"") + (b"\x10" + varint(rest) if rest else b"")
+        parts += (tag, varint(len(duration)), duration)
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=65536)
+def _label(label: str) -> bytes:
+    return search_pb2.LabelPrediction(label=label).SerializeToString()
+
+
+@lru_cache(maxsize=16)
+def _version(version: str) -> bytes:
+    return search_pb2.SearchResponse(index_version=version).SerializeToString()
 
 
 def _tag(message: str, field: str, wire_type: int) -> bytes:
@@ -90,12 +149,17 @@ def _tag(message: str, field: str, wire_type: int) -> bytes:
     return varint(number << 3 | wire_type)
 
 
-_HITS = _tag("SearchResponse", "hits", _LENGTH)
+_HITS, _LABELS, _CROP, _TIMINGS = (
+    _tag("SearchResponse", name, _LENGTH) for name in ("hits", "labels", "crop", "timings")
+)
+_PROBABILITY = _tag("LabelPrediction", "probability", _FIXED32)[0]
+_STAGES = tuple(_tag("Timings", name, _LENGTH) for name in ("decode", "queue", "embed", "search", "fuse"))
 
 
 def _describe(gallery: Gallery, row: int, described: dict[int, bytes]) -> bytes:
-    image = gallery[row]
-    fixed = search_pb2.Hit(image_id=image.id, uri=image.uri, label=image.label, metadata=image.metadata)
+    fixed = search_pb2.Hit(
+        image_id=gallery.ids[row], uri=gallery.uri(row), label=gallery.label(row), metadata=gallery.metadata(row)
+    )
     if len(described) >= _KEPT:
         for old in list(islice(described, _KEPT // 8)):
             described.pop(old, None)

@@ -10,11 +10,11 @@ from google.rpc import status_pb2  # type: ignore[import-untyped]
 
 from cbir.core.errors import QueryError
 from cbir.server import conversion
-from cbir.server.query import EngineResult, ImageBytes
+from cbir.server.query import ImageBytes
 from cbir.server.varint import varint
 from cbir.v1 import search_pb2
 
-__all__ = ["Question", "parse", "stream_answer", "stream_error", "write_result"]
+__all__ = ["Question", "parse", "stream_answer", "stream_error"]
 
 M = TypeVar("M", bound=Message)
 
@@ -63,16 +63,6 @@ class Question:
         if isinstance(self.query.source, ImageBytes):
             digest.update(self.query.source.data)
         return digest.digest()
-
-
-def write_result(result: EngineResult) -> tuple[bytes, bytes]:
-    """A ``SearchResponse`` with and without timings: an answer from memory took no time."""
-    response = conversion.response_from_result(result)
-    timings = search_pb2.SearchResponse(timings=response.timings).SerializeToString()
-    response.ClearField("timings")
-    body = response.SerializeToString()
-    # Messages that follow each other are one, by the encoding's rules.
-    return body + timings, body
 
 
 def stream_answer(request_id: str, response: bytes) -> bytes:

@@ -163,6 +163,18 @@ class Gallery:
         """Where the indexer found one image; see :mod:`cbir.core.uri`."""
         return cast(str, self._columns["uri"][row].as_py())
 
+    def label(self, row: int) -> str | None:
+        """The label of one image."""
+        code = int(self.label_codes[row])
+        return None if code < 0 else self.labels[code]
+
+    def metadata(self, row: int) -> dict[str, str]:
+        """The further columns of one image."""
+        # Most galleries have none, and reading an empty map takes as long as reading all the rest.
+        if self._metadata_ends[row] == self._metadata_ends[row + 1]:
+            return {}
+        return dict(self._columns["metadata"][row].as_py())
+
     def row(self, image_id: str) -> int:
         """The row of an id.
 
@@ -230,6 +242,11 @@ class Gallery:
                 )
             self._metadata[key] = values
         return self._metadata[key]
+
+    @cached_property
+    def _metadata_ends(self) -> NDArray[np.int32]:
+        column = self._columns["metadata"]
+        return cast("NDArray[np.int32]", column.offsets.to_numpy(zero_copy_only=False))
 
     @cached_property
     def _metadata(self) -> dict[str, Any]:
