@@ -59,11 +59,11 @@ class Answering:
 
         def project_images(places: list[int]) -> None:
             picked = np.searchsorted(images, places)
-            vectors[places] = self._project({name: values[picked] for name, values in raw.items()})
+            vectors[places] = self._retriever.project({name: values[picked] for name, values in raw.items()})
 
         def project_embeddings(places: list[int]) -> None:
             names = batch[places[0]].vectors
-            vectors[places] = self._project(
+            vectors[places] = self._retriever.project(
                 {name: np.stack([batch[i].vectors[name] for i in places]) for name in names}
             )
 
@@ -125,11 +125,6 @@ class Answering:
         priors = self._words.label_priors(points[places], np.stack(weights))
         return [replace(spec, label_prior=prior) for spec, prior in zip(specs, priors, strict=True)]
 
-    def _project(self, raw: Mapping[str, Floats]) -> Floats:
-        # Numbers too large to square are refused as "not finite"; NumPy's warning about them says no more.
-        with np.errstate(over="ignore", invalid="ignore"):
-            return self._retriever.project(raw)
-
     def _recall(self, batch: Sequence[PreparedQuery], vectors: Floats) -> dict[int, Floats]:
         """Fill in the queries that are stored images; (D,) by row of them and of all examples."""
         rows = list(dict.fromkeys(r for q in batch for r in (q.row, *q.positives, *q.negatives) if r is not None))
@@ -143,6 +138,8 @@ class Answering:
 
     def _without_near_duplicates(self, query: PreparedQuery, vector: Floats) -> SearchSpec:
         """The query's spec, with the suspects excluded that the members find to be the same picture too."""
+        if not query.suspects:
+            return query.spec
         found = set(query.spec.exclude_rows)
         for anchor, (rows, bits_off) in query.suspects.items():
             if len(rows):

@@ -112,7 +112,8 @@ class NearestSearch:
 
     def __init__(self, matrix: GalleryMatrix, weights: Floats, strategy: Strategy = "auto") -> None:
         self._matrix = matrix
-        self._dims = np.diff(matrix.stops)
+        #: Whose each component is.
+        self._members = np.repeat(np.arange(len(weights)), np.diff(matrix.stops))
         self._weights = weights
         self._scan: CompressedScan | None = None
         self._depth = 0
@@ -194,8 +195,9 @@ class NearestSearch:
         free = count if allowed is None else int(np.count_nonzero(allowed))
         bars = barred_rows(barred)
         gone = [len(set(rows)) if allowed is None else int(allowed[list(set(rows))].sum()) for rows in barred]
-        want, keep = np.minimum(wanted, free - np.array(gone)), np.minimum(kept, free)
-        first = min(free, int(keep.max()) + max(gone))
+        want = np.array([min(w, free - g) for w, g in zip(wanted, gone, strict=True)])
+        keep = np.array([min(k, free) for k in kept])
+        first = min(free, max(kept) + max(gone))
         found: Candidates | None = None
         few = allowed is not None and free <= FEW_ROWS
         depth = max(first, min(count, self._depth))
@@ -209,10 +211,11 @@ class NearestSearch:
                 first, listed = free, self._all(np.flatnonzero(allowed), len(todo))
             else:
                 listed = self._list(self._weighted(asked, shares), depth, allowed)
-            scored, known, too_short = np.full(len(todo), first), None, [np.arange(0)]
+            scored, known = np.full(len(todo), first), None
+            too_short: list[Rows] = []
             width = listed.rows.shape[1]
             while True:
-                part = self._score(listed, scored, known, queries[todo], weights[todo], want[todo], bars[todo])
+                part = self._score(listed, scored, known, asked, shares, want[todo], bars[todo])
                 enough = part.needed <= np.minimum(scored, width)
                 found = self._keep(part, enough, todo, keep, found)
                 if enough.all():
@@ -224,13 +227,14 @@ class NearestSearch:
                 # Columns past what a query needed hold nothing of its own.
                 known = part.similarities[more][:, :, : int(scored[more].min())]
                 todo, listed, scored = todo[more], listed.of(more), part.needed[more]
-            todo, depth = np.sort(np.concatenate(too_short)), min(count, 4 * depth)
+                asked, shares = asked[more], shares[more]
+            todo, depth = np.sort(np.concatenate(too_short)) if too_short else todo[:0], min(count, 4 * depth)
         if found is not None and self._scan is not None and not few:
             return self._with_worst(self._scan, found, queries, weights, want, bars, allowed)
         return found or _no_candidates(len(queries), weights.shape[1], 0)
 
     def _weighted(self, queries: Floats, weights: Floats) -> Floats:
-        return queries * np.repeat(weights, self._dims, axis=1)
+        return queries * weights[:, self._members]
 
     @staticmethod
     def _all(rows: Rows, queries: int) -> _Listed:
@@ -281,7 +285,7 @@ class NearestSearch:
     ) -> Candidates:
         """Store the best candidates of the queries that have enough of them."""
         if found is None:
-            found = _no_candidates(len(keep), len(self._dims), int(keep.max()))
+            found = _no_candidates(len(keep), len(self._weights), int(keep.max()))
         _keep_best(
             part.rows, part.similarities, part.fused, part.bound, part.level, enough, places, keep,
             found.rows, found.similarities, found.bound, found.level,

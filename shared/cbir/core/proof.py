@@ -29,8 +29,9 @@ _ROUNDING = 2e-6
 def barred_rows(barred: Sequence[tuple[int, ...]]) -> Rows:
     """(B, X) the rows that each query may not have, filled up with -1."""
     result = np.full((len(barred), max(map(len, barred), default=0)), -1, np.int64)
-    for line, rows in zip(result, barred, strict=True):
-        line[: len(rows)] = rows
+    if result.size:
+        for line, rows in zip(result, barred, strict=True):
+            line[: len(rows)] = rows
     return result
 
 

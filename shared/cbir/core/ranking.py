@@ -111,16 +111,17 @@ class Ranker:
             scores = fused_scores(similarities, weights) + bonus
         places = leading(scores, rows, np.array([spec.limit for spec in specs]))
         ranks = ranks_of(similarities, rows, places)
-        hits = np.empty(places.shape, np.int64)
+        hits, counts = np.empty(places.shape, np.int64), np.empty(len(places), np.int64)
         fused, label = np.empty(places.shape, np.float32), np.empty(places.shape, np.float32)
-        cosines = np.empty(ranks.shape, np.float32)
-        _pick(places, rows, scores, bonus, similarities, hits, fused, label, cosines)
+        relevance, cosines = np.empty(places.shape, np.float32), np.empty(ranks.shape, np.float32)
+        _pick(
+            places, rows, scores, bonus, similarities, self._knots, self._probabilities,
+            hits, counts, fused, label, relevance, cosines,
+        )  # fmt: skip
         given = rank_contributions(ranks, weights[:, None]) if by_rank else vote_contributions(cosines, weights)
-        relevance = np.interp(fused, self._knots, self._probabilities).astype(np.float32)
-        counts = np.count_nonzero(places >= 0, axis=1).tolist()
         named = self._name(probabilities, len(specs))
         rankings = []
-        for i, (spec, count) in enumerate(zip(specs, counts, strict=True)):
+        for i, (spec, count) in enumerate(zip(specs, counts.tolist(), strict=True)):
             if spec.min_score is not None:
                 # Scores fall with the rank.
                 count = int(np.count_nonzero(relevance[i, :count] >= spec.min_score))
@@ -140,14 +141,14 @@ class Ranker:
         return result
 
     def _name(self, probabilities: Floats | None, count: int) -> list[list[tuple[str, float]]]:
-        found: list[list[tuple[float, int]]] = [[] for _ in range(count)]
-        if probabilities is not None:
-            queries, codes = np.nonzero(probabilities > _LEAST)
-            for i, code, value in zip(
-                queries.tolist(), codes.tolist(), probabilities[queries, codes].tolist(), strict=True
-            ):
-                found[i].append((-value, code))
-        return [[(self._labels[code], -value) for value, code in sorted(likely)[:_NAMED]] for likely in found]
+        if probabilities is None:
+            return [[] for _ in range(count)]
+        codes = np.empty((count, _NAMED), np.int64)
+        _likeliest(probabilities, _LEAST, codes)
+        return [
+            [(self._labels[code], float(said[code])) for code in likely if code >= 0]
+            for likely, said in zip(codes.tolist(), probabilities, strict=True)
+        ]
 
 
 @jit
@@ -166,17 +167,42 @@ def _pick(
     scores: Floats,
     bonus: Floats,
     similarities: Floats,
+    knots: NDArray[np.float64],
+    probabilities: NDArray[np.float64],
     hits: Rows,
+    counts: Rows,
     fused: Floats,
     label: Floats,
+    relevance: Floats,
     cosines: Floats,
 ) -> None:
-    """The candidates at (B, K) places, into the last four: (B, K), and (B, K, M) the cosines; zeros where is none."""
+    """The candidates at (B, K) places, into the last six; zeros where there is none."""
     for b in range(places.shape[0]):
+        counts[b] = 0
         for k in range(places.shape[1]):
             c = places[b, k]
+            counts[b] += c >= 0
             hits[b, k] = rows[b, c] if c >= 0 else -1
             fused[b, k] = scores[b, c] if c >= 0 else 0
             label[b, k] = bonus[b, c] if c >= 0 else 0
+            relevance[b, k] = np.interp(fused[b, k], knots, probabilities) if c >= 0 else 0
             for m in range(similarities.shape[1]):
                 cosines[b, k, m] = similarities[b, m, c] if c >= 0 else 0
+
+
+@jit
+def _likeliest(probabilities: Floats, least: float, codes: Rows) -> None:
+    """The likeliest of (B, L) labels, into (B, K) numbers, best first, ties to the lower; -1 past the end."""
+    for b in range(len(codes)):
+        codes[b] = -1
+        for label in range(probabilities.shape[1]):
+            value = probabilities[b, label]
+            if value <= least:
+                continue
+            at = codes.shape[1]
+            while at > 0 and (codes[b, at - 1] < 0 or value > probabilities[b, codes[b, at - 1]]):
+                at -= 1
+                if at + 1 < codes.shape[1]:
+                    codes[b, at + 1] = codes[b, at]
+            if at < codes.shape[1]:
+                codes[b, at] = label

@@ -190,7 +190,7 @@ class Retriever:
             if given.shape != self.weights.shape:
                 raise QueryError(_BAD_WEIGHTS, reason="BAD_WEIGHT")
             weights[i] = given
-        if not np.isfinite(weights).all() or (weights < 0).any():
+        if not (weights.min() >= 0 and weights.max() < np.inf):
             raise QueryError(_BAD_WEIGHTS, reason="BAD_WEIGHT")
         if not _share_out(queries, self._bounds, weights):
             raise QueryError("no member has a positive weight in this query: raise one", reason="BAD_WEIGHT")
