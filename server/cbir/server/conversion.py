@@ -51,16 +51,20 @@ def query_from_request(request: search_pb2.SearchRequest) -> EngineQuery:
     Raises:
         QueryError: An enum value that this server does not know.
     """
-    query, options = request.query, request.options
+    query = request.query
+    source, positives, negatives = _source(query), tuple(query.positive_ids), tuple(query.negative_ids)
+    if not request.HasField("options"):
+        return EngineQuery(source, positives, negatives, DEFAULT_LIMIT)
+    options = request.options
     if options.fusion not in _FUSIONS:
         raise QueryError(f"fusion is {options.fusion}, which this server does not know", reason="BAD_FUSION")
     if options.crop not in _CROPS:
         raise QueryError(f"crop is {options.crop}, which this server does not know", reason="BAD_CROP")
     condition = options.filter
     return EngineQuery(
-        source=_source(query),
-        positive_ids=tuple(query.positive_ids),
-        negative_ids=tuple(query.negative_ids),
+        source=source,
+        positive_ids=positives,
+        negative_ids=negatives,
         limit=options.limit or DEFAULT_LIMIT,
         min_score=options.min_score if options.HasField("min_score") else None,
         fusion=_FUSIONS[options.fusion],

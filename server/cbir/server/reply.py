@@ -63,8 +63,7 @@ def _hits(gallery: Gallery, members: Sequence[str], ranking: Ranking) -> list[by
     parts: list[bytes] = []
     width, written, start = template.size, hits.tobytes(), 0
     for row in ranking.rows.tolist():
-        image = described.get(row) or _describe(gallery, row, described)
-        parts += (_HITS, varint(len(image) + width), image, written[start : start + width])
+        parts += (described.get(row) or _describe(gallery, row, width, described), written[start : start + width])
         start += width
     return parts
 
@@ -127,10 +126,13 @@ def _template(members: tuple[str, ...]) -> tuple[NDArray[np.uint8], NDArray[np.i
 def _timings(timings: Timings) -> bytes:
     parts: list[bytes] = []
     for tag, seconds in zip(_STAGES, vars(timings).values(), strict=True):
-        nanoseconds = max(0, round(seconds * 1e9))
-        whole, rest = divmod(nanoseconds, 1_000_000_000)
-        duration = (b"\x08" + varint(whole) if whole else b"") + (b"\x10" + varint(rest) if rest else b"")
-        parts += (tag, varint(len(duration)), duration)
+        whole, rest = divmod(max(0, round(seconds * 1e9)), 1_000_000_000)
+        # Five bytes hold all nanoseconds of a second.
+        nanos = bytes(
+            (16, rest & 127 | 128, rest >> 7 & 127 | 128, rest >> 14 & 127 | 128, rest >> 21 & 127 | 128, rest >> 28)
+        )
+        duration = b"\x08" + varint(whole) + nanos if whole else nanos
+        parts += (tag, _LENGTHS[len(duration)], duration)
     return b"".join(parts)
 
 
@@ -153,15 +155,18 @@ _HITS, _LABELS, _CROP, _TIMINGS = (
     _tag("SearchResponse", name, _LENGTH) for name in ("hits", "labels", "crop", "timings")
 )
 _PROBABILITY = _tag("LabelPrediction", "probability", _FIXED32)[0]
+_LENGTHS = tuple(map(varint, range(32)))
 _STAGES = tuple(_tag("Timings", name, _LENGTH) for name in ("decode", "queue", "embed", "search", "fuse"))
 
 
-def _describe(gallery: Gallery, row: int, described: dict[int, bytes]) -> bytes:
+def _describe(gallery: Gallery, row: int, width: int, described: dict[int, bytes]) -> bytes:
+    """The beginning of a hit of which ``width`` bytes follow."""
     fixed = search_pb2.Hit(
         image_id=gallery.ids[row], uri=gallery.uri(row), label=gallery.label(row), metadata=gallery.metadata(row)
     )
     if len(described) >= _KEPT:
         for old in list(islice(described, _KEPT // 8)):
             described.pop(old, None)
-    described[row] = fixed.SerializeToString()
+    data = fixed.SerializeToString()
+    described[row] = _HITS + varint(len(data) + width) + data
     return described[row]

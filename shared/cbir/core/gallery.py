@@ -210,6 +210,8 @@ class Gallery:
             QueryError: ``BAD_FILTER``: a label or metadata column that no image has.
         """
         mask: NDArray[np.bool_] | None = None
+        if not (labels or exclude_labels or metadata):
+            return mask
         place = {name: code for code, name in enumerate(self.labels)}
         for names, wanted in ((labels, True), (exclude_labels, False)):
             if not names:

@@ -96,7 +96,10 @@ def run(args: argparse.Namespace) -> int:
     # Libraries that start programs while they load would make gRPC print a line for each fork; this server never forks.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    return asyncio.run(_serve(engine_config(args), args))
+    # Here and not above: whoever only asks for help need not have it.
+    import uvloop
+
+    return uvloop.run(_serve(engine_config(args), args))
 
 
 def engine_config(args: argparse.Namespace) -> EngineConfig:
