@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cbir.core.label_vote import LinearHead, head_probabilities
 from cbir.core.ranking import SearchSpec, best_first
-from cbir.core.store import VoteSettings
+from cbir.core.vote_settings import VoteSettings
 
 __all__ = ["LabelVote", "mixed", "neighbours_say"]
 

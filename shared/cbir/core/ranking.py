@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cbir.core.calibration import probability_of_relevance
 from cbir.core.fusion import Fusion, rank_contributions, vote_contributions
-from cbir.core.store import VoteSettings
+from cbir.core.vote_settings import VoteSettings
 
 __all__ = ["Ranker", "Ranking", "SearchSpec", "best_first", "fused_scores"]
 

@@ -18,6 +18,7 @@ from cbir.core.expansion import expanded
 from cbir.core.fusion import Fusion, normalised_weights
 from cbir.core.gallery import Gallery
 from cbir.core.gallery_matrix import load_matrix
+from cbir.core.index_version import IndexVersion
 from cbir.core.label_vote import LinearHead
 from cbir.core.member_search import POOL, MemberSearch
 from cbir.core.nearest import Candidates, NearestSearch, Strategy
@@ -25,8 +26,8 @@ from cbir.core.projection import Projection
 from cbir.core.query_labels import LabelVote
 from cbir.core.ranking import Ranker, Ranking, SearchSpec, best_first, fused_scores
 from cbir.core.runtime import choose_runtime
-from cbir.core.store import IndexVersion, VoteSettings
 from cbir.core.vector_index import VectorIndex, index_file, load_index
+from cbir.core.vote_settings import VoteSettings
 
 __all__ = ["Ranking", "Retriever", "SearchSpec"]
 
