@@ -31,7 +31,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cbir.core.ensemble import EnsembleSpec, load_ensemble
+from cbir.core.ensemble import EnsembleSpec
+from cbir.core.ensemble_file import load_ensemble
 from cbir.core.retriever import Retriever
 from cbir.core.store import IndexStore
 from cbir.indexer.answers import SHOWN, Judge, ask, measured

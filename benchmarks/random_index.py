@@ -18,10 +18,13 @@ import timm
 import torch
 
 from cbir.core.crop import Box
-from cbir.core.ensemble import EnsembleSpec, load_ensemble, member_fingerprint
+from cbir.core.ensemble import EnsembleSpec
+from cbir.core.ensemble_file import load_ensemble
+from cbir.core.fingerprint import member_fingerprint
 from cbir.core.gallery import Gallery, GalleryImage
 from cbir.core.projection import normalise
-from cbir.core.store import IndexStore, VoteSettings
+from cbir.core.store import IndexStore
+from cbir.core.vote_settings import VoteSettings
 from cbir.indexer.publishing import VersionContent, write_version
 from cbir.indexer.samples import write_samples
 

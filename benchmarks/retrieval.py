@@ -17,7 +17,7 @@ import tomllib
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from cbir.core import ensemble as ensemble_module
+from cbir.core.ensemble import BUILT_IN_FOLDER
 
 # name, metric, whether the raw width is kept, further arguments of `cbir index`
 STEPS = (
@@ -93,7 +93,7 @@ def main() -> None:
         gallery, queries = split(args.archive, work)
         ensemble = Path(args.ensemble)
         if not ensemble.is_file():
-            ensemble = Path(ensemble_module.__file__).parent / "ensembles" / f"{args.ensemble}.toml"
+            ensemble = BUILT_IN_FOLDER / f"{args.ensemble}.toml"
         rows = {}
         for name, metric, wide, extra in STEPS:
             file = variant(ensemble, work, metric, wide, args.crop, args.untrained)

@@ -32,7 +32,7 @@ from cbir.core.gallery_matrix import load_matrix
 from cbir.core.nearest import NearestSearch
 from cbir.core.projection import Projection, normalise
 from cbir.core.retriever import Retriever, SearchSpec
-from cbir.core.store import VoteSettings
+from cbir.core.vote_settings import VoteSettings
 
 Floats = NDArray[np.float32]
 

@@ -23,7 +23,7 @@ import numpy as np
 from cbir.client import Client
 from cbir.core.crop import Box
 from cbir.core.embedder import load_embedder
-from cbir.core.ensemble import load_ensemble
+from cbir.core.ensemble_file import load_ensemble
 from cbir.core.resize import prepare
 from cbir.core.text import has_text_tower, load_text_embedder
 from cbir.indexer.samples import write_samples

@@ -17,10 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from cbir.core.crop import Box, Crop
-from cbir.core.ensemble import EnsembleSpec, load_ensemble, member_fingerprint
+from cbir.core.ensemble import EnsembleSpec
+from cbir.core.ensemble_file import load_ensemble
+from cbir.core.fingerprint import member_fingerprint
 from cbir.core.gallery import Gallery, GalleryImage
 from cbir.core.projection import normalise
-from cbir.core.store import IndexStore, VoteSettings
+from cbir.core.store import IndexStore
+from cbir.core.vote_settings import VoteSettings
 from cbir.indexer.publishing import VersionContent, write_version
 
 MEMBERS = ("first", "second")

@@ -11,7 +11,7 @@ from images import encode, pattern
 from tiny_members import RESNET, VIT
 
 from cbir.client import AsyncClient
-from cbir.core.ensemble import load_ensemble
+from cbir.core.ensemble_file import load_ensemble
 from cbir.indexer.embedding import RunSettings
 from cbir.indexer.pipeline import FitSettings, build
 from cbir.indexer.sources import open_sources

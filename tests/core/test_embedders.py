@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 
 from cbir.core.crop import Box, Crop
 from cbir.core.embedder import MirrorEmbedder, Starts, embed_all, load_embedder
-from cbir.core.ensemble import InputSpec, MemberSpec, member_fingerprint
+from cbir.core.ensemble import InputSpec, MemberSpec
 from cbir.core.errors import ConfigurationError, EnsembleError
+from cbir.core.fingerprint import member_fingerprint
 from cbir.core.resize import prepare
 from cbir.core.runtime import (
     CudaEmbedder,

@@ -9,8 +9,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from cbir.core.crop import Crop
-from cbir.core.ensemble import EnsembleSpec, load_ensemble, member_fingerprint
+from cbir.core.ensemble import EnsembleSpec
+from cbir.core.ensemble_file import load_ensemble
 from cbir.core.errors import EnsembleError
+from cbir.core.fingerprint import member_fingerprint
 
 GOOD = """[ensemble]
 name = "mine"

@@ -16,8 +16,8 @@ from cbir.core.label_vote import mixed_probabilities, neighbour_probabilities
 from cbir.core.nearest import Strategy
 from cbir.core.projection import Projection, normalise
 from cbir.core.retriever import Retriever, SearchSpec
-from cbir.core.store import VoteSettings
 from cbir.core.vector_index import VectorIndex, build_index, load_index, resolve_index
+from cbir.core.vote_settings import VoteSettings
 
 N, DIMS, WEIGHTS = 3000, (24, 16, 8), (3.0, 2.0, 1.0)
 

@@ -11,18 +11,21 @@ import pytest
 from safetensors.numpy import save_file
 
 from cbir.core.crop import Box, Crop
-from cbir.core.embedding_cache import EmbeddingCache
-from cbir.core.ensemble import EnsembleSpec, MemberSpec, member_fingerprint
-from cbir.core.errors import ArtifactError, QueryError, UnknownImageError
+from cbir.core.ensemble import EnsembleSpec, MemberSpec
+from cbir.core.errors import ArtifactError
+from cbir.core.fingerprint import member_fingerprint
 from cbir.core.gallery import Gallery, GalleryImage
-from cbir.core.store import IndexStore, IndexVersion, Manifest, VoteSettings
+from cbir.core.index_version import IndexVersion
+from cbir.core.manifest import Manifest
+from cbir.core.store import IndexStore
+from cbir.core.vote_settings import VoteSettings
 
 MEMBER = MemberSpec("m", "timm", "test_resnet")
 ENSEMBLE = EnsembleSpec("tiny", (MEMBER,), Crop.NONE)
 
 
-def image(name: str, label: str | None = None, **metadata: str) -> GalleryImage:
-    return GalleryImage(name, f"/x/{name}", label, 8, 8, name * 2, 2**63 + 5, Box(0, 0, 8, 8), "s", metadata)
+def image(name: str) -> GalleryImage:
+    return GalleryImage(name, f"/x/{name}", None, 8, 8, name * 2, 2**63 + 5, Box(0, 0, 8, 8), "s", {})
 
 
 def publish(store: IndexStore, images: list[GalleryImage]) -> IndexVersion:
@@ -50,17 +53,6 @@ def test_publish_open_rollback_gc(tmp_path: Path) -> None:
     assert store.versions() == names[1:]
     with pytest.raises(ArtifactError, match="nothing to roll back to"):
         store.rollback()
-
-
-def test_votes_come_back_and_old_logistic_curves_are_read() -> None:
-    vote = VoteSettings({"m": 1.0}, calibration=((-1.0, 0.0), (0.25, 0.5), (2.0, 1.0)), tuned=True)
-    stored = json.loads(json.dumps(vote.to_json()))
-    assert VoteSettings.from_json(stored) == vote
-    old = VoteSettings.from_json({**stored, "calibration": [2.0, -1.0]}).calibration
-    assert old is not None
-    # The middle knot, where the log-odds are 0.
-    assert old[len(old) // 2] == pytest.approx((0.5, 0.5))
-    assert VoteSettings.from_json({"weights": {"m": 1.0}}).calibration is None
 
 
 def test_unchanged_files_are_linked(tmp_path: Path) -> None:
@@ -142,62 +134,6 @@ def test_two_writers_are_kept_apart(tmp_path: Path) -> None:
     with IndexStore(tmp_path).lock(), pytest.raises(ArtifactError, match="another process is writing"):  # noqa: SIM117
         with IndexStore(tmp_path).lock():
             pass
-
-
-def test_gallery_rows_labels_and_masks() -> None:
-    gallery = Gallery.from_images(
-        [image("a", "cat", year="1999"), image("b", None), image("c", "ant", year="2001"), image("d", "cat")]
-    )
-    assert gallery.labels == ["ant", "cat"]
-    assert gallery.label_codes.tolist() == [1, -1, 0, 1]
-    assert gallery[0] == next(gallery.images()) == image("a", "cat", year="1999")
-    assert gallery.row("c") == 2
-    assert gallery.rows_with_sha256("dd") == [3]
-    assert gallery.mask() is None
-
-    def mask(**conditions: object) -> list[int]:
-        return np.flatnonzero(gallery.mask(**conditions)).tolist()  # type: ignore[arg-type]
-
-    assert mask(labels=["cat"]) == [0, 3]
-    assert mask(exclude_labels=["cat"]) == [1, 2]
-    assert mask(labels=["cat", "ant"], metadata={"year": ["1999", "2001"]}) == [0, 2]
-    with pytest.raises(UnknownImageError):
-        gallery.row("z")
-    with pytest.raises(QueryError, match="label 'dog'"):
-        gallery.mask(labels=["dog"])
-    with pytest.raises(QueryError, match="metadata column 'size'"):
-        gallery.mask(metadata={"size": ["1"]})
-
-
-def test_cache_keeps_compacts_and_forgets(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    keys = [bytes([i]) * 32 for i in range(100)]
-    rows = rng.normal(size=(100, 6)).astype(np.float16)
-    cache = EmbeddingCache(tmp_path, "f")
-    for i in range(100):
-        cache.put(keys[i : i + 1], rows[i : i + 1])
-    assert len(list((tmp_path / "f").iterdir())) == 100
-    order = rng.permutation(100)
-    np.testing.assert_array_equal(cache.get([keys[i] for i in order]), rows[order])
-    cache.compact()
-    assert len(list((tmp_path / "f").iterdir())) == 1
-    again = EmbeddingCache(tmp_path, "f")
-    assert keys[3] in again
-    np.testing.assert_array_equal(again.get(keys), rows)
-    assert again.discard(set(keys[:10])) == 90
-    assert len(EmbeddingCache(tmp_path, "f")) == 10
-    with pytest.raises(KeyError):
-        again.get([keys[50]])
-
-
-def test_cache_survives_a_block_that_was_cut_off(tmp_path: Path) -> None:
-    cache = EmbeddingCache(tmp_path, "f")
-    for i in range(2):
-        cache.put([bytes([i]) * 32], np.ones((1, 4), np.float16))
-    victim = sorted((tmp_path / "f").iterdir())[0]
-    victim.write_bytes(victim.read_bytes()[:30])
-    (tmp_path / "f" / "x.partial").write_bytes(b"half")
-    assert len(EmbeddingCache(tmp_path, "f")) == 1
 
 
 def test_damage_to_the_live_version_is_named_and_never_linked_on(tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from safetensors.torch import save_file
 
 from cbir.core.embedder import load_embedder
 from cbir.core.embedders.weights import seeded
-from cbir.core.ensemble import MemberSpec, load_ensemble, member_fingerprint
+from cbir.core.ensemble import MemberSpec
+from cbir.core.ensemble_file import load_ensemble
 from cbir.core.errors import CbirError, EnsembleError
+from cbir.core.fingerprint import member_fingerprint
 from cbir.core.text import class_embeddings, has_text_tower, load_text_embedder, readable
 
 TEXTS = ["a red car", "two dogs on a beach", "Schrödinger's cat"]

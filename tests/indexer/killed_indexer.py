@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cbir.core.ensemble import load_ensemble
-from cbir.core.store import IndexStore, VersionWriter
+from cbir.core.ensemble_file import load_ensemble
+from cbir.core.store import IndexStore
+from cbir.core.version_writer import VersionWriter
 from cbir.indexer import pipeline, publishing
 from cbir.indexer.embedding import EmbeddingRun, RunSettings
 from cbir.indexer.sources import open_sources

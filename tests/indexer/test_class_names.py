@@ -14,10 +14,12 @@ from images import pattern
 
 from cbir.client.cli import main
 from cbir.core.embedding_cache import EmbeddingCache
-from cbir.core.ensemble import EnsembleSpec, load_ensemble
+from cbir.core.ensemble import EnsembleSpec
+from cbir.core.ensemble_file import load_ensemble
+from cbir.core.index_version import IndexVersion
 from cbir.core.joint_space import zero_shot_probabilities
 from cbir.core.retriever import Retriever
-from cbir.core.store import IndexStore, IndexVersion
+from cbir.core.store import IndexStore
 from cbir.core.text import PROMPTS, TextEmbedder, class_embeddings, load_text_embedder
 from cbir.indexer.answers import Judge, ask
 from cbir.indexer.class_names import class_names_folder

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from cbir.core.crop import Crop
 from cbir.core.embedder import load_embedder
-from cbir.core.ensemble import EnsembleSpec, InputSpec, MemberSpec, load_ensemble
+from cbir.core.ensemble import EnsembleSpec, InputSpec, MemberSpec
+from cbir.core.ensemble_file import load_ensemble
 from cbir.core.errors import ConfigurationError, EnsembleError
 from cbir.indexer.distill import DistillObjective, DistillRecipe, distill_member
 from cbir.indexer.embedding import RunSettings

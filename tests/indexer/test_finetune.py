@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file
 
 from cbir.client.cli import main
-from cbir.core.ensemble import load_ensemble
+from cbir.core.ensemble_file import load_ensemble
 from cbir.core.errors import ConfigurationError, EnsembleError
 from cbir.core.retriever import Retriever, SearchSpec
 from cbir.core.store import IndexStore

@@ -16,7 +16,7 @@ import pytest
 from images import encode, gradient, pattern, png_bomb, truncated_jpeg
 from PIL import Image
 
-from cbir.core.ensemble import load_ensemble
+from cbir.core.ensemble_file import load_ensemble
 from cbir.core.errors import ArtifactError, ConfigurationError, SourceError
 from cbir.core.retriever import Retriever, SearchSpec
 from cbir.core.store import IndexStore

@@ -24,7 +24,7 @@ from images import pattern
 from PIL import Image
 
 from cbir.core.calibration import Curve
-from cbir.core.ensemble import load_ensemble
+from cbir.core.ensemble_file import load_ensemble
 from cbir.core.errors import ConfigurationError, SourceError
 from cbir.core.retriever import Retriever
 from cbir.core.store import IndexStore

@@ -10,7 +10,7 @@ from cbir.core.gallery import Gallery, GalleryImage
 from cbir.core.near_duplicates import Appearance
 from cbir.core.projection import Projection
 from cbir.core.retriever import Retriever
-from cbir.core.store import VoteSettings
+from cbir.core.vote_settings import VoteSettings
 from cbir.indexer.answers import Answer, Judge, ask, measured
 from cbir.indexer.confusion import NO_LABEL, OTHERS, confusions
 from cbir.indexer.member_subsets import choose_subsets, measure_subsets, subset_weights

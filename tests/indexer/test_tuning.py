@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cbir.client.cli import main
-from cbir.core.ensemble import load_ensemble
+from cbir.core.ensemble_file import load_ensemble
 from cbir.core.errors import ArtifactError
 from cbir.core.label_vote import fit_head, head_probabilities, mixed_probabilities, neighbour_probabilities
 from cbir.core.projection import normalise

@@ -29,13 +29,17 @@ from PIL import Image
 from cbir.core.crop import find_content
 from cbir.core.decode import decode_image
 from cbir.core.embedder import Embedder, load_embedder
-from cbir.core.ensemble import EnsembleSpec, load_ensemble, member_fingerprint
+from cbir.core.ensemble import EnsembleSpec
+from cbir.core.ensemble_file import load_ensemble
+from cbir.core.fingerprint import member_fingerprint
 from cbir.core.gallery import Gallery, GalleryImage
+from cbir.core.manifest import Manifest
 from cbir.core.perceptual_hash import perceptual_hash
 from cbir.core.projection import fit_projection
 from cbir.core.resize import prepare
 from cbir.core.retriever import Retriever
-from cbir.core.store import IndexStore, Manifest, VoteSettings
+from cbir.core.store import IndexStore
+from cbir.core.vote_settings import VoteSettings
 from cbir.server.deployment import EngineConfig
 from cbir.server.engine import Engine
 from cbir.server.lifecycle import Server

@@ -16,7 +16,7 @@ import tiny_clip
 
 from cbir.client import AsyncClient, InvalidQuery
 from cbir.core.crop import Crop
-from cbir.core.ensemble import load_ensemble
+from cbir.core.ensemble_file import load_ensemble
 from cbir.core.errors import CbirError, EnsembleError
 from cbir.core.fusion import Fusion
 from cbir.core.retriever import SearchSpec

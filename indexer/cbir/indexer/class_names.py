@@ -14,8 +14,8 @@ from cbir.core.embedding_cache import EmbeddingCache
 from cbir.core.ensemble import MemberSpec
 from cbir.core.gallery import Gallery
 from cbir.core.joint_space import zero_shot_probabilities
-from cbir.core.store import VersionWriter
 from cbir.core.text import PROMPTS, class_embeddings, has_text_tower, load_text_embedder
+from cbir.core.version_writer import VersionWriter
 from cbir.indexer.embedding import Progress
 
 __all__ = ["class_name_digest", "class_names_folder", "write_joint_space"]
@@ -63,7 +63,7 @@ def write_joint_space(
     np.save(writer.file(f"{folder}/joint.npy"), raw.astype(np.float16))
     if not gallery.labels:
         return {"text": True, "prompts": None, "zero_shot_accuracy": None}
-    classes, scale = _classes(writer.store.path / "cache", gallery.labels, member, fingerprint, device, report)
+    classes, scale = _classes(writer.index / "cache", gallery.labels, member, fingerprint, device, report)
     save_file(
         {"embeddings": classes, "logit_scale": np.array([scale], np.float32)},
         writer.file(f"{folder}/classes.safetensors"),

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cbir.core.gallery import GalleryImage
+from cbir.core.index_version import IndexVersion
 from cbir.core.near_duplicates import BITS, Appearance, group_near_duplicates
-from cbir.core.store import IndexVersion
 from cbir.core.uri import archive_members, split_uri
 
 __all__ = ["DedupReport", "Duplicate", "ImageGroup", "StoredFile", "find_duplicates"]

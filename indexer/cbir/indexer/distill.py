@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cbir.core.ensemble import EnsembleSpec, member_fingerprint
+from cbir.core.ensemble import EnsembleSpec
+from cbir.core.fingerprint import member_fingerprint
 from cbir.core.runtime import choose_runtime
 from cbir.indexer.embedding import Progress, RunSettings
 from cbir.indexer.pipeline import ImageSources

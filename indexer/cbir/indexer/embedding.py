@@ -24,8 +24,9 @@ from cbir.core.crop import CROP_VERSION, Box, Crop, find_content
 from cbir.core.decode import DecodedImage, DecodeLimits, decode_image
 from cbir.core.embedder import Embedder, load_embedder
 from cbir.core.embedding_cache import EmbeddingCache
-from cbir.core.ensemble import EnsembleSpec, MemberSpec, member_fingerprint
+from cbir.core.ensemble import EnsembleSpec, MemberSpec
 from cbir.core.errors import ImageError
+from cbir.core.fingerprint import member_fingerprint
 from cbir.core.perceptual_hash import perceptual_hash
 from cbir.core.resize import prepare
 from cbir.indexer.sources import SourceImage

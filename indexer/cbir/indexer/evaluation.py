@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from cbir.core.errors import SourceError
 from cbir.core.fusion import Fusion
+from cbir.core.index_version import IndexVersion
 from cbir.core.metrics import CONVENTIONS, Measures, bootstrap_interval, calibration_error
 from cbir.core.near_duplicates import BITS, Appearance
 from cbir.core.retriever import Retriever
-from cbir.core.store import IndexVersion
 from cbir.indexer.answers import DEEPEST_RANK, SHOWN, Answer, Judge, ask, measured
 from cbir.indexer.embedding import Progress, SkippedImage
 from cbir.indexer.near_duplicates import NearDuplicate, find_near_duplicates

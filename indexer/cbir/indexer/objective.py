@@ -18,7 +18,7 @@ _MOST_NEIGHBOURS = 64
 
 @dataclass(frozen=True)
 class Trial:
-    """A vote to be measured; the names are those of :class:`cbir.core.store.VoteSettings`.
+    """A vote to be measured; the names are those of :class:`cbir.core.vote_settings.VoteSettings`.
 
     Attributes:
         weights: One a member.

@@ -11,9 +11,11 @@ from typing import Any, Protocol
 from cbir.core.ensemble import EnsembleSpec
 from cbir.core.errors import ArtifactError, SourceError
 from cbir.core.gallery import Gallery, GalleryImage
-from cbir.core.store import IndexStore, IndexVersion, VoteSettings
+from cbir.core.index_version import IndexVersion
+from cbir.core.store import IndexStore
 from cbir.core.text import has_text_tower
 from cbir.core.vector_index import check_index
+from cbir.core.vote_settings import VoteSettings
 from cbir.indexer.embedding import EmbeddingRun, ImageFacts, Progress, RunSettings, SkippedImage
 from cbir.indexer.publishing import VersionContent, write_version
 from cbir.indexer.sources import ScanProblem, SourceImage

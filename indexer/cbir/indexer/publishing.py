@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 from cbir.core.ensemble import EnsembleSpec, MemberSpec
 from cbir.core.expansion import augmented
 from cbir.core.gallery import Gallery
+from cbir.core.index_version import IndexVersion
 from cbir.core.label_vote import LinearHead, fit_head
+from cbir.core.manifest import Manifest
 from cbir.core.neighbour_metric import SAMPLE, neighbour_metrics
 from cbir.core.projection import MIN_IMAGES, Projection, enough_labels, fit_projection
-from cbir.core.store import IndexVersion, Manifest, VersionWriter, VoteSettings
 from cbir.core.vector_index import build_index, index_file, resolve_index
 from cbir.core.version import __version__
+from cbir.core.version_writer import VersionWriter
+from cbir.core.vote_settings import VoteSettings
 from cbir.indexer.class_names import write_joint_space
 from cbir.indexer.embedding import Progress
 

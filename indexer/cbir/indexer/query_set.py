@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.errors import SourceError
+from cbir.core.index_version import IndexVersion
 from cbir.core.joint_space import JointSpace
 from cbir.core.retriever import Retriever
-from cbir.core.store import IndexVersion
 from cbir.indexer.embedding import EmbeddingRun, Progress, RunSettings, SkippedImage
 from cbir.indexer.pipeline import ImageSources
 

@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.expansion import augmented
+from cbir.core.index_version import IndexVersion
 from cbir.core.label_vote import fit_head
 from cbir.core.metrics import Measures, bootstrap_interval
 from cbir.core.projection import MIN_IMAGES, Projection, fit_projection
 from cbir.core.retriever import Retriever
 from cbir.core.runtime import choose_runtime
-from cbir.core.store import IndexVersion, VoteSettings
+from cbir.core.vote_settings import VoteSettings
 from cbir.indexer.answers import SHOWN, Judge, ask, measured
 from cbir.indexer.embedding import EmbeddingRun, Progress, RunSettings
 from cbir.indexer.query_set import QuerySet

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.calibration import Curve, fit_calibration, probability_of_relevance
+from cbir.core.index_version import IndexVersion
 from cbir.core.metrics import bootstrap_interval, calibration_error
 from cbir.core.projection import MIN_IMAGES
 from cbir.core.runtime import choose_runtime
-from cbir.core.store import IndexStore, IndexVersion, VoteSettings
+from cbir.core.store import IndexStore
+from cbir.core.vote_settings import VoteSettings
 from cbir.indexer.cross_fit import MemberSpace, Sharpening, member_space
 from cbir.indexer.embedding import EmbeddingRun, Progress, RunSettings
 from cbir.indexer.objective import Trial, average_precisions, top_hits

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.errors import ArtifactError, SourceError
+from cbir.core.index_version import IndexVersion
 from cbir.core.joint_space import names_trust, zero_shot_probabilities
-from cbir.core.store import IndexVersion
 from cbir.indexer.cross_fit import Split, cross_splits
 from cbir.indexer.embedding import EmbeddingRun
 from cbir.indexer.pipeline import ImageSources

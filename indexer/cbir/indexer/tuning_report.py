@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cbir.core.store import VoteSettings
+from cbir.core.vote_settings import VoteSettings
 
 __all__ = ["TuningReport"]
 

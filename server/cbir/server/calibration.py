@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from cbir.core.crop import find_content
 from cbir.core.decode import decode_image
 from cbir.core.errors import ImageError
+from cbir.core.index_version import IndexVersion
 from cbir.core.resize import prepare
 from cbir.core.runtime import Pictures
-from cbir.core.store import IndexVersion
 from cbir.core.uri import read_uri
 
 __all__ = ["gallery_pictures"]

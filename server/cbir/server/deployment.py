@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cbir.core.ensemble import load_ensemble
+from cbir.core.ensemble_file import load_ensemble
 from cbir.core.errors import CbirError
 from cbir.core.store import IndexStore
 from cbir.server.admission import NotReadyError

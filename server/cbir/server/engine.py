@@ -19,9 +19,10 @@ from safetensors import SafetensorError
 from cbir.core.embedder import Embedder, load_embedder
 from cbir.core.ensemble import EnsembleSpec
 from cbir.core.errors import ArtifactError, CbirError, ConfigurationError
+from cbir.core.index_version import IndexVersion
 from cbir.core.near_duplicates import Appearance
 from cbir.core.retriever import Retriever
-from cbir.core.store import IndexStore, IndexVersion
+from cbir.core.store import IndexStore
 from cbir.core.threads import search_alone
 from cbir.server.answering import Answering
 from cbir.server.calibration import gallery_pictures

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from cbir.core.ensemble import EnsembleSpec
 from cbir.core.errors import CbirError, EnsembleError
+from cbir.core.index_version import IndexVersion
 from cbir.core.joint_space import JointSpace
 from cbir.core.retriever import Ranking
-from cbir.core.store import IndexVersion
 from cbir.core.text import TextEmbedder, load_text_embedder
 from cbir.server.feedback import apply_feedback
 from cbir.server.preparation import PreparedQuery

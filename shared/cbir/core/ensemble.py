@@ -1,41 +1,32 @@
-"""Ensemble files: which members embed an image, how each is projected, and how much its vote weighs."""
+"""Ensembles: which members embed an image, how each is projected, and how much its vote weighs."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from cbir.core.crop import CROP_VERSION, Crop
-from cbir.core.errors import EnsembleError
-from cbir.core.vector_index import is_index_name
+from cbir.core.crop import Crop
 
 __all__ = [
-    "BUILT_IN",
+    "BUILT_IN_FOLDER",
     "MEMBER_NAME",
+    "WEIGHT_FILES",
     "EnsembleSpec",
     "InputSpec",
     "MemberSpec",
     "Metric",
-    "load_ensemble",
-    "member_fingerprint",
 ]
 
-#: Ensembles that ship with the package, by name.
-BUILT_IN = ("compact", "standard")
+#: Where the ensembles that ship with the package lie, and their weights.
+BUILT_IN_FOLDER = Path(__file__).parent / "ensembles"
 
 Metric = str
 #: What a member may be called, as its name becomes a folder's.
 MEMBER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}"
-_METRICS = ("cosine", "pca", "glrt")
-_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "area")
-_WEIGHT_FILES = (".safetensors", ".onnx", ".tflite", ".xml")
+#: How weights end that are files rather than tags.
+WEIGHT_FILES = (".safetensors", ".onnx", ".tflite", ".xml")
 
 
 @dataclass(frozen=True)
@@ -84,7 +75,7 @@ class MemberSpec:
     @property
     def weights_file(self) -> Path | None:
         """The weights as a local file, or None where they are a tag or absent."""
-        return Path(self.weights) if self.weights and self.weights.endswith(_WEIGHT_FILES) else None
+        return Path(self.weights) if self.weights and self.weights.endswith(WEIGHT_FILES) else None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that :meth:`from_json` takes back."""
@@ -131,232 +122,14 @@ class EnsembleSpec:
         return cls(data["name"], tuple(MemberSpec.from_json(m) for m in data["members"]), Crop(data["crop"]))
 
 
-def _package_folder() -> Path:
-    return Path(__file__).parent / "ensembles"
-
-
-def _expanded(path: Path) -> Path:
-    """The path with ``~`` filled in; as it stands where there is no such user."""
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        return path
-
-
 def _portable(weights: str | None) -> str | None:
     """Name weights that ship with the package by their place in it, which differs from machine to machine."""
-    if weights and Path(weights).parent == _package_folder():
+    if weights and Path(weights).parent == BUILT_IN_FOLDER:
         return f"package:{Path(weights).name}"
     return weights
 
 
 def _local(weights: str | None) -> str | None:
     if weights and weights.startswith("package:"):
-        return str(_package_folder() / weights.removeprefix("package:"))
+        return str(BUILT_IN_FOLDER / weights.removeprefix("package:"))
     return weights
-
-
-def load_ensemble(name_or_path: str | Path) -> EnsembleSpec:
-    """Read a built-in ensemble by name, or an ensemble file by path.
-
-    Raises:
-        EnsembleError: ``ENSEMBLE_NOT_FOUND``, or ``ENSEMBLE_INVALID`` naming the line.
-    """
-    text = str(name_or_path)
-    path = _package_folder() / f"{text}.toml" if text in BUILT_IN else _expanded(Path(name_or_path))
-    if not path.is_file():
-        raise EnsembleError(
-            f"there is no ensemble {text!r}: give one of {', '.join(BUILT_IN)} or the path of an ensemble file",
-            reason="ENSEMBLE_NOT_FOUND",
-        )
-    return _Reader(path).read()
-
-
-class _Reader:
-    """Checks an ensemble file and blames the line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self.text = path.read_text(encoding="utf-8")
-            self.data = tomllib.loads(self.text)
-        except tomllib.TOMLDecodeError as error:
-            raise EnsembleError(f"{path} is no valid TOML: {error}", reason="ENSEMBLE_INVALID") from error
-        except UnicodeDecodeError as error:
-            raise EnsembleError(f"{path} is no UTF-8 text file", reason="ENSEMBLE_INVALID") from error
-
-    def fail(self, problem: str, key: str | None = None, member: int | None = None) -> EnsembleError:
-        return EnsembleError(f"{self.path}:{self.line(key, member)}: {problem}", reason="ENSEMBLE_INVALID")
-
-    def line(self, key: str | None, member: int | None) -> int:
-        """The line of ``key`` in ``[ensemble]`` or in the member-th ``[[members]]``; its table's line otherwise."""
-        table, at_table, seen = "", 1, -1
-        wanted = "members" if member is not None else "ensemble"
-        for number, line in enumerate(self.text.splitlines(), 1):
-            if header := re.match(r"\s*\[\[?\s*([\w.\-]+)\s*\]\]?", line):
-                table = header[1].split(".")[0]
-                seen += table == "members" and "." not in header[1]
-                if table == wanted and (member is None or seen == member):
-                    at_table = number
-                if key is not None and table == key and wanted == "ensemble":
-                    return number
-                if key is not None and header[1] == f"members.{key}" and seen == member:
-                    return number
-            elif key is not None and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
-                inside = table == wanted and (member is None or seen == member)
-                if inside or (not table and member is None):
-                    return number
-        return at_table
-
-    def read(self) -> EnsembleSpec:
-        for key in self.data:
-            if key not in ("ensemble", "members"):
-                raise self.fail(f"unknown key {key!r}; known are [ensemble] and [[members]]", key)
-        head = self.data.get("ensemble", {})
-        if not isinstance(head, dict):
-            raise self.fail("[ensemble] must be a table", "ensemble")
-        for key in head:
-            if key not in ("name", "crop"):
-                raise self.fail(f"unknown key {key!r} in [ensemble]; known are name, crop", key)
-        name = head.get("name", self.path.stem)
-        if not isinstance(name, str) or not name:
-            raise self.fail("name must be a text", "name")
-        crop = head.get("crop", "content")
-        if crop not in tuple(Crop):
-            raise self.fail(f"crop is {crop!r}; it must be one of {', '.join(Crop)}", "crop")
-        tables = self.data.get("members", [])
-        if not isinstance(tables, list) or not tables:
-            raise self.fail("the file has no [[members]]; an ensemble needs at least one")
-        members = tuple(self.member(i, table) for i, table in enumerate(tables))
-        names = [m.name for m in members]
-        for i, member in enumerate(members):
-            if member.name in names[:i]:
-                raise self.fail(f"two members are named {member.name!r}; give each its own name", "name", i)
-        return EnsembleSpec(name, members, Crop(crop))
-
-    def member(self, i: int, table: Any) -> MemberSpec:
-        known = (
-            "name", "backend", "model", "weights", "options", "input", "dim", "metric", "weight", "index", "text",
-            "mirror",
-        )  # fmt: skip
-        if not isinstance(table, dict):
-            raise self.fail("members must be tables: write [[members]]", "members")
-        for key in table:
-            if key not in known:
-                raise self.fail(f"unknown key {key!r}; known are {', '.join(known)}", key, i)
-        for key in ("name", "backend", "model"):
-            if not isinstance(table.get(key), str) or not table[key]:
-                raise self.fail(f"{key} is missing or no text", key, i)
-        if not re.fullmatch(MEMBER_NAME, table["name"]):
-            raise self.fail(f"name {table['name']!r} may hold letters, digits, '-', '_', '.' (at most 64)", "name", i)
-        weights = table.get("weights")
-        if weights is not None and (not isinstance(weights, str) or not weights):
-            raise self.fail("weights must be a tag of the backend or the path of a file", "weights", i)
-        if weights is not None and weights.endswith(_WEIGHT_FILES):
-            file = (self.path.parent / _expanded(Path(weights))).resolve()
-            if not file.is_file():
-                raise self.fail(f"the weights file {file} is not there", "weights", i)
-            weights = str(file)
-        elif weights is not None and re.search(r"\.(pt|pth|bin|pkl|ckpt)$", weights):
-            raise self.fail(
-                f"weights {weights!r} may hold code when loaded; convert them to .safetensors", "weights", i
-            )
-        dim = table.get("dim", 256)
-        if isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= 8192:
-            raise self.fail(f"dim is {dim!r}; it must be a whole number from 1 to 8192", "dim", i)
-        metric = table.get("metric", "glrt")
-        if metric not in _METRICS:
-            raise self.fail(f"metric is {metric!r}; it must be one of {', '.join(_METRICS)}", "metric", i)
-        weight = table.get("weight", 1.0)
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
-            raise self.fail(f"weight is {weight!r}; it must be a positive number", "weight", i)
-        index = table.get("index", "auto")
-        if not isinstance(index, str) or not is_index_name(index):
-            raise self.fail(
-                f"index is {index!r}; it must be auto, exact, faiss:<factory string> or annoy:<trees>", "index", i
-            )
-        text = table.get("text", True)
-        if not isinstance(text, bool):
-            raise self.fail(f"text is {text!r}; it must be true or false", "text", i)
-        mirror = table.get("mirror", False)
-        if not isinstance(mirror, bool):
-            raise self.fail(f"mirror is {mirror!r}; it must be true or false", "mirror", i)
-        options = table.get("options", {})
-        if not isinstance(options, dict):
-            raise self.fail("options must be a table", "options", i)
-        try:
-            json.dumps(options)
-        except TypeError as error:
-            raise self.fail(
-                f"options may hold texts, numbers, true, false and lists ({error})", "options", i
-            ) from error
-        return MemberSpec(
-            table["name"], table["backend"], table["model"], weights, options, self.input(i, table.get("input", {})),
-            dim, metric, float(weight), index, text, mirror,
-        )  # fmt: skip
-
-    def input(self, i: int, table: Any) -> InputSpec:
-        if not isinstance(table, dict):
-            raise self.fail("input must be a table", "input", i)
-        for key in table:
-            if key not in ("size", "mean", "std", "interpolation"):
-                raise self.fail(f"unknown key {key!r} in input; known are size, mean, std, interpolation", "input", i)
-        size = table.get("size")
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 8 <= size <= 2048):
-            raise self.fail(f"input.size is {size!r}; it must be a whole number from 8 to 2048", "input", i)
-        triples: dict[str, tuple[float, float, float] | None] = {}
-        for key in ("mean", "std"):
-            value = table.get(key)
-            if value is None:
-                triples[key] = None
-                continue
-            if not isinstance(value, list) or len(value) != 3 or not all(isinstance(v, int | float) for v in value):
-                raise self.fail(f"input.{key} must be three numbers on the 0..1 scale", "input", i)
-            if key == "std" and min(value) <= 0:
-                raise self.fail("input.std must be positive", "input", i)
-            triples[key] = (float(value[0]), float(value[1]), float(value[2]))
-        interpolation = table.get("interpolation")
-        if interpolation is not None and interpolation not in _INTERPOLATIONS:
-            raise self.fail(f"input.interpolation must be one of {', '.join(_INTERPOLATIONS)}", "input", i)
-        return InputSpec(size, triples["mean"], triples["std"], interpolation)
-
-
-@lru_cache(maxsize=64)
-def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
-    del size, mtime_ns  # only part of the cache's key
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def member_fingerprint(member: MemberSpec, crop: Crop) -> str:
-    """Identity of a member's raw embeddings: weights, architecture, preprocessing and crop.
-
-    Two members with equal fingerprints give the same raw embedding for the same bytes.  Projection, weight and
-    index do not count, as they are applied later; neither does where the weights file lies.
-
-    Returns:
-        32 hexadecimal digits.
-    """
-    weights = f"tag:{member.weights}" if member.weights else "random"
-    if file := member.weights_file:
-        digest = hashlib.sha256()
-        # An OpenVINO IR keeps its weights beside the graph.
-        for part in (file, file.with_suffix(".bin")) if file.suffix == ".xml" else (file,):
-            if not part.is_file():
-                raise EnsembleError(
-                    f"the weights file {part} of member {member.name!r} is not there: put it back or name another",
-                    reason="WEIGHTS_NOT_FOUND",
-                )
-            status = part.stat()
-            digest.update(_file_sha256(str(part), status.st_size, status.st_mtime_ns).encode())
-        weights = f"sha256:{digest.hexdigest()}"
-    identity = {
-        "backend": member.backend,
-        "model": member.model,
-        "weights": weights,
-        "options": dict(member.options),
-        "input": {k: v for k, v in vars(member.input).items() if v is not None},
-        "crop": [str(crop), CROP_VERSION],
-        **({"mirror": True} if member.mirror else {}),
-    }
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]

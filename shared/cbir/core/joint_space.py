@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from cbir.core.errors import QueryError
 from cbir.core.fusion import Fusion, normalised_weights, rank_contributions, vote_contributions
 from cbir.core.gallery import Gallery
+from cbir.core.index_version import IndexVersion
 from cbir.core.ranking import Ranking, SearchSpec
 from cbir.core.runtime import choose_runtime
-from cbir.core.store import IndexVersion
 
 __all__ = ["JointSpace", "names_trust", "zero_shot_probabilities"]
 

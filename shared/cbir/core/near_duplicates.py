@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.fusion import normalised_weights
+from cbir.core.index_version import IndexVersion
 from cbir.core.perceptual_hash import distances
 from cbir.core.projection import Projection, normalise
-from cbir.core.store import IndexVersion
 
 __all__ = [
     "BITS",

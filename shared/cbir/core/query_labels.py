@@ -14,7 +14,7 @@ from cbir.core.jit import jit
 from cbir.core.label_vote import Heads
 from cbir.core.order import leading
 from cbir.core.ranking import SearchSpec
-from cbir.core.store import VoteSettings
+from cbir.core.vote_settings import VoteSettings
 
 __all__ = ["LabelVote", "mixed", "neighbours_say"]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cbir.core.fusion import Fusion, fused_scores, rank_contributions, vote_contributions
 from cbir.core.jit import jit
 from cbir.core.order import leading, ranks_of
-from cbir.core.store import VoteSettings
+from cbir.core.vote_settings import VoteSettings
 
 __all__ = ["Ranker", "Ranking", "SearchSpec"]
 

@@ -18,6 +18,7 @@ from cbir.core.expansion import expanded
 from cbir.core.fusion import Fusion, fused_scores, normalised_weights
 from cbir.core.gallery import Gallery
 from cbir.core.gallery_matrix import load_matrix
+from cbir.core.index_version import IndexVersion
 from cbir.core.jit import jit
 from cbir.core.label_vote import Heads, LinearHead
 from cbir.core.member_search import POOL, MemberSearch
@@ -27,8 +28,8 @@ from cbir.core.projection import Projection
 from cbir.core.query_labels import LabelVote
 from cbir.core.ranking import Ranker, Ranking, SearchSpec
 from cbir.core.runtime import choose_runtime
-from cbir.core.store import IndexVersion, VoteSettings
 from cbir.core.vector_index import VectorIndex, index_file, load_index
+from cbir.core.vote_settings import VoteSettings
 
 __all__ = ["Ranking", "Retriever", "SearchSpec"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cbir.core.embedders.timm import build
-from cbir.core.ensemble import load_ensemble
+from cbir.core.ensemble_file import load_ensemble
 from cbir.core.errors import ConfigurationError
 from cbir.indexer.console import USER_ERRORS, add_device_arguments, positive, print_json, progress_printer, stderr
 from cbir.indexer.distill import DistillRecipe, distill_member

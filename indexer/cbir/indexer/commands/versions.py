@@ -11,7 +11,8 @@ from rich.table import Table
 
 from cbir.core.embedding_cache import EmbeddingCache
 from cbir.core.errors import CbirError
-from cbir.core.store import IndexStore, IndexVersion
+from cbir.core.index_version import IndexVersion
+from cbir.core.store import IndexStore
 from cbir.indexer.class_names import class_name_digest
 from cbir.indexer.console import USER_ERRORS, print_json, stderr
 

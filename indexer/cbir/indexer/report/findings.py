@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from cbir.core.gallery import Gallery
+from cbir.core.index_version import IndexVersion
 from cbir.core.metrics import Measures, bootstrap_interval, reliability
 from cbir.core.retriever import Retriever
-from cbir.core.store import IndexVersion
 from cbir.indexer.answers import Judge
 from cbir.indexer.confusion import ConfusionTable, confusions
 from cbir.indexer.embedding import Progress, RunSettings

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cbir.core.crop import Crop
-from cbir.core.ensemble import member_fingerprint
+from cbir.core.fingerprint import member_fingerprint
 from cbir.core.runtime import InputFormat
 from cbir.indexer.training.checkpoint import Checkpoint
 from cbir.indexer.training.curves import draw_curves

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from cbir.core.crop import Crop
 from cbir.core.embedder import Embedder
 from cbir.core.embedders import timm as backend
-from cbir.core.ensemble import EnsembleSpec, MemberSpec, member_fingerprint
+from cbir.core.ensemble import EnsembleSpec, MemberSpec
 from cbir.core.errors import EnsembleError
+from cbir.core.fingerprint import member_fingerprint
 from cbir.core.runtime import InputFormat, run
 from cbir.indexer.embedding import EmbeddingRun, Progress, RunSettings
 from cbir.indexer.pipeline import ImageSources

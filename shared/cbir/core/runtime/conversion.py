@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.crop import Crop
-from cbir.core.ensemble import MemberSpec, member_fingerprint
+from cbir.core.ensemble import MemberSpec
 from cbir.core.errors import EnsembleError
+from cbir.core.fingerprint import member_fingerprint
 from cbir.core.runtime.agreement import disagreement, probe
 from cbir.core.runtime.choice import Precision, choose_precisions, choose_runtime
 from cbir.core.runtime.input_format import InputFormat
