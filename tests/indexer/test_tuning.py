@@ -14,7 +14,7 @@ import torch
 from cbir.client.cli import main
 from cbir.core.ensemble_file import load_ensemble
 from cbir.core.errors import ArtifactError
-from cbir.core.label_vote import fit_head, head_probabilities, mixed_probabilities, neighbour_probabilities
+from cbir.core.label_vote import Heads, fit_head, mixed_probabilities, neighbour_probabilities
 from cbir.core.projection import normalise
 from cbir.core.retriever import Retriever, SearchSpec
 from cbir.core.store import IndexStore
@@ -140,9 +140,8 @@ def test_the_objective_agrees_with_the_retriever() -> None:
     query, gallery = z[split.queries[0]], z[split.gallery]
     fused = gallery @ query
     head = fit_head(z[split.teachers], codes[split.teachers], 4)
-    heads = head_probabilities([query[None]], [head], np.ones((1, 1), np.float32), 0.2)
+    heads = Heads([head], (8,)).probabilities(query[None], np.ones((1, 1), np.float32), 0.2)
     near = neighbour_probabilities(fused, codes[split.gallery], 5, 0.1, 4)
-    assert heads is not None
     label = mixed_probabilities({"h": heads[0], "n": near}, {"h": 0.4, "n": 0.6})
     assert label is not None
     want = np.sort(fused + 0.7 * label[codes[split.gallery]])[::-1][:10]

@@ -12,6 +12,7 @@ from cbir.core.ensemble import EnsembleSpec
 from cbir.core.errors import ArtifactError, SourceError
 from cbir.core.gallery import Gallery, GalleryImage
 from cbir.core.index_version import IndexVersion
+from cbir.core.jit import keep_compiled
 from cbir.core.store import IndexStore
 from cbir.core.text import has_text_tower
 from cbir.core.vector_index import check_index
@@ -109,6 +110,7 @@ def build(
         KeyboardInterrupt: What was embedded is kept for the next run; the live version stays.
     """
     started = time.monotonic()
+    keep_compiled()
     if fit and fit.index:
         check_index(fit.index)
     run_settings, fit = run_settings or RunSettings(), fit or FitSettings()

@@ -1,34 +1,43 @@
 """Loops that are compiled: what a query needs between the large products is many small steps.
 
-Each of them costs microseconds as a call of NumPy, and milliseconds together; compiled, a whole batch takes less, and
-other threads run meanwhile.
+Each of them costs microseconds as a call of NumPy, and half a millisecond together; compiled, a whole batch takes less,
+and other threads run meanwhile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar, cast
+from contextlib import suppress
+from typing import Any, TypeVar, cast
 
 import numba
 
-__all__ = ["jit"]
+__all__ = ["jit", "keep_compiled"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
+_not_kept: list[Any] = []
+
 
 def jit(function: F) -> F:
-    """Compile a function of arrays and numbers on its first call; the machine code is kept for the next start.
+    """Compile a function of arrays and numbers on its first call.
 
     It holds no lock of the interpreter, sums of floats may be taken in any order, and dividing by zero raises nothing.
+    Arrays must lie in memory as the loop expects, row by row: another layout is another type, compiled anew.
     """
-    try:
-        return _compiled(function, cache=True)
-    except RuntimeError:
-        # Neither the package's folder nor the user's cache can be written to.
-        return _compiled(function, cache=False)
-
-
-def _compiled(function: F, *, cache: bool) -> F:
     # Not "fast" altogether: infinities stand for what is absent.
     fastmath = {"reassoc", "contract", "nsz", "arcp"}
-    return cast(F, numba.njit(function, cache=cache, nogil=True, error_model="numpy", fastmath=fastmath))
+    compiled = numba.njit(function, nogil=True, error_model="numpy", fastmath=fastmath)
+    _not_kept.append(compiled)
+    return cast(F, compiled)
+
+
+def keep_compiled() -> None:
+    """Keep the machine code of all functions imported so far on disk, for the next start, which then takes seconds less.
+
+    It is for programs to call before they begin, as importing alone must not touch the disk.
+    """
+    while _not_kept:
+        # Neither the package's folder nor the user's cache may be there to write to.
+        with suppress(RuntimeError):
+            _not_kept.pop().enable_caching()

@@ -19,7 +19,7 @@ from cbir.core.fusion import Fusion, fused_scores, normalised_weights
 from cbir.core.gallery import Gallery
 from cbir.core.gallery_matrix import load_matrix
 from cbir.core.index_version import IndexVersion
-from cbir.core.jit import jit
+from cbir.core.jit import jit, keep_compiled
 from cbir.core.label_vote import Heads, LinearHead
 from cbir.core.member_search import POOL, MemberSearch
 from cbir.core.nearest import Candidates, NearestSearch, Strategy
@@ -60,6 +60,7 @@ class Retriever:
         heads: Mapping[str, LinearHead] | None = None,
         strategy: Strategy = "auto",
     ) -> None:
+        keep_compiled()
         self.gallery, self.members, self.index_name = gallery, tuple(members), index_name
         self.dims = tuple(int(e.shape[1]) for e in embeddings)
         self.raw_dims = tuple(int(p.mean.shape[0]) for p in projections)
