@@ -33,7 +33,7 @@ def jit(function: F) -> F:
 
 
 def keep_compiled() -> None:
-    """Keep the machine code of all functions imported so far on disk, for the next start, which then takes seconds less.
+    """Keep the machine code of what is imported so far on disk: the next start then takes seconds less.
 
     It is for programs to call before they begin, as importing alone must not touch the disk.
     """
