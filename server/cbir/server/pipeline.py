@@ -21,6 +21,7 @@ from cbir.server.engine import Engine
 from cbir.server.flight import LIGHT, Flight, Reply
 from cbir.server.forecast import Forecast
 from cbir.server.limits import Limits
+from cbir.server.preparation import PreparedQuery
 from cbir.server.query import EngineQuery, EngineResult
 from cbir.server.tally import Tally
 
@@ -212,6 +213,9 @@ class Pipeline:
             if flight.engine.is_light(flight.query):
                 flight.prepared = flight.engine.prepare(flight.query)
                 self._batcher.submit(flight)
+            elif self.forecast.under_way == 1:
+                # Nobody else is here: the engine's own thread prepares it, which saves waking another one.
+                self._batcher.submit(flight)
             else:
                 flight.on_thread = True
                 self._decoders.submit(flight)
@@ -290,15 +294,28 @@ class Pipeline:
 
     def _process(self, flights: Sequence[Flight]) -> None:
         """On the engine's owner thread."""
+        taken = perf_counter()
+        ready: list[Flight] = []
+        prepared: list[PreparedQuery] = []
+        waited: list[float] = []
+        for flight in flights:
+            waited_until = taken - (flight.prepared.seconds if flight.prepared else 0.0)
+            try:
+                prepared.append(flight.prepared or flight.engine.prepare(flight.query))
+            except Exception as error:  # noqa: BLE001 - carried over to the caller
+                self._hand_over([flight], [error])
+                continue
+            ready.append(flight)
+            waited.append(waited_until - flight.admitted)
+        if not ready:
+            return
         begun = perf_counter()
-        prepared = [flight.prepared for flight in flights if flight.prepared is not None]
-        waited = [begun - flight.admitted - query.seconds for flight, query in zip(flights, prepared, strict=True)]
         answers: Sequence[EngineResult | Exception]
         try:
-            answers = flights[0].engine.answer(prepared, waited)
+            answers = ready[0].engine.answer(prepared, waited)
         except Exception as error:  # noqa: BLE001 - whatever it was, the callers get it and the thread goes on
-            answers = [error] * len(flights)
-        self._hand_over(flights, answers, perf_counter() - begun)
+            answers = [error] * len(ready)
+        self._hand_over(ready, answers, perf_counter() - begun)
 
     def _hand_over(
         self, flights: Sequence[Flight], answers: Sequence[EngineResult | Exception], seconds: float = 0.0
