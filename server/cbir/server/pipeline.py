@@ -13,6 +13,7 @@ from itertools import chain
 from time import perf_counter
 from typing import TypeVar
 
+from cbir.core.errors import CbirError
 from cbir.server.admission import Admission
 from cbir.server.batching import Batcher, DeadlineError
 from cbir.server.cache import AnswerCache
@@ -22,7 +23,7 @@ from cbir.server.flight import LIGHT, Flight, Reply
 from cbir.server.forecast import Forecast
 from cbir.server.limits import Limits
 from cbir.server.preparation import PreparedQuery
-from cbir.server.query import EngineQuery, EngineResult
+from cbir.server.query import EngineQuery, EngineResult, Timings
 from cbir.server.tally import Tally
 
 __all__ = ["Pipeline"]
@@ -30,6 +31,9 @@ __all__ = ["Pipeline"]
 Outcome = TypeVar("Outcome")
 
 Fingerprint = Callable[[], bytes]
+
+#: An answer in bytes, the same without timings, and the timings.
+Written = tuple[bytes, bytes, Timings]
 
 #: Digests of images up to this size are taken on the event loop, in a tenth of a millisecond; larger ones on a thread.
 _DIGEST_INLINE = 128 * 2**10
@@ -232,8 +236,8 @@ class Pipeline:
         if flight.key is not None:
             del self._flying[flight.engine, flight.key]
 
-    def _finish(self, flights: Sequence[Flight], answers: Sequence[EngineResult | Exception], seconds: float) -> None:
-        """Write and hand over the answers to a batch, or to those that got no further.
+    def _finish(self, flights: Sequence[Flight], answers: Sequence[Written | Exception], seconds: float) -> None:
+        """Hand over the answers to a batch, or to those that got no further.
 
         Args:
             seconds: What the batch took; 0 where there was none.
@@ -249,24 +253,21 @@ class Pipeline:
                 continue
             self._depart(flight)
             outcome: bytes | Exception
-            if isinstance(answer, EngineResult):
-                outcome = self._write(flight, answer)
-            else:
+            if isinstance(answer, Exception):
                 outcome = answer
                 self.tally.expired += isinstance(answer, DeadlineError)
+            else:
+                outcome, body, timings = answer
+                self._note(flight, timings)
+                if flight.key is not None:
+                    self.cache.put(flight.engine.version, flight.key, body)
             self.tally.cancelled_late += flight.begun and not flight.replies and not isinstance(answer, DeadlineError)
             for reply in flight.replies:
                 reply(outcome)
 
-    def _write(self, flight: Flight, result: EngineResult) -> bytes | Exception:
-        try:
-            answer, body = self._write_result(result)
-        except Exception as error:  # noqa: BLE001 - the callers get it
-            return error
-        if flight.key is not None:
-            self.cache.put(flight.engine.version, flight.key, body)
+    def _note(self, flight: Flight, timings: Timings) -> None:
+        """Count what an answer took."""
         stages = self.tally.stages
-        timings = result.timings
         if flight.is_heavy:
             stages["embed"].add(timings.embed)
         if flight.query.image_bytes:
@@ -276,7 +277,6 @@ class Pipeline:
         stages["search"].add(timings.search)
         stages["fuse"].add(timings.fuse)
         stages["total"].add(perf_counter() - flight.admitted)
-        return answer
 
     # On the threads.
 
@@ -310,15 +310,24 @@ class Pipeline:
         if not ready:
             return
         begun = perf_counter()
-        answers: Sequence[EngineResult | Exception]
+        answers: Sequence[Written | Exception]
         try:
-            answers = ready[0].engine.answer(prepared, waited)
+            answers = [self._write(result) for result in ready[0].engine.answer(prepared, waited)]
         except Exception as error:  # noqa: BLE001 - whatever it was, the callers get it and the thread goes on
             answers = [error] * len(ready)
         self._hand_over(ready, answers, perf_counter() - begun)
 
+    def _write(self, result: EngineResult | CbirError) -> Written | Exception:
+        """Here and not on the event loop, which has more to do, and none of the result in its core's caches."""
+        if isinstance(result, CbirError):
+            return result
+        try:
+            return (*self._write_result(result), result.timings)
+        except Exception as error:  # noqa: BLE001 - whose answer it is gets it, and no other
+            return error
+
     def _hand_over(
-        self, flights: Sequence[Flight], answers: Sequence[EngineResult | Exception], seconds: float = 0.0
+        self, flights: Sequence[Flight], answers: Sequence[Written | Exception], seconds: float = 0.0
     ) -> None:
         assert self._loop is not None
         try:
