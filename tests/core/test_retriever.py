@@ -193,9 +193,12 @@ def test_images_of_likely_labels_rise_from_anywhere(
         assert found.labels[0][0] == search.gallery.labels[int(np.argmax(likely))]
 
 
-def test_a_batch_is_answered_as_its_queries_are_one_by_one(vectors: list[np.ndarray], tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["product", "scan"])
+def test_a_batch_is_answered_as_its_queries_are_one_by_one(
+    vectors: list[np.ndarray], tmp_path: Path, strategy: Strategy
+) -> None:
     vote = VoteSettings({"m0": 3, "m1": 2, "m2": 1}, label_share=1.0, calibration=((-1.0, 0.0), (0.5, 0.3), (2.0, 1.0)))
-    search = retriever(vectors, [None] * 3, tmp_path, vote)
+    search = retriever(vectors, [None] * 3, tmp_path, vote, strategy=strategy)
     q = queries(vectors, 6, noise=0.4)
     mask = np.random.default_rng(6).random(N) < 0.3
     specs = [
@@ -205,7 +208,9 @@ def test_a_batch_is_answered_as_its_queries_are_one_by_one(vectors: list[np.ndar
     for i, together in enumerate(search.search(q, specs)):
         alone = search.search(q[i : i + 1], specs[i : i + 1])[0]
         assert together.rows.tolist() == alone.rows.tolist()
-        assert together.ranks.tolist() == alone.ranks.tolist()
+        if strategy == "product":
+            # A scan rounds its estimates batch by batch, so what is scored besides the hits differs at the margin.
+            assert together.ranks.tolist() == alone.ranks.tolist()
         assert [name for name, _ in together.labels] == [name for name, _ in alone.labels]
         for name in ("scores", "fused", "similarities", "contributions", "label_contributions"):
             np.testing.assert_allclose(getattr(together, name), getattr(alone, name), atol=1e-5)

@@ -36,7 +36,7 @@ Rows = NDArray[np.int64]
 Strategy = Literal["auto", "product", "scan"]
 
 #: Galleries of fewer images are searched by a product: it is as fast, and needs no codes.
-SCAN_ROWS = 4096
+SCAN_ROWS = 1024
 #: Where fewer images than this pass a filter, each of them is scored.
 FEW_ROWS = 4096
 #: The least number of estimates that are looked at, and the share of all rows from which a product is the faster.
@@ -49,7 +49,7 @@ _AT_ONCE = 0.5
 _TRIALS = 16
 #: Nanoseconds of one core with AVX2: for a group of components of a row in a scan, for a component of a row in a
 #: product (of a batch), and for a component of a candidate that is scored, widened already or not.  Their ratios count.
-_SCAN_COST, _PRODUCT_COST, _WIDENED_COST, _HALF_COST = 0.026, 0.05, 0.4, 0.8
+_SCAN_COST, _PRODUCT_COST, _WIDENED_COST, _HALF_COST = 0.026, 0.05, 0.2, 0.8
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class NearestSearch:
         self._members = np.repeat(np.arange(len(weights)), np.diff(matrix.stops))
         self._weights = weights
         self._scan: CompressedScan | None = None
-        self._depth = 0
+        self._depth = _SHALLOWEST
         large = strategy == "scan" or (strategy == "auto" and len(matrix) >= SCAN_ROWS)
         if isinstance(matrix, CpuMatrix) and large:
             self._prepare_scan(matrix, weights, insist=strategy == "scan")
@@ -197,21 +197,24 @@ class NearestSearch:
         gone = [len(set(rows)) if allowed is None else int(allowed[list(set(rows))].sum()) for rows in barred]
         want = np.array([min(w, free - g) for w, g in zip(wanted, gone, strict=True)])
         keep = np.array([min(k, free) for k in kept])
-        first = min(free, max(kept) + max(gone))
+        # A round of scoring costs more than some hundred candidates: so many are scored at once as most queries need.
+        # How many does not depend on the rest of the batch, so that answers do not.
+        at_once = np.array(
+            [min(free, max(k + g, int(self._depth * _AT_ONCE))) for k, g in zip(kept, gone, strict=True)]
+        )
         found: Candidates | None = None
         few = allowed is not None and free <= FEW_ROWS
-        depth = max(first, min(count, self._depth))
-        # A round of scoring costs more than some hundred candidates: so many are scored at once as most queries need.
-        first = max(first, min(free, int(self._depth * _AT_ONCE)))
+        depth = max(int(at_once.max()), min(count, self._depth))
         todo = np.arange(len(queries)) if free else np.arange(0)
         while len(todo):
             asked, shares = (queries, weights) if len(todo) == len(queries) else (queries[todo], weights[todo])
             if few:
                 assert allowed is not None
-                first, listed = free, self._all(np.flatnonzero(allowed), len(todo))
+                listed = self._all(np.flatnonzero(allowed), len(todo))
+                at_once[:] = free
             else:
                 listed = self._list(self._weighted(asked, shares), depth, allowed)
-            scored, known = np.full(len(todo), first), None
+            scored, known = at_once[todo], None
             too_short: list[Rows] = []
             width = listed.rows.shape[1]
             while True:
