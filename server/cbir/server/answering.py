@@ -111,7 +111,11 @@ class Answering:
         """(B, raw_dim) by member; empty without queries."""
         if not queries:
             return {}
-        batches = {form: np.stack([q.inputs[form] for q in queries]) for form in dict.fromkeys(self._forms.values())}
+        forms = dict.fromkeys(self._forms.values())
+        if len(queries) == 1:
+            batches = {form: queries[0].inputs[form][None] for form in forms}
+        else:
+            batches = {form: np.stack([q.inputs[form] for q in queries]) for form in forms}
         return embed_all(self._embedders, batches)
 
     def _weights(self, query: PreparedQuery) -> Floats:

@@ -53,11 +53,11 @@ class Forecast:
             self.lights += by
 
     def note_batch(self, flights: Sequence[Flight], seconds: float) -> None:
-        """Note what a batch took: while others wait, all the time since the batch before it, whatever it went into."""
+        """Note what a batch took that is answered: while others wait, all the time since the batch before it."""
         now = monotonic()
         if self._pressed_since is not None:
             seconds = max(seconds, now - self._pressed_since)
-        self._pressed_since = now if self.under_way > len(flights) else None
+        self._pressed_since = now if self.under_way else None
         self.batch_seconds += 0.2 * (seconds - self.batch_seconds)
         heavies = sum(flight.is_heavy for flight in flights)
         if heavies:

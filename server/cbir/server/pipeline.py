@@ -242,10 +242,7 @@ class Pipeline:
         Args:
             seconds: What the batch took; 0 where there was none.
         """
-        if seconds:
-            self.forecast.note_batch(flights, seconds)
-            self.tally.processed += len(flights)
-            self.tally.batches.add(len(flights))
+        told: list[tuple[Flight, Timings]] = []
         for flight, answer in zip(flights, answers, strict=True):
             if flight.on_thread:
                 self._decoders.release()
@@ -258,25 +255,34 @@ class Pipeline:
                 self.tally.expired += isinstance(answer, DeadlineError)
             else:
                 outcome, body, timings = answer
-                self._note(flight, timings)
+                told.append((flight, timings))
                 if flight.key is not None:
                     self.cache.put(flight.engine.version, flight.key, body)
             self.tally.cancelled_late += flight.begun and not flight.replies and not isinstance(answer, DeadlineError)
             for reply in flight.replies:
                 reply(outcome)
+        # Those who wait go on first.
+        asyncio.get_running_loop().call_soon(self._note, flights, told, perf_counter(), seconds)
 
-    def _note(self, flight: Flight, timings: Timings) -> None:
-        """Count what an answer took."""
+    def _note(
+        self, flights: Sequence[Flight], told: Sequence[tuple[Flight, Timings]], now: float, seconds: float
+    ) -> None:
+        """Count what a batch and its answers took."""
+        if seconds:
+            self.forecast.note_batch(flights, seconds)
+            self.tally.processed += len(flights)
+            self.tally.batches.add(len(flights))
         stages = self.tally.stages
-        if flight.is_heavy:
-            stages["embed"].add(timings.embed)
-        if flight.query.image_bytes:
-            self.forecast.decode.add(timings.decode)
-            stages["decode"].add(timings.decode)
-        stages["queue"].add(timings.queue)
-        stages["search"].add(timings.search)
-        stages["fuse"].add(timings.fuse)
-        stages["total"].add(perf_counter() - flight.admitted)
+        for flight, timings in told:
+            if flight.is_heavy:
+                stages["embed"].add(timings.embed)
+            if flight.query.image_bytes:
+                self.forecast.decode.add(timings.decode)
+                stages["decode"].add(timings.decode)
+            stages["queue"].add(timings.queue)
+            stages["search"].add(timings.search)
+            stages["fuse"].add(timings.fuse)
+            stages["total"].add(now - flight.admitted)
 
     # On the threads.
 

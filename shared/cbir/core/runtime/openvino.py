@@ -75,8 +75,9 @@ class OpenVinoEmbedder:
         if self._single and len(batch) != 1:
             return np.concatenate([self.embed(batch[i : i + 1]) for i in range(len(batch))])
         images = np.ascontiguousarray(batch)
-        # On this thread, and shared, not copied.
-        self._request.infer({0: images}, share_inputs=True, share_outputs=True)
+        # Set by hand, which takes a fraction of what it takes OpenVINO to find out what it was given; not copied.
+        self._request.set_input_tensor(import_openvino().Tensor(images, shared_memory=True))
+        self._request.infer(share_outputs=True)
         features = self._request.get_output_tensor(0).data.reshape(len(images), -1)
         norms = np.sqrt(np.einsum("ij,ij->i", features, features, dtype=np.float32))
         # The output belongs to the request, which will write over it: dividing makes the copy.
