@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import shlex
@@ -102,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
     # What is measured alone is measured as it is served.
     idle_quietly()
     # Here and not above: help and wrong usage need not wait for torch.
+    import uvloop
     from rich.console import Console
 
     from cbir.server.bench.chart import draw
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     with console.status("") as status:
         say = status.update if console.is_terminal else lambda text: console.print(text, style="dim", soft_wrap=True)
         try:
-            document = asyncio.run(measure(plan, say))
+            document = uvloop.run(measure(plan, say))
         except grpc.RpcError as error:
             raise ConfigurationError(
                 f"the server failed while it was measured ({error}): look at its log", reason="BENCH_SERVER"
