@@ -366,6 +366,30 @@ def test_all_members_are_started_before_any_is_waited_for() -> None:
     np.testing.assert_array_equal(found["b"], [[0, 1], [192, 193]])
 
 
+def test_two_members_at_a_time_share_a_cpu() -> None:
+    events: list[str] = []
+    members = {name: Slow(name, events) for name in "abc"}
+    for slow in members.values():
+        slow.runtime = "openvino"
+    embed_all(members, {(8, "bilinear"): np.zeros((1, 8, 8, 3), np.uint8)})
+    assert events == ["a begins 1", "b begins 1", "a ends", "c begins 1", "b ends", "c ends"]
+
+
+def test_cores_share_a_batch_out_as_one_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cbir.core.runtime.openvino.threads", lambda: Threads(inference=2))
+    shared = load_embedder(member(), "cpu", "openvino")
+    monkeypatch.setattr("cbir.core.runtime.openvino._TWICE_BYTES", 0)
+    large = load_embedder(member(), "cpu", "openvino")
+    assert isinstance(shared, OpenVinoEmbedder)
+    assert isinstance(large, OpenVinoEmbedder)
+    assert (len(shared._alone), len(large._alone)) == (2, 0)
+    for count in (1, 2, 3, 7):
+        np.testing.assert_allclose(shared.embed(batch(count)), large.embed(batch(count)), atol=1e-5)
+    # A batch that was started and given up stops no other.
+    _begun = shared.begin(batch(7))
+    np.testing.assert_allclose(shared.embed(batch(4)), large.embed(batch(4)), atol=1e-5)
+
+
 def test_embedders_that_cannot_start_are_asked_in_turn() -> None:
     plain, started = load_embedder(member(), "cpu", "torch"), load_embedder(member(mirror=True), "cpu", "openvino")
     assert not isinstance(plain, Starts)

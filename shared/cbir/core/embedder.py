@@ -27,6 +27,10 @@ from cbir.core.runtime import (
 
 __all__ = ["Embedder", "Pending", "Starts", "embed_all", "explained", "load_embedder"]
 
+#: Members that work at once on a CPU.  The second one fills what the first leaves idle; a third would take the cores
+#: from those who decode, refuse and answer: more answers of a flooded server, but refusals after 100 ms.
+_AT_ONCE_ON_CPU = 2
+
 
 class Embedder(Protocol):
     """One member's model on one device.  Not safe for concurrent calls: it has one caller at a time.
@@ -114,7 +118,7 @@ def _begin(embedder: Embedder, batch: NDArray[np.uint8]) -> Pending:
 def embed_all(
     embedders: Mapping[str, Embedder], batches: Mapping[tuple[int, str], NDArray[np.uint8]]
 ) -> dict[str, NDArray[np.float32]]:
-    """Embed a batch with all members; those whose runtime can are started before any is waited for.
+    """Embed a batch with all members, several at once where their runtime can.
 
     Args:
         embedders: By member.
@@ -123,8 +127,15 @@ def embed_all(
     Returns:
         (B, dim) float32 unit vectors by member.
     """
-    pending = {name: _begin(member, batches[member.size, member.interpolation]) for name, member in embedders.items()}
-    return {name: batch.result() for name, batch in pending.items()}
+    at_once = len(embedders) if any(e.runtime == "torch-cuda" for e in embedders.values()) else _AT_ONCE_ON_CPU
+    done: dict[str, NDArray[np.float32]] = {}
+    under_way: dict[str, Pending] = {}
+    for name, member in embedders.items():
+        if len(under_way) == at_once:
+            first = next(iter(under_way))
+            done[first] = under_way.pop(first).result()
+        under_way[name] = _begin(member, batches[member.size, member.interpolation])
+    return done | {name: batch.result() for name, batch in under_way.items()}
 
 
 def load_embedder(

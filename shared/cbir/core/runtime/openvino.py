@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +15,10 @@ from cbir.core.runtime.input_format import InputFormat
 from cbir.core.threads import threads
 
 __all__ = ["OpenVinoEmbedder", "import_openvino", "openvino_core", "with_preprocessing"]
+
+
+#: Most bytes of weights that are held a second time.
+_TWICE_BYTES = 256 * 2**20
 
 
 def import_openvino() -> Any:
@@ -43,9 +48,13 @@ def openvino_core() -> Any:
 class OpenVinoEmbedder:
     """An OpenVINO model that maps (B, S, S, 3) uint8 images to (B, D) features; preprocessing is in the graph.
 
+    A single image is computed by all cores together.  A batch of at least as many images as cores is shared out, each
+    core with images of its own: cores that work together wait for each other after every layer, so whatever else takes
+    a core for a while (decoding, answering) would hold up all of them.  That needs the weights twice, so large models
+    do without.
+
     Batches keep their own sizes: the first of a size costs some milliseconds, once, and padding would cost more each
-    time.  The members of an ensemble run one after the other, each on all cores: started together they are in each
-    other's way, and took a seventh longer.
+    time.
 
     Args:
         precision: ``f32``, ``bf16`` or ``f16``: what the CPU is to compute with; ``int8``: the model is quantised, and
@@ -58,7 +67,6 @@ class OpenVinoEmbedder:
     runtime = "openvino"
 
     def __init__(self, model: Any, size: int, interpolation: str, precision: str = "f32") -> None:
-        # LATENCY gives one stream over all cores: the callers batch by themselves.
         hint = "f32" if precision == "int8" else str(precision)
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
         if count := threads().inference:
@@ -67,6 +75,11 @@ class OpenVinoEmbedder:
         self._request = compiled.create_infer_request()
         self.threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
         self._single = model.input(0).partial_shape[0].is_static and model.input(0).shape[0] == 1
+        self._alone: list[Any] = []
+        if self.threads > 1 and not self._single and _weight_bytes(model) <= _TWICE_BYTES:
+            apart = {"NUM_STREAMS": str(self.threads), "INFERENCE_NUM_THREADS": str(self.threads)}
+            streams = openvino_core().compile_model(model, "CPU", {**apart, "INFERENCE_PRECISION_HINT": hint})
+            self._alone = [streams.create_infer_request() for _ in range(self.threads)]
         self.size, self.interpolation, self.precision = size, interpolation, str(precision)
         self.dim = self.embed(np.zeros((1, size, size, 3), np.uint8)).shape[1]
 
@@ -74,15 +87,52 @@ class OpenVinoEmbedder:
         """See :class:`cbir.core.embedder.Embedder`."""
         if self._single and len(batch) != 1:
             return np.concatenate([self.embed(batch[i : i + 1]) for i in range(len(batch))])
+        return self.begin(batch).result()
+
+    def begin(self, batch: NDArray[np.uint8]) -> _Pending:
+        """See :class:`cbir.core.embedder.Starts`.  A batch that is not shared out is done when this returns."""
+        if self._single and len(batch) != 1:
+            return _Pending([], self.embed(batch))
         images = np.ascontiguousarray(batch)
-        # Set by hand, which takes a fraction of what it takes OpenVINO to find out what it was given; not copied.
-        self._request.set_input_tensor(import_openvino().Tensor(images, shared_memory=True))
-        self._request.infer(share_outputs=True)
-        features = self._request.get_output_tensor(0).data.reshape(len(images), -1)
-        norms = np.sqrt(np.einsum("ij,ij->i", features, features, dtype=np.float32))
-        # The output belongs to the request, which will write over it: dividing makes the copy.
-        unit: NDArray[np.float32] = np.divide(features, np.maximum(norms, 1e-12)[:, None], dtype=np.float32)
-        return unit
+        if not self._alone or len(images) < len(self._alone):
+            _hand(self._request, images)
+            self._request.infer(share_outputs=True)
+            return _Pending([self._request], images)
+        for request, part in zip(self._alone, np.array_split(images, len(self._alone)), strict=True):
+            # A batch whose result nobody took must not stop this one.
+            request.wait()
+            _hand(request, part)
+            request.start_async()
+        return _Pending(self._alone, images)
+
+
+class _Pending:
+    """A batch on its way, or done.  Valid until the embedder is asked again; keeps the images that are worked on."""
+
+    def __init__(self, requests: Sequence[Any], array: NDArray[Any]) -> None:
+        self._requests, self._array = requests, array
+
+    def result(self) -> NDArray[np.float32]:
+        """Wait, and give (B, D) float32 unit vectors."""
+        if not self._requests:
+            return self._array
+        for request in self._requests:
+            request.wait()
+        parts = [request.get_output_tensor(0).data for request in self._requests]
+        # The outputs belong to the requests, which will write over them.
+        features = np.concatenate([part.reshape(len(part), -1) for part in parts], dtype=np.float32)
+        norms = np.sqrt(np.einsum("ij,ij->i", features, features))
+        features /= np.maximum(norms, 1e-12)[:, None]
+        return features
+
+
+def _hand(request: Any, images: NDArray[np.uint8]) -> None:
+    """Set the input by hand, which takes a fraction of what it takes OpenVINO to find out what it was given."""
+    request.set_input_tensor(import_openvino().Tensor(images, shared_memory=True))
+
+
+def _weight_bytes(model: Any) -> int:
+    return sum(op.get_byte_size() for op in model.get_ops() if op.get_type_name() == "Constant")
 
 
 def with_preprocessing(model: Any, form: InputFormat, layout: str) -> Any:
