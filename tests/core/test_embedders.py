@@ -383,7 +383,7 @@ def test_cores_share_a_batch_out_as_one_computes_it(monkeypatch: pytest.MonkeyPa
     assert isinstance(shared, OpenVinoEmbedder)
     assert isinstance(large, OpenVinoEmbedder)
     assert (len(shared._alone), len(large._alone)) == (2, 0)
-    for count in (1, 2, 3, 7):
+    for count in (1, 3, 4, 7):
         np.testing.assert_allclose(shared.embed(batch(count)), large.embed(batch(count)), atol=1e-5)
     # A batch that was started and given up stops no other.
     _begun = shared.begin(batch(7))

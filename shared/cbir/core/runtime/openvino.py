@@ -48,10 +48,9 @@ def openvino_core() -> Any:
 class OpenVinoEmbedder:
     """An OpenVINO model that maps (B, S, S, 3) uint8 images to (B, D) features; preprocessing is in the graph.
 
-    A single image is computed by all cores together.  A batch of at least as many images as cores is shared out, each
-    core with images of its own: cores that work together wait for each other after every layer, so whatever else takes
-    a core for a while (decoding, answering) would hold up all of them.  That needs the weights twice, so large models
-    do without.
+    Few images are computed by all cores together.  A batch of at least two a core is shared out, each core with images
+    of its own: cores that work together wait for each other after every layer, so whatever else takes a core for a
+    while (decoding, answering) would hold up all of them.  That needs the weights twice, so large models do without.
 
     Batches keep their own sizes: the first of a size costs some milliseconds, once, and padding would cost more each
     time.
@@ -94,7 +93,7 @@ class OpenVinoEmbedder:
         if self._single and len(batch) != 1:
             return _Pending([], self.embed(batch))
         images = np.ascontiguousarray(batch)
-        if not self._alone or len(images) < len(self._alone):
+        if not self._alone or len(images) < 2 * len(self._alone):
             _hand(self._request, images)
             self._request.infer(share_outputs=True)
             return _Pending([self._request], images)
