@@ -111,11 +111,7 @@ class Answering:
         """(B, raw_dim) by member; empty without queries."""
         if not queries:
             return {}
-        forms = dict.fromkeys(self._forms.values())
-        if len(queries) == 1:
-            batches = {form: queries[0].inputs[form][None] for form in forms}
-        else:
-            batches = {form: np.stack([q.inputs[form] for q in queries]) for form in forms}
+        batches = {form: np.stack([q.inputs[form] for q in queries]) for form in dict.fromkeys(self._forms.values())}
         return embed_all(self._embedders, batches)
 
     def _weights(self, query: PreparedQuery) -> Floats:

@@ -132,7 +132,7 @@ def _timings(timings: Timings) -> bytes:
             (16, rest & 127 | 128, rest >> 7 & 127 | 128, rest >> 14 & 127 | 128, rest >> 21 & 127 | 128, rest >> 28)
         )
         duration = b"\x08" + varint(whole) + nanos if whole else nanos
-        parts += (tag, _LENGTHS[len(duration)], duration)
+        parts += (tag, varint(len(duration)), duration)
     return b"".join(parts)
 
 
@@ -155,7 +155,6 @@ _HITS, _LABELS, _CROP, _TIMINGS = (
     _tag("SearchResponse", name, _LENGTH) for name in ("hits", "labels", "crop", "timings")
 )
 _PROBABILITY = _tag("LabelPrediction", "probability", _FIXED32)[0]
-_LENGTHS = tuple(map(varint, range(32)))
 _STAGES = tuple(_tag("Timings", name, _LENGTH) for name in ("decode", "queue", "embed", "search", "fuse"))
 
 

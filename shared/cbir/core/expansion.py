@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cbir.core.jit import jit
 from cbir.core.projection import normalise
 
 __all__ = ["augmented", "block_normalise", "expanded", "nearest"]
@@ -45,24 +44,10 @@ def expanded(queries: Floats, neighbours: Floats, similarities: Floats, exponent
         (B, sum of dims) float32 with unit or zero blocks.
     """
     influence = np.asarray(np.maximum(similarities, 0) ** exponent, np.float32)
-    moved: Floats = queries + np.matmul(influence[:, None], neighbours)[:, 0]
-    _as_blocks(queries, np.cumsum((0, *dims)), moved)
+    moved = block_normalise(queries + np.matmul(influence[:, None], neighbours)[:, 0], dims)
+    for a, b in itertools.pairwise(np.cumsum((0, *dims))):
+        moved[~queries[:, a:b].any(axis=1), a:b] = 0
     return moved
-
-
-@jit
-def _as_blocks(queries: Floats, stops: NDArray[np.int64], moved: Floats) -> None:
-    """Blocks of unit length, in place; zero where the query's is."""
-    for b in range(moved.shape[0]):
-        for m in range(len(stops) - 1):
-            block = moved[b, stops[m] : stops[m + 1]]
-            total = np.float32(0)
-            for d in range(len(block)):
-                total += block[d] * block[d]
-            if total > 0 and queries[b, stops[m] : stops[m + 1]].any():
-                block /= np.sqrt(total)
-            else:
-                block[:] = 0
 
 
 def augmented(

@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 
 from cbir.core.jit import jit
 
-__all__ = ["Projection", "enough_labels", "fit_glrt", "fit_pca", "fit_projection", "glrt_metric", "normalise"]
+__all__ = [
+    "Projection",
+    "enough_labels",
+    "fit_glrt",
+    "fit_pca",
+    "fit_projection",
+    "glrt_metric",
+    "make_unit",
+    "normalise",
+]
 
 Floats = NDArray[np.float32]
 
@@ -65,17 +74,22 @@ class Projection:
 def normalise(x: Floats) -> Floats:
     """Scale the rows of (N, D) to unit length; zero rows stay zero."""
     result = np.array(x, np.float32, order="C")
-    _normalise(result)
+    make_unit(result)
     return result
 
 
 @jit
-def _normalise(x: Floats) -> None:
+def make_unit(x: Floats) -> bool:
+    """Scale the rows of (N, D) to unit length, in place; whether each has a length that is finite and not 0."""
+    whole = True
     for row in x:
-        total = np.float32(0)
+        total = 0.0
         for d in range(len(row)):
-            total += row[d] * row[d]
-        row /= max(np.sqrt(total), np.float32(1e-12))
+            total += np.float64(row[d]) * row[d]
+        norm = np.sqrt(total)
+        whole = whole and 0 < norm < np.inf
+        row /= max(norm, 1e-12)
+    return whole
 
 
 def fit_pca(x: Floats, dim: int, *, centred: bool = True) -> tuple[Floats, Floats]:

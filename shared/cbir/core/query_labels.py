@@ -22,7 +22,9 @@ Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 
-def neighbours_say(fused: Floats, rows: Rows, codes: Rows, neighbours: int, temperature: float, classes: int) -> Floats:
+def neighbours_say(
+    fused: Floats, rows: Rows, codes: NDArray[np.integer], neighbours: int, temperature: float, classes: int
+) -> Floats:
     """:func:`cbir.core.label_vote.neighbour_probabilities` for a batch.
 
     Args:
@@ -40,7 +42,9 @@ def neighbours_say(fused: Floats, rows: Rows, codes: Rows, neighbours: int, temp
 
 
 @jit
-def _count_votes(places: Rows, fused: Floats, rows: Rows, codes: Rows, temperature: float, result: Floats) -> None:
+def _count_votes(
+    places: Rows, fused: Floats, rows: Rows, codes: NDArray[np.integer], temperature: float, result: Floats
+) -> None:
     for b in range(places.shape[0]):
         top, total = -np.inf, 0.0
         for k in range(places.shape[1]):
@@ -111,7 +115,7 @@ class LabelVote:
     """
 
     def __init__(self, codes: NDArray[np.integer], classes: int, heads: Heads | None, vote: VoteSettings) -> None:
-        self._codes, self._classes, self._heads, self._vote = np.asarray(codes, np.int64), classes, heads, vote
+        self._codes, self._classes, self._heads, self._vote = codes, classes, heads, vote
 
     def heads_say(self, queries: Floats, weights: Floats) -> Floats | None:
         """(B, L) by the linear heads on (B, D) queries, or None without heads."""

@@ -79,7 +79,7 @@ class Ranker:
     """
 
     def __init__(self, codes: NDArray[np.integer], labels: Sequence[str], vote: VoteSettings) -> None:
-        self._codes, self._labels, self._share = np.asarray(codes, np.int64), labels, vote.label_share
+        self._codes, self._labels, self._share = codes, labels, vote.label_share
         # Uncalibrated, the score is the fused cosine itself, of which a negative one means "nothing alike".
         curve = vote.calibration or ((0.0, 0.0), (1.0 + vote.label_share, 1.0))
         self._knots, self._probabilities = (np.array(ends, np.float64) for ends in zip(*curve, strict=True))
@@ -152,7 +152,9 @@ class Ranker:
 
 
 @jit
-def _add_bonus(rows: Rows, codes: Rows, probabilities: Floats, share: np.float32, result: Floats) -> None:
+def _add_bonus(
+    rows: Rows, codes: NDArray[np.integer], probabilities: Floats, share: np.float32, result: Floats
+) -> None:
     for b in range(rows.shape[0]):
         for c in range(rows.shape[1]):
             row = rows[b, c]

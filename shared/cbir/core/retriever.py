@@ -24,7 +24,7 @@ from cbir.core.label_vote import Heads, LinearHead
 from cbir.core.member_search import POOL, MemberSearch
 from cbir.core.nearest import Candidates, NearestSearch, Strategy
 from cbir.core.order import leading
-from cbir.core.projection import Projection
+from cbir.core.projection import Projection, make_unit
 from cbir.core.query_labels import LabelVote
 from cbir.core.ranking import Ranker, Ranking, SearchSpec
 from cbir.core.runtime import choose_runtime
@@ -145,7 +145,7 @@ class Retriever:
                     member=name,
                 )
             unit = np.array(vectors, np.float32, order="C")
-            if not _make_unit(unit):
+            if not make_unit(unit):
                 raise QueryError(
                     f"the embedding of member {name!r} is zero or not finite", reason="BAD_EMBEDDING", member=name
                 )
@@ -297,21 +297,6 @@ class Retriever:
                 )  # fmt: skip
             parts.append(part)
         return _stacked(parts)
-
-
-@jit
-def _make_unit(vectors: Floats) -> bool:
-    """Scale the rows to unit length, in place; False where one is zero or not finite."""
-    for row in vectors:
-        total = 0.0
-        for d in range(len(row)):
-            total += np.float64(row[d]) * row[d]
-        norm = np.sqrt(total)
-        if not (0 < norm < np.inf):
-            return False
-        for d in range(len(row)):
-            row[d] /= norm
-    return True
 
 
 @jit
