@@ -257,6 +257,13 @@ def test_matrices_agree(make) -> None:
     np.testing.assert_allclose(np.take_along_axis(scores, found, axis=1), products, atol=2e-3)
 
 
+@pytest.mark.parametrize("columns", [1, 2, 3, 5, 7, 130])
+def test_equal_images_score_the_same_wherever_they_stand(columns: int) -> None:
+    parts = [np.repeat(part, 130, axis=0) for part in draw("clustered", 1)]
+    found = in_memory(parts).similarities(np.arange(columns)[None], ask(parts, 1))
+    assert (found == found[:, :, :1]).all()
+
+
 def test_order_by_hand() -> None:
     scores = np.array([[0.5, -0.0, 0.0, -2.0, 0.5, 9.0, -1.0]], np.float32)
     rows = np.array([[7, 5, 4, 1, 3, -1, 2]])

@@ -151,19 +151,20 @@ def _inner_products(matrix: Floats, rows: Rows, queries: Floats, stops: NDArray[
     """The members' inner products of (B, C) rows with (B, D) queries, into (B, M, C).
 
     Rows are read where they lie, which is several times as fast as to gather them; four at a time, as reading one
-    alone waits for the memory.
+    alone waits for the memory.  The last four may overlap with those before: sums in another order would round in
+    another way, and equal images must score the same.
     """
-    columns = rows.shape[1]
-    whole = columns - columns % 4
+    last = rows.shape[1] - 1
     for b in range(rows.shape[0]):
         for m in range(len(stops) - 1):
             low, high = stops[m], stops[m + 1]
             query = queries[b, low:high]
-            for c in range(0, whole, 4):
+            for c in range(0, last + 1, 4):
+                c1, c2, c3 = min(c + 1, last), min(c + 2, last), min(c + 3, last)
                 first = matrix[max(rows[b, c], 0), low:high]
-                second = matrix[max(rows[b, c + 1], 0), low:high]
-                third = matrix[max(rows[b, c + 2], 0), low:high]
-                fourth = matrix[max(rows[b, c + 3], 0), low:high]
+                second = matrix[max(rows[b, c1], 0), low:high]
+                third = matrix[max(rows[b, c2], 0), low:high]
+                fourth = matrix[max(rows[b, c3], 0), low:high]
                 one = two = three = four = np.float32(0)
                 for d in range(high - low):
                     value = query[d]
@@ -171,13 +172,4 @@ def _inner_products(matrix: Floats, rows: Rows, queries: Floats, stops: NDArray[
                     two += second[d] * value
                     three += third[d] * value
                     four += fourth[d] * value
-                result[b, m, c] = one
-                result[b, m, c + 1] = two
-                result[b, m, c + 2] = three
-                result[b, m, c + 3] = four
-            for c in range(whole, columns):
-                vector = matrix[max(rows[b, c], 0), low:high]
-                total = np.float32(0)
-                for d in range(high - low):
-                    total += vector[d] * query[d]
-                result[b, m, c] = total
+                result[b, m, c], result[b, m, c1], result[b, m, c2], result[b, m, c3] = one, two, three, four
