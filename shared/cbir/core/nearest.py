@@ -148,7 +148,9 @@ class NearestSearch:
         least_cost = np.inf if insist else count * width * _PRODUCT_COST
         near = slice(0, _SHALLOWEST // 2)
         vectors = matrix.stored(rows[:, near].ravel()).reshape(len(asked), -1, width)
-        sample = matrix.sample(slice(None, None, max(1, count // SAMPLE_ROWS)))
+        # A quarter of a small gallery teaches codes as good, and a reload waits for them.
+        taught = min(SAMPLE_ROWS, max(_SHALLOWEST, count // 4))
+        sample = matrix.sample(slice(None, None, max(1, count // taught)))
         for components in (8, 4, 2):
             scan = CompressedScan(sample, components)
             least = _least_score(products[:, near], rows[:, near], scan.estimates(vectors, queries), min(count, 10))
