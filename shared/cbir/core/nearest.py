@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cbir.core.candidates import Candidates, keep_best, no_candidates
 from cbir.core.fusion import fused_scores
 from cbir.core.gallery_matrix import GalleryMatrix
 from cbir.core.host_matrix import CpuMatrix
-from cbir.core.jit import jit
 from cbir.core.proof import barred_rows, nth_best, prove
+from cbir.core.scan_choice import SHALLOWEST, choose_scan, deepest
 
 if TYPE_CHECKING:
     from cbir.core.compressed_scan import CompressedScan
 
-__all__ = ["Candidates", "NearestSearch", "Strategy"]
+__all__ = ["NearestSearch", "Strategy"]
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -39,38 +40,8 @@ Strategy = Literal["auto", "product", "scan"]
 SCAN_ROWS = 1024
 #: Where fewer images than this pass a filter, each of them is scored.
 FEW_ROWS = 4096
-#: The least number of estimates that are looked at, and the share of all rows from which a product is the faster.
-_SHALLOWEST, _DEEPEST_SHARE = 256, 8
-#: Rows with the worst codes that are scored where their estimates may be wrong enough: so many, or this share of all.
-_WORST_ROWS, _WORST_SHARE = 256, 1000
 #: The share of the first list that is scored before it is asked whether that suffices.
 _AT_ONCE = 0.5
-#: Gallery images that are asked for, to learn how deep a scan must look.
-_TRIALS = 16
-#: Nanoseconds of one core with AVX2: for a group of components of a row in a scan, for a component of a row in a
-#: product (of a batch), and for a component of a candidate that is scored, widened already or not.  Their ratios count.
-_SCAN_COST, _PRODUCT_COST, _WIDENED_COST, _HALF_COST = 0.026, 0.05, 0.2, 0.8
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """The best rows of each query, exactly scored; columns in no particular order.
-
-    Attributes:
-        rows: (B, C), -1 where a query has fewer.
-        similarities: (B, M, C) cosines.
-        bound: (B,) no other row that may be a candidate has a higher fused score; -inf where there is none.
-        level: (B,) no row that was not scored has a higher estimate.
-    """
-
-    rows: Rows
-    similarities: Floats
-    bound: Floats
-    level: Floats
-
-    def of(self, queries: slice) -> Candidates:
-        """Those of some of the queries."""
-        return Candidates(self.rows[queries], self.similarities[queries], self.bound[queries], self.level[queries])
 
 
 @dataclass(frozen=True)
@@ -116,10 +87,10 @@ class NearestSearch:
         self._members = np.repeat(np.arange(len(weights)), np.diff(matrix.stops))
         self._weights = weights
         self._scan: CompressedScan | None = None
-        self._depth = _SHALLOWEST
+        self._depth = SHALLOWEST
         large = strategy == "scan" or (strategy == "auto" and len(matrix) >= SCAN_ROWS)
         if isinstance(matrix, CpuMatrix) and large:
-            self._prepare_scan(matrix, weights, insist=strategy == "scan")
+            self._scan, self._depth = choose_scan(matrix, weights, insist=strategy == "scan")
 
     @property
     def strategy(self) -> Strategy:
@@ -131,45 +102,6 @@ class NearestSearch:
         if self._scan is None:
             return "product"
         return f"scan of {self._scan.groups} four-bit codes a row, {self._depth} deep at first"
-
-    def _prepare_scan(self, matrix: CpuMatrix, weights: Floats, insist: bool) -> None:
-        """Choose between codes of several lengths, and a product, by what a search for the gallery's own images costs.
-
-        Long codes cost time for every row, short ones for the rows that must be scored because of their errors.
-        """
-        from cbir.core.compressed_scan import SAMPLE_ROWS, CompressedScan
-
-        count, width = len(matrix), matrix.stops[-1]
-        asked = matrix.stored(np.linspace(0, count - 1, min(count, _TRIALS)).astype(np.int64))
-        queries = self._weighted(asked, np.tile(weights, (len(asked), 1)))
-        deepest = min(count, max(_SHALLOWEST, count // _DEEPEST_SHARE))
-        rows, products = matrix.best(queries, deepest)
-        best: CompressedScan | None = None
-        least_cost = np.inf if insist else count * width * _PRODUCT_COST
-        near = slice(0, _SHALLOWEST // 2)
-        vectors = matrix.stored(rows[:, near].ravel()).reshape(len(asked), -1, width)
-        # A quarter of a small gallery teaches codes as good, and a reload waits for them.
-        taught = min(SAMPLE_ROWS, max(_SHALLOWEST, count // 4))
-        sample = matrix.sample(slice(None, None, max(1, count // taught)))
-        for components in (8, 4, 2):
-            scan = CompressedScan(sample, components)
-            least = _least_score(products[:, near], rows[:, near], scan.estimates(vectors, queries), min(count, 10))
-            found = np.count_nonzero(products >= least[:, None], axis=1)
-            needed = max(float(np.quantile(found, 0.9)), _SHALLOWEST / 2)
-            cost = count * scan.groups * _SCAN_COST + needed * width * (_WIDENED_COST if matrix.widened else _HALF_COST)
-            # Where no list is long enough, a product is what will be made in the end.
-            cost += (needed >= deepest) * count * width * _PRODUCT_COST
-            if cost < least_cost:
-                # Queries are less like the gallery's images than these are like each other.
-                self._depth = int(np.clip(2 ** np.ceil(np.log2(2 * needed)), _SHALLOWEST, deepest))
-                best, least_cost = scan, cost
-            if needed <= _SHALLOWEST / 2:
-                break
-        if best is not None:
-            best.fill(matrix, weights, max(_WORST_ROWS, count // _WORST_SHARE))
-            # From now on only candidates are read.
-            matrix.release()
-        self._scan = best
 
     def find(
         self,
@@ -236,7 +168,7 @@ class NearestSearch:
             todo, depth = np.sort(np.concatenate(too_short)) if too_short else todo[:0], min(count, 4 * depth)
         if found is not None and self._scan is not None and not few:
             return self._with_worst(self._scan, found, queries, weights, want, bars, allowed)
-        return found or _no_candidates(len(queries), weights.shape[1], 0)
+        return found or no_candidates(len(queries), weights.shape[1], 0)
 
     def _weighted(self, queries: Floats, weights: Floats) -> Floats:
         return queries * weights[:, self._members]
@@ -249,7 +181,7 @@ class NearestSearch:
     def _list(self, queries: Floats, depth: int, allowed: NDArray[np.bool_] | None) -> _Listed:
         """At least ``depth`` rows by falling estimate, or as many as there are; one query where not all are allowed."""
         count = len(self._matrix)
-        if self._scan is not None and depth <= max(_SHALLOWEST, count // _DEEPEST_SHARE):
+        if self._scan is not None and depth <= deepest(count):
             if allowed is not None:
                 # The scan sees no filter, so it looks as much deeper as the filter leaves out.
                 depth = min(count, int(depth * count / max(1, int(np.count_nonzero(allowed)))) + 1)
@@ -290,8 +222,8 @@ class NearestSearch:
     ) -> Candidates:
         """Store the best candidates of the queries that have enough of them."""
         if found is None:
-            found = _no_candidates(len(keep), len(self._weights), int(keep.max()))
-        _keep_best(
+            found = no_candidates(len(keep), len(self._weights), int(keep.max()))
+        keep_best(
             part.rows, part.similarities, part.fused, part.bound, part.level, enough, places, keep,
             found.rows, found.similarities, found.bound, found.level,
         )  # fmt: skip
@@ -337,68 +269,3 @@ class NearestSearch:
             np.concatenate([found.rows, rows], axis=1), np.concatenate([found.similarities, similarities], axis=2),
             found.bound, found.level,
         )  # fmt: skip
-
-
-def _no_candidates(queries: int, members: int, width: int) -> Candidates:
-    return Candidates(
-        np.full((queries, width), -1, np.int64), np.zeros((queries, members, width), np.float32),
-        np.full(queries, -np.inf, np.float32), np.full(queries, -np.inf, np.float32),
-    )  # fmt: skip
-
-
-@jit
-def _keep_best(
-    rows: Rows,
-    similarities: Floats,
-    fused: Floats,
-    bound: Floats,
-    level: Floats,
-    enough: NDArray[np.bool_],
-    places: Rows,
-    keep: Rows,
-    kept_rows: Rows,
-    kept_similarities: Floats,
-    kept_bound: Floats,
-    kept_level: Floats,
-) -> None:
-    """Copy the ``keep`` best of the scored rows, for queries with ``enough`` of them, to their ``places`` in the last
-    four; what is left out bounds what is no candidate as well."""
-    for b in range(rows.shape[0]):
-        if not enough[b]:
-            continue
-        place, limit = places[b], keep[places[b]]
-        least, ties = np.float32(-np.inf), 0
-        if rows.shape[1] > limit > 0:
-            least = np.partition(fused[b], rows.shape[1] - limit)[rows.shape[1] - limit]
-            above = 0
-            for c in range(rows.shape[1]):
-                above += fused[b, c] > least
-            ties = limit - above
-        # Of those that tie for the last place, the lower rows are kept.
-        last_row = np.int64(0)
-        if least > -np.inf:
-            tied = np.sort(rows[b][fused[b] == least])
-            last_row = tied[ties - 1]
-        highest, count = bound[b], 0
-        for c in range(rows.shape[1]):
-            if rows[b, c] < 0:
-                continue
-            if count < limit and (fused[b, c] > least or (fused[b, c] == least and rows[b, c] <= last_row)):
-                kept_rows[place, count] = rows[b, c]
-                for m in range(similarities.shape[1]):
-                    kept_similarities[place, m, count] = similarities[b, m, c]
-                count += 1
-            else:
-                highest = max(highest, fused[b, c])
-        kept_bound[place], kept_level[place] = highest, level[b]
-
-
-def _least_score(products: Floats, rows: Rows, estimates: Floats, hits: int) -> Floats:
-    """(B,) the score below which nothing can be among the ``hits`` best, going by the errors of these estimates."""
-    count, fused = len(rows), products.copy()
-    # Where all there is was scored, the bound on the rest is the errors' margin above the lowest estimate.
-    lowest = estimates.min(axis=1)
-    want, width = np.full(count, hits), np.full(count, rows.shape[1])
-    _, bound, _ = prove(fused, rows.copy(), estimates, lowest, width, want, barred_rows([()] * count))
-    least: Floats = nth_best(fused, want) - (bound - lowest)
-    return least

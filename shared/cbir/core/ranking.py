@@ -46,6 +46,14 @@ class SearchSpec:
     min_score: float | None = None
     label_prior: Floats | None = None
 
+    def allowed(self, count: int) -> NDArray[np.bool_] | None:
+        """(N,) images that may be hits, of a gallery of ``count``; None for all."""
+        if not self.exclude_rows:
+            return self.mask
+        allowed = np.ones(count, bool) if self.mask is None else self.mask.copy()
+        allowed[list(self.exclude_rows)] = False
+        return allowed
+
 
 @dataclass(frozen=True)
 class Ranking:

@@ -2,7 +2,8 @@
 
 Exact galleries keep the members' projected vectors side by side: with the query's parts scaled by the weights, one
 product, or one scan of compressed rows, gives the fused score of every image for any per-request weights
-(:mod:`cbir.core.nearest`).  Approximate indexes propose candidates member by member (:mod:`cbir.core.member_search`).
+(:mod:`cbir.core.fused_search`).  Approximate indexes propose candidates member by member
+(:mod:`cbir.core.member_search`).
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from numpy.typing import NDArray
 
 from cbir.core.errors import QueryError
 from cbir.core.expansion import expanded
+from cbir.core.fused_search import FusedSearch
 from cbir.core.fusion import Fusion, fused_scores, normalised_weights
 from cbir.core.gallery import Gallery
 from cbir.core.gallery_matrix import load_matrix
 from cbir.core.index_version import IndexVersion
 from cbir.core.jit import jit, keep_compiled
 from cbir.core.label_vote import Heads, LinearHead
-from cbir.core.member_search import POOL, MemberSearch
-from cbir.core.nearest import Candidates, NearestSearch, Strategy
-from cbir.core.order import leading
+from cbir.core.member_search import MemberSearch
+from cbir.core.nearest import NearestSearch, Strategy
 from cbir.core.projection import Projection, make_unit
 from cbir.core.query_labels import LabelVote
 from cbir.core.ranking import Ranker, Ranking, SearchSpec
@@ -35,6 +36,8 @@ __all__ = ["Ranking", "Retriever", "SearchSpec"]
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
+
+_BAD_WEIGHTS = "weights must be one finite number of at least 0 for each member"
 
 
 class Retriever:
@@ -74,10 +77,10 @@ class Retriever:
         by_member = [(heads or {}).get(name) for name in self.members]
         joined = Heads(by_member, self.dims) if any(by_member) else None
         self._labels = LabelVote(codes, len(gallery.labels), joined, vote)
-        self._ranker = Ranker(codes, gallery.labels, vote)
-        self._rows_of = _rows_by_label(codes, len(gallery.labels))
-        self._by_member = MemberSearch(self._matrix, indexes, self._ranker, self._labels, vote.label_share)
+        ranker = Ranker(codes, gallery.labels, vote)
+        self._by_member = MemberSearch(self._matrix, indexes, ranker, self._labels, vote.label_share)
         self._nearest = NearestSearch(self._matrix, self.weights, "product" if self._approximate else strategy)
+        self._fused = FusedSearch(gallery, self._matrix, self._nearest, self._labels, ranker, vote)
 
     @classmethod
     def load(
@@ -174,13 +177,12 @@ class Retriever:
         if self._vote.expansion_neighbours > 0:
             queries = self._expand(queries, weights, specs)
         if self._approximate or any(s.fusion is Fusion.RECIPROCAL_RANK for s in specs):
+            said = [None] * len(specs) if heads is None else np.split(heads, len(specs))
             return [
-                self._by_member.search(
-                    queries[i], weights[i], spec, self._allowed(spec), None if heads is None else heads[i : i + 1]
-                )
+                self._by_member.search(queries[i], weights[i], spec, spec.allowed(len(self.gallery)), said[i])
                 for i, spec in enumerate(specs)
             ]
-        return self._search_fused(queries, weights, specs, heads)
+        return self._fused.search(queries, weights, specs, heads)
 
     def _weights(self, queries: Floats, specs: Sequence[SearchSpec]) -> Floats:
         """(B, M) that sum to 1."""
@@ -198,13 +200,6 @@ class Retriever:
             raise QueryError("no member has a positive weight in this query: raise one", reason="BAD_WEIGHT")
         return weights
 
-    def _allowed(self, spec: SearchSpec) -> NDArray[np.bool_] | None:
-        if not spec.exclude_rows:
-            return spec.mask
-        allowed = np.ones(len(self.gallery), bool) if spec.mask is None else spec.mask.copy()
-        allowed[list(spec.exclude_rows)] = False
-        return allowed
-
     def _expand(self, queries: Floats, weights: Floats, specs: Sequence[SearchSpec]) -> Floats:
         """Move every query towards its nearest images, those left out of its hits not among them."""
         count = min(self._vote.expansion_neighbours, len(self.gallery))
@@ -221,82 +216,6 @@ class Retriever:
         neighbours = self._matrix.stored(np.maximum(rows, 0).ravel()).reshape(*rows.shape, -1)
         neighbours[rows < 0] = 0
         return expanded(queries, neighbours, fused, self._vote.expansion_exponent, self.dims)
-
-    def _search_fused(
-        self, queries: Floats, weights: Floats, specs: Sequence[SearchSpec], heads: Floats | None
-    ) -> list[Ranking]:
-        voters = self._vote.neighbours if self.gallery.labels else 0
-        near = self._nearest.find(
-            queries,
-            weights,
-            [voters if s.mask is not None else max(voters, s.limit) for s in specs],
-            [max(voters, POOL if s.mask is not None else max(POOL, 4 * s.limit)) for s in specs],
-            [s.exclude_rows for s in specs],
-        )
-        fused = fused_scores(near.similarities, weights)
-        probabilities = self._labels.probabilities(near.rows, fused, heads, specs)
-        candidates = self._filtered(near, queries, weights, specs)
-        if probabilities is not None and self._vote.label_share > 0:
-            candidates = self._with_likely_labels(candidates, queries, weights, specs, probabilities)
-        return self._ranker.rank(candidates.rows, candidates.similarities, weights, specs, probabilities)
-
-    def _filtered(self, near: Candidates, queries: Floats, weights: Floats, specs: Sequence[SearchSpec]) -> Candidates:
-        """The candidates that may be hits: of queries with a filter, their own."""
-        found = [near if s.mask is None else None for s in specs]
-        if all(found):
-            return near
-        parts = []
-        for i, spec in enumerate(specs):
-            one = slice(i, i + 1)
-            if spec.mask is None:
-                parts.append(near.of(one))
-            else:
-                parts.append(
-                    self._nearest.find(
-                        queries[one], weights[one], [spec.limit], [max(POOL, 4 * spec.limit)], [spec.exclude_rows],
-                        spec.mask,
-                    )
-                )  # fmt: skip
-        return _stacked(parts)
-
-    def _with_likely_labels(
-        self,
-        found: Candidates,
-        queries: Floats,
-        weights: Floats,
-        specs: Sequence[SearchSpec],
-        probabilities: Floats,
-    ) -> Candidates:
-        """Images of a likely label may rise from anywhere: add those that may be hits and are no candidates yet."""
-        scores = fused_scores(found.similarities, weights) + self._ranker.bonus(found.rows, probabilities)
-        limits = np.array([spec.limit for spec in specs])
-        places = leading(scores, found.rows, limits)
-        rising = np.empty(probabilities.shape, np.bool_)
-        _reach(scores, places, limits, found.bound, probabilities, np.float32(self._vote.label_share), rising)
-        if not rising.any():
-            return found
-        parts = []
-        for i, spec in enumerate(specs):
-            one = slice(i, i + 1)
-            part = found.of(one)
-            labels = np.flatnonzero(rising[i])
-            if len(labels):
-                rows = np.concatenate([self._rows_of[label] for label in labels.tolist()])
-                allowed = self._allowed(spec)
-                if allowed is not None:
-                    rows = rows[allowed[rows]]
-                rows = np.setdiff1d(rows, found.rows[i])[None]
-                similarities = self._matrix.similarities(rows, queries[one])
-                scores = fused_scores(similarities, weights[one])
-                scores += self._ranker.bonus(rows, probabilities[one])
-                best = leading(scores, rows, np.array([max(POOL, 4 * spec.limit)]))
-                part = Candidates(
-                    np.concatenate([part.rows, rows[:, best[0]]], axis=1),
-                    np.concatenate([part.similarities, similarities[:, :, best[0]]], axis=2),
-                    part.bound, part.level,
-                )  # fmt: skip
-            parts.append(part)
-        return _stacked(parts)
 
 
 @jit
@@ -316,44 +235,3 @@ def _share_out(queries: Floats, bounds: Rows, weights: Floats) -> bool:
         for m in range(weights.shape[1]):
             weights[b, m] /= total
     return True
-
-
-@jit
-def _reach(
-    scores: Floats,
-    places: Rows,
-    limits: Rows,
-    bound: Floats,
-    probabilities: Floats,
-    share: np.float32,
-    rising: NDArray[np.bool_],
-) -> None:
-    """(B, L) whether an image that is no candidate could be a hit by its label: it scores the bound at most, and what
-    the label adds."""
-    for b in range(len(rising)):
-        last = np.float32(-np.inf)
-        if limits[b] <= places.shape[1] and places[b, limits[b] - 1] >= 0:
-            last = scores[b, places[b, limits[b] - 1]]
-        for label in range(rising.shape[1]):
-            rising[b, label] = bound[b] > -np.inf and bound[b] + share * probabilities[b, label] >= last
-
-
-_BAD_WEIGHTS = "weights must be one finite number of at least 0 for each member"
-
-
-def _rows_by_label(codes: NDArray[np.integer], classes: int) -> list[Rows]:
-    """The rows of each label, rising."""
-    order = np.argsort(codes, kind="stable").astype(np.int64)
-    return np.split(order, np.searchsorted(codes[order], np.arange(classes + 1)))[1:-1] if classes else []
-
-
-def _stacked(parts: Sequence[Candidates]) -> Candidates:
-    """One query's candidates below the other's, filled up with rows of -1."""
-    width = max(part.rows.shape[1] for part in parts)
-    rows = np.full((len(parts), width), -1, np.int64)
-    similarities = np.zeros((len(parts), parts[0].similarities.shape[1], width), np.float32)
-    for i, part in enumerate(parts):
-        rows[i, : part.rows.shape[1]] = part.rows[0]
-        similarities[i, :, : part.rows.shape[1]] = part.similarities[0]
-    bound, level = (np.concatenate(column) for column in zip(*((p.bound, p.level) for p in parts), strict=True))
-    return Candidates(rows, similarities, bound, level)
