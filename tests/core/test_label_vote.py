@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbir.core.label_vote import Heads, LinearHead, fit_head, mixed_probabilities, neighbour_probabilities
+from cbir.core.label_vote import Heads, LinearHead, fit_head
 
 
 def test_ridge_head_by_hand() -> None:
@@ -52,19 +52,3 @@ def test_members_heads_are_averaged_by_weight_and_silent_members_left_out() -> N
     # member speaks that has no head.
     np.testing.assert_allclose(found[:, 0], [1 / (1 + np.exp(-1)), 1 / (1 + np.exp(-2)), 0], atol=1e-6)
     np.testing.assert_allclose(found[:, 1], [1 / (1 + np.exp(1)), 1 / (1 + np.exp(2)), 0], atol=1e-6)
-
-
-def test_an_absent_opinion_leaves_its_share_to_the_others() -> None:
-    a, b = np.array([1.0, 0.0], np.float32), np.array([0.0, 1.0], np.float32)
-    shares = {"a": 0.2, "b": 0.3, "c": 0.5}
-    np.testing.assert_allclose(mixed_probabilities({"a": a, "b": b, "c": None}, shares), [0.4, 0.6], atol=1e-6)
-    np.testing.assert_allclose(mixed_probabilities({"a": a, "b": np.zeros(2, np.float32), "c": None}, shares), a)
-    # Nobody with a share speaks: the one without is heard.
-    np.testing.assert_allclose(mixed_probabilities({"a": a, "b": None, "c": None}, {"a": 0, "b": 1, "c": 1}), a)
-    assert mixed_probabilities({"a": None, "b": None, "c": None}, shares) is None
-
-
-def test_only_the_nearest_vote() -> None:
-    fused, codes = np.array([0.1, 0.9, 0.8], np.float32), np.array([0, 1, 2])
-    found = neighbour_probabilities(fused, codes, 2, 0.1, 3)
-    np.testing.assert_allclose(found, [0, 1 / (1 + np.exp(-1)), np.exp(-1) / (1 + np.exp(-1))], atol=1e-5)

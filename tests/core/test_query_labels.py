@@ -1,11 +1,47 @@
-"""Label votes of a batch are those of its queries one by one."""
+"""Votes of labels: hand-computed cases, and batches against their queries one by one."""
 
 from __future__ import annotations
 
 import numpy as np
+from plain_votes import mixed_probabilities, neighbour_probabilities
 
-from cbir.core.label_vote import mixed_probabilities, neighbour_probabilities
 from cbir.core.query_labels import mixed, neighbours_say
+
+
+def say(fused: list[float], codes: list[int], neighbours: int, classes: int) -> np.ndarray:
+    """What the candidates of one query say, in a gallery of just these."""
+    rows = np.arange(len(fused))[None]
+    return neighbours_say(np.array([fused], np.float32), rows, np.array(codes), neighbours, 0.1, classes)[0]
+
+
+def test_labels_weigh_by_their_scores_by_hand() -> None:
+    # Two cats at 0.9 and 0.8, a dog at 0.9, an image without a label that has no say; T = 0.1.
+    e = np.exp(-1.0)
+    found = say([0.9, 0.9, 0.8, 0.95], [0, 1, 0, -1], 4, 3)
+    np.testing.assert_allclose(found, [(1 + e) / (2 + e), 1 / (2 + e), 0], atol=1e-6)
+
+
+def test_without_labels_there_are_no_probabilities() -> None:
+    assert not say([0.5], [-1], 5, 2).any()
+
+
+def test_only_the_nearest_vote() -> None:
+    found = say([0.1, 0.9, 0.8], [0, 1, 2], 2, 3)
+    np.testing.assert_allclose(found, [0, 1 / (1 + np.exp(-1)), np.exp(-1) / (1 + np.exp(-1))], atol=1e-5)
+
+
+def test_an_absent_opinion_leaves_its_share_to_the_others() -> None:
+    a, b, silent = (np.array([said], np.float32) for said in ([1, 0], [0, 1], [0, 0]))
+
+    def mean(*opinions: tuple[np.ndarray | None, float]) -> list[float]:
+        found = mixed(opinions)
+        assert found is not None
+        return found[0].tolist()
+
+    np.testing.assert_allclose(mean((a, 0.2), (b, 0.3), (None, 0.5)), [0.4, 0.6], atol=1e-6)
+    assert mean((a, 0.2), (silent, 0.3), (None, 0.5)) == [1, 0]
+    # Nobody with a share speaks: the one without is heard.
+    assert mean((a, 0.0), (silent, 1.0), (None, 1.0)) == [1, 0]
 
 
 def test_neighbours_of_a_batch_vote_as_those_of_each_query() -> None:

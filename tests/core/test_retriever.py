@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from plain_votes import mixed_probabilities, neighbour_probabilities
 
 from cbir.core.crop import Box
 from cbir.core.errors import ConfigurationError, QueryError
 from cbir.core.fusion import Fusion
 from cbir.core.gallery import Gallery, GalleryImage
-from cbir.core.label_vote import mixed_probabilities, neighbour_probabilities
 from cbir.core.nearest import Strategy
 from cbir.core.projection import Projection, normalise
 from cbir.core.retriever import Retriever, SearchSpec

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from plain_votes import mixed_probabilities, neighbour_probabilities
 
 from cbir.client.cli import main
 from cbir.core.ensemble_file import load_ensemble
 from cbir.core.errors import ArtifactError
-from cbir.core.label_vote import Heads, fit_head, mixed_probabilities, neighbour_probabilities
+from cbir.core.label_vote import Heads, fit_head
 from cbir.core.projection import normalise
 from cbir.core.retriever import Retriever, SearchSpec
 from cbir.core.store import IndexStore

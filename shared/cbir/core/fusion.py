@@ -16,8 +16,6 @@ __all__ = [
     "RANK_OFFSET",
     "Fusion",
     "fused_scores",
-    "label_probabilities",
-    "member_ranks",
     "normalised_weights",
     "rank_contributions",
     "vote_contributions",
@@ -73,18 +71,6 @@ def vote_contributions(similarities: Floats, weights: Floats) -> Floats:
     return np.asarray(similarities * weights[..., None, :], dtype=np.float32)
 
 
-def member_ranks(similarities: Floats) -> Ints:
-    """The rank (from 1) each member alone gives each candidate; ties go to the earlier candidate.
-
-    Args:
-        similarities: (C, M).
-    """
-    order = np.argsort(-similarities, axis=0, kind="stable")
-    ranks = np.empty_like(order)
-    np.put_along_axis(ranks, order, np.arange(1, len(similarities) + 1)[:, None], axis=0)
-    return np.asarray(ranks, dtype=np.int64)
-
-
 def rank_contributions(ranks: Ints, weights: Floats) -> Floats:
     """Each member's share of reciprocal rank fusion, scaled so that rank 1 everywhere scores 1.
 
@@ -93,23 +79,3 @@ def rank_contributions(ranks: Ints, weights: Floats) -> Floats:
         weights: (M,) weights that sum to 1.
     """
     return np.asarray(weights * (RANK_OFFSET + 1) / (RANK_OFFSET + ranks), dtype=np.float32)
-
-
-def label_probabilities(fused: Floats, codes: NDArray[np.integer], temperature: float, classes: int) -> Floats:
-    """P(label | query) from the best candidates: their labels, weighted by exp(score / T).
-
-    Args:
-        fused: (K,) scores of the nearest candidates.
-        codes: (K,) their class numbers, negative where there is none; unlabelled ones do not vote.
-        classes: Number of classes.
-
-    Returns:
-        (classes,) probabilities that sum to 1, or zeros where no candidate has a label.
-    """
-    result = np.zeros(classes, np.float32)
-    known = codes >= 0
-    if not known.any():
-        return result
-    votes = np.exp((fused[known] - fused[known].max()) / temperature)
-    np.add.at(result, codes[known], votes / votes.sum())
-    return result

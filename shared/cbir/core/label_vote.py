@@ -5,16 +5,15 @@ Pure functions of arrays.  C classes, D components, N gallery images.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.fusion import label_probabilities
 from cbir.core.jit import jit
 
-__all__ = ["Heads", "LinearHead", "fit_head", "mixed_probabilities", "neighbour_probabilities"]
+__all__ = ["Heads", "LinearHead", "fit_head"]
 
 Floats = NDArray[np.float32]
 
@@ -139,33 +138,3 @@ def fit_head(z: Floats, codes: NDArray[np.integer], classes: int, ridge: float =
     weight = np.linalg.solve(scatter, cross)
     bias = counts / len(x) - mean @ weight
     return LinearHead(weight.astype(np.float32), bias.astype(np.float32))
-
-
-def mixed_probabilities(opinions: Mapping[str, Floats | None], shares: Mapping[str, float]) -> Floats | None:
-    """The opinions' weighted mean; one that is absent (None or all zero) leaves its share to the others.
-
-    Args:
-        opinions: (C,) probabilities by name.
-        shares: Non-negative, by the same names.
-
-    Returns:
-        (C,) that sums to 1, or None where nobody has an opinion.
-    """
-    voices = {name: p for name, p in opinions.items() if p is not None and shares[name] > 0 and p.any()}
-    if not voices:
-        # Nobody with a share speaks: whoever speaks at all is heard.
-        voices = {name: p for name, p in opinions.items() if p is not None and p.any()}
-        shares = dict.fromkeys(voices, 1.0)
-    if not voices:
-        return None
-    total = sum(shares[name] for name in voices)
-    mixed = sum((shares[name] / total * p for name, p in voices.items()), np.zeros(1))
-    return np.asarray(mixed, dtype=np.float32)
-
-
-def neighbour_probabilities(
-    fused: Floats, codes: NDArray[np.integer], neighbours: int, temperature: float, classes: int
-) -> Floats:
-    """:func:`cbir.core.fusion.label_probabilities` of the ``neighbours`` best of (R,) candidates, ties to the first."""
-    best = np.argsort(-fused, kind="stable")[:neighbours]
-    return label_probabilities(fused[best], codes[best], temperature, classes)

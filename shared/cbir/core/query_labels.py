@@ -1,4 +1,4 @@
-"""What labels the queries of a batch are likely to have: :mod:`cbir.core.label_vote` for many queries at once.
+"""What labels the queries of a batch are likely to have: by the nearest images, the heads and the class names.
 
 B queries, C candidates a query, L labels.
 """
@@ -25,7 +25,7 @@ Rows = NDArray[np.int64]
 def neighbours_say(
     fused: Floats, rows: Rows, codes: NDArray[np.integer], neighbours: int, temperature: float, classes: int
 ) -> Floats:
-    """:func:`cbir.core.label_vote.neighbour_probabilities` for a batch.
+    """P(label | query) by the labels of the ``neighbours`` best candidates, each weighing exp(score / ``temperature``).
 
     Args:
         fused: (B, C) scores.
@@ -63,7 +63,9 @@ def _count_votes(
 
 
 def mixed(opinions: Sequence[tuple[Floats | None, float | Floats]]) -> Floats | None:
-    """:func:`cbir.core.label_vote.mixed_probabilities` for a batch: the weighted mean of those that have an opinion.
+    """The weighted mean of the opinions on each query; one that is absent leaves its share to the others.
+
+    Where only those without a share have an opinion, they are heard, all alike.
 
     Args:
         opinions: (B, L) probabilities, None or a zero row where there is no opinion, each with its share: one number,
