@@ -13,6 +13,7 @@ import json
 import statistics
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -22,7 +23,6 @@ import numpy as np
 import peak
 import random_index
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from cbir.core.embedder import Embedder, embed_all
 from cbir.core.ensemble import EnsembleSpec
@@ -45,10 +45,8 @@ def operations(ensemble: EnsembleSpec, embedders: dict[str, Embedder]) -> float:
     for member, network in zip(ensemble.members, random_index.SETS[ensemble.name], strict=True):
         module = network.create().eval()
         size = embedders[member.name].size
-        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-            image = torch.zeros(1, 3, size, size)
-            module.encode_image(image) if network.backend == "open_clip" else module(image)
-        total += counter.get_total_flops()
+        forward = module.encode_image if network.backend == "open_clip" else module
+        total += peak.operations(partial(forward, torch.zeros(1, 3, size, size)))
     return total
 
 

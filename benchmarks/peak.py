@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 #: What decides how fast a CPU multiplies.
 CAPABILITIES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
@@ -41,6 +43,19 @@ def machine(place: str = "cpu") -> dict[str, Any]:
 def told(facts: dict[str, Any]) -> str:
     """The machine in a line."""
     return f"{facts['cpu']}, {facts['cores']} cores, {', '.join(facts['capabilities'])}; load {facts['load_before']}"
+
+
+def operations(work: Callable[[], object]) -> float:
+    """Floating-point operations of the forward passes that some work makes."""
+    # Attention that is fused into one kernel is one that the counter does not know, and counts as nothing.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            work()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return float(counter.get_total_flops())
 
 
 def matrix_rate(place: str, dtype: torch.dtype, side: int, seconds: float = 2.0) -> float:

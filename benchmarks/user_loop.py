@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -30,7 +31,6 @@ import safetensors.torch
 import timm
 import torch
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 
 from cbir.client import Client, SearchResult
 from cbir.core.ensemble import EnsembleSpec
@@ -75,14 +75,9 @@ class UserLoop:
                 scores[row] = scores.get(row, 0.0) + 1 / (60 + rank)
         return sorted(scores, key=lambda row: -scores[row])[:NEIGHBOURS]
 
-    @torch.inference_mode()
     def operations(self, data: bytes) -> float:
         """Floating-point operations of the forward passes of one image."""
-        image = Image.open(io.BytesIO(data)).convert("RGB")
-        with FlopCounterMode(display=False) as counter:
-            for forward, transform, _ in self.members:
-                forward(transform(image).unsqueeze(0))
-        return float(counter.get_total_flops())
+        return peak.operations(partial(self.search, data))
 
     @torch.inference_mode()
     def batched(self, images: Sequence[bytes]) -> float:

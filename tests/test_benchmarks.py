@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -18,28 +22,18 @@ def run(script: str, out: Path, *arguments: str) -> dict:
     return json.loads((out / "results.json").read_text())
 
 
+def test_operations_of_fused_attention_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    peak = importlib.import_module("peak")
+    layer = torch.nn.TransformerEncoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True).eval()
+    # Five tokens of 8 components: into queries, keys and values, these by each other, out, and the two products behind.
+    by_hand = 2 * (5 * 8 * 24 + 5 * 5 * 8 + 5 * 5 * 8 + 5 * 8 * 8 + 2 * 5 * 8 * 16)
+    assert peak.operations(lambda: layer(torch.zeros(1, 5, 8))) == by_hand
+
+
 def test_the_gpu_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
-    small = (
-        "--gallery",
-        "100",
-        "--side",
-        "96",
-        "--matrix",
-        "128",
-        "--copy",
-        "8",
-        "--batch",
-        "3",
-        "--batches",
-        "2",
-        "--repeats",
-        "2",
-        "--singles",
-        "3",
-    )
-    result = run(
-        "gpu.py", tmp_path, "--device", "cpu", "--runtime", "torch", "--gallery", "100", "--side", "96", *small
-    )
+    small = "--gallery 100 --side 96 --matrix 128 --copy 8 --batch 3 --batches 2 --repeats 2 --singles 3"
+    result = run("gpu.py", tmp_path, "--device", "cpu", "--runtime", "torch", *small.split())
     assert result["members"] == {"resnet": "torch-cpu f32", "vit": "torch-cpu f32"}
     assert set(result["warm-up"]["sizes"]) <= {1, 2, 3}
     # test_resnet and test_vit at 160 px, by torch's own counter.
