@@ -423,11 +423,55 @@ def test_eight_bits_are_calibrated_once_and_stay_near_float32(tmp_path: Path) ->
         load_embedder(member(), "cpu", "auto", "int8")
 
 
-def test_eight_bits_that_are_not_enough_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("bound", "value", "reason"),
+    [
+        ("LEAST_COSINE", 1.01, "are not enough for it"),
+        ("LEAST_GAIN", 1e6, "are no faster"),
+    ],
+)
+def test_members_that_eight_bits_do_not_suit_stay_in_float32(
+    bound: str, value: float, reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     pytest.importorskip("nncf")
-    monkeypatch.setattr("cbir.core.runtime.quantisation.LEAST_COSINE", 1.01)
-    with pytest.raises(EnsembleError, match="8-bit integers are not enough for member 'm'"):
-        load_embedder(member(), "cpu", "auto", "int8", lambda *_: batch(48))
+    monkeypatch.setattr(f"cbir.core.runtime.quantisation.{bound}", value)
+    plain = load_embedder(member(), "cpu", "openvino", "f32")
+    for pictures in (lambda *_: batch(48), None):
+        # The second start knows, and needs no images.
+        found = load_embedder(member(), "cpu", "auto", "int8", pictures)
+        assert found.precision == "f32"
+        np.testing.assert_array_equal(found.embed(batch()), plain.embed(batch()))
+        assert f"member 'm' stays in float32: 8-bit integers {reason}" in caplog.text
+        caplog.clear()
+
+
+@pytest.mark.parametrize("faster", [False, True])
+def test_linear_layers_are_quantised_in_the_faster_form(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("nncf")
+    vit = member(model="test_vit", options={"img_size": 32})
+    times: list[bool] = []
+
+    def watched(embedder: OpenVinoEmbedder, images: np.ndarray) -> float:
+        # With convolutions, as it was, then float32 and what became of it.
+        times.append(True)
+        return [1.0 if faster else 3.0, 2.0, 9.0, 1.0][len(times) - 1]
+
+    monkeypatch.setattr("cbir.core.runtime.quantisation._seconds", watched)
+    plain = load_embedder(vit, "cpu", "openvino", "f32")
+    small = load_embedder(vit, "cpu", "auto", "int8", lambda *_: batch(48))
+    assert (small.precision, len(times)) == ("int8", 4)
+    assert (plain.embed(batch()) * small.embed(batch())).sum(axis=1).mean() > 0.97
+    assert isinstance(small, OpenVinoEmbedder)
+    nodes = small._request.get_compiled_model().get_runtime_model().get_ops()
+    kinds = [node.get_rt_info()["layerType"].astype(str) for node in nodes]
+    # Patches are embedded by a convolution in any case.
+    assert (kinds.count("Convolution") > 1) == faster
+
+
+def test_nothing_is_shown_on_stdout_while_networks_are_quantised(capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("nncf")
+    load_embedder(member(), "cpu", "auto", "int8", lambda *_: batch(48))
+    assert capfd.readouterr().out == ""
 
 
 def test_eight_bits_are_of_openvino() -> None:

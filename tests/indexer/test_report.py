@@ -447,6 +447,34 @@ def test_a_file_in_place_of_the_folder_is_refused(
     assert (tmp_path / "page").read_text() == "mine"
 
 
+def test_what_a_precision_costs_is_asked_of_queries_only(
+    hostile: tuple[Findings, dict[str, Any], Page, Path],
+) -> None:
+    with pytest.raises(ConfigurationError, match="--precision is of embeddings"):
+        run_eval(str(hostile[3] / "index"), "--leave-one-out", "--precision", "int8")
+
+
+def test_queries_in_another_precision_are_embedded_apart_from_the_index(
+    pictures: Callable[..., Path], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nncf")
+    monkeypatch.setenv("CBIR_CACHE", str(tmp_path / "converted"))
+    # Whatever this machine makes of eight bits.
+    monkeypatch.setattr("cbir.core.runtime.quantisation.LEAST_GAIN", 0.0)
+    monkeypatch.setattr("cbir.core.runtime.quantisation.LEAST_COSINE", -1.0)
+    sources, folder = open_sources([str(pictures(10))]), tmp_path / "index"
+    build(sources, folder, load_ensemble(tiny), SETTINGS)
+    version, cache = IndexStore(folder).open(), folder / "cache"
+    retriever = Retriever.load(version, "cpu")
+    before = {file: file.read_bytes() for file in cache.rglob("*.safetensors")}
+    plain = source_queries(version, retriever, sources, cache, SETTINGS)
+    small = source_queries(version, retriever, sources, cache, RunSettings(device="cpu", precision="int8"))
+    assert plain.ids == small.ids
+    cosines = (plain.vectors * small.vectors).sum(axis=1) / 2
+    assert 0.8 < cosines.min() < 0.99999
+    assert {file: file.read_bytes() for file in before} == before
+
+
 def test_without_a_report_no_chart_is_prepared() -> None:
     code = "import sys, cbir.indexer.commands.eval; print([m for m in ('matplotlib',) if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)

@@ -29,6 +29,7 @@ from cbir.core.errors import ImageError
 from cbir.core.fingerprint import member_fingerprint
 from cbir.core.perceptual_hash import perceptual_hash
 from cbir.core.resize import prepare
+from cbir.core.runtime import Pictures
 from cbir.indexer.sources import SourceImage
 
 __all__ = ["EmbeddingRun", "ImageFacts", "Progress", "RunSettings", "SkippedImage"]
@@ -47,6 +48,8 @@ class RunSettings:
     """How an embedding run uses the machine.
 
     Attributes:
+        precision: What models compute with (see :func:`cbir.core.embedder.load_embedder`).  Embeddings in one that is
+            asked for are kept apart from those of the index.
         batch: Images a forward pass.
         workers: Decoding threads; 0 means one a core.
         commit_seconds: Longest work a kill can cost.
@@ -58,6 +61,7 @@ class RunSettings:
     workers: int = 0
     commit_seconds: float = 2.0
     limits: DecodeLimits = field(default_factory=DecodeLimits)
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,9 @@ class EmbeddingRun:
     """Embeds images with every member of an ensemble, through the cache of one index.
 
     Models are loaded when the first image needs them, so a run that finds everything in the cache loads none.
+
+    Args:
+        pictures: What 8-bit integers are calibrated with.
     """
 
     def __init__(
@@ -122,11 +129,13 @@ class EmbeddingRun:
         cache: Path,
         settings: RunSettings,
         on_progress: Callable[[Progress], None] | None = None,
+        pictures: Pictures | None = None,
     ) -> None:
-        self.ensemble, self.settings = ensemble, settings
+        self.ensemble, self.settings, self._pictures = ensemble, settings, pictures
         self._report = on_progress or (lambda _: None)
         self.fingerprints = {m.name: member_fingerprint(m, ensemble.crop) for m in ensemble.members}
-        self._caches = {name: EmbeddingCache(cache, print_) for name, print_ in self.fingerprints.items()}
+        apart = "" if settings.precision == "auto" else f"-{settings.precision}"
+        self._caches = {name: EmbeddingCache(cache, print_ + apart) for name, print_ in self.fingerprints.items()}
         # Facts depend on the crop and the limits of decoding alone, so ensembles share them.
         self._facts = EmbeddingCache(cache, f"facts-{ensemble.crop}-{CROP_VERSION}")
         self._embedders: dict[str, Embedder] = {}
@@ -197,7 +206,10 @@ class EmbeddingRun:
             for i, member in enumerate(self.ensemble.members):
                 if member.name not in self._embedders and not self._stopped.is_set():
                     self._report(Progress(f"load {member.name}", i, len(self.ensemble.members)))
-                    self._embedders[member.name] = load_embedder(member, self.settings.device, self.settings.runtime)
+                    settings = self.settings
+                    self._embedders[member.name] = load_embedder(
+                        member, settings.device, settings.runtime, settings.precision, self._pictures
+                    )
 
     def _decode(self, image: SourceImage, reader: ImageReader) -> _Decoded | bytes:
         """In a worker thread: bytes to prepared inputs, or only the digest where the cache knows the bytes."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.errors import SourceError
+from cbir.core.gallery_pictures import gallery_pictures
 from cbir.core.index_version import IndexVersion
 from cbir.core.joint_space import JointSpace
 from cbir.core.retriever import Retriever
@@ -78,7 +79,7 @@ def source_queries(
         ArtifactError: The weights on this machine are not those of the index.
     """
     version.check_ensemble(version.manifest.ensemble)
-    run = EmbeddingRun(version.manifest.ensemble, cache, settings, on_progress)
+    run = EmbeddingRun(version.manifest.ensemble, cache, settings, on_progress, gallery_pictures(version))
     found = sources.scan()
     labelled = [image for image in found if image.label is not None]
     if not labelled:

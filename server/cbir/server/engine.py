@@ -19,13 +19,13 @@ from safetensors import SafetensorError
 from cbir.core.embedder import Embedder, load_embedder
 from cbir.core.ensemble import EnsembleSpec
 from cbir.core.errors import ArtifactError, CbirError, ConfigurationError
+from cbir.core.gallery_pictures import gallery_pictures
 from cbir.core.index_version import IndexVersion
 from cbir.core.near_duplicates import Appearance
 from cbir.core.retriever import Retriever
 from cbir.core.store import IndexStore
 from cbir.core.threads import search_alone
 from cbir.server.answering import Answering
-from cbir.server.calibration import gallery_pictures
 from cbir.server.limits import Limits
 from cbir.server.preparation import Preparation, PreparedQuery
 from cbir.server.query import EngineInfo, EngineQuery, EngineResult, ImageBytes, MemberInfo, Text

@@ -18,11 +18,10 @@ from cbir.core.runtime import (
     OpenVinoEmbedder,
     Pictures,
     Precision,
-    cached_int8,
     cached_ir,
     choose_precisions,
     choose_runtime,
-    quantised,
+    in_eight_bits,
 )
 
 __all__ = ["Embedder", "Pending", "Starts", "embed_all", "explained", "load_embedder"]
@@ -151,7 +150,8 @@ def load_embedder(
         device: ``auto`` (CUDA where there is a GPU), ``cpu`` or ``cuda``.
         runtime: ``auto`` (OpenVINO on a CPU where it is installed), ``openvino`` or ``torch``.
         precision: ``auto`` (half precision where the device multiplies it at full speed and the embeddings stay those
-            of float32), ``f32``, ``bf16``, ``f16``, or ``int8`` (OpenVINO; faster on any CPU, and near enough).
+            of float32), ``f32``, ``bf16``, ``f16``, or ``int8`` (OpenVINO; for members that it makes faster and that
+            stay near enough to float32 with it, which the others keep).
         pictures: What ``int8`` is calibrated with when it is asked for the first time.
 
     Raises:
@@ -190,10 +190,8 @@ def _load_int8(member: MemberSpec, device: str, runtime: str, pictures: Pictures
         )
     plain = _load(member, device, "openvino", Precision.F32)
     assert isinstance(plain, OpenVinoEmbedder)
-    if (kept := cached_int8(member, plain.size, plain.interpolation)) is not None:
-        return kept
     with explained(member):
-        return quantised(plain, member, pictures or (lambda size, _: np.zeros((0, size, size, 3), np.uint8)))
+        return in_eight_bits(plain, member, pictures or (lambda size, _: np.zeros((0, size, size, 3), np.uint8)))
 
 
 @contextmanager

@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--exact", action="store_true", help="ignore approximate indexes")
     add_device_arguments(parser)
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "f32", "bf16", "f16", "int8"),
+        default="auto",
+        help="what the models compute with for --queries, as cbir serve does: shows what a faster one costs",
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON document to stdout")
 
 
@@ -47,8 +53,12 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     if args.most and not args.leave_one_out:
         raise ConfigurationError("--most goes with --leave-one-out only: leave it out", reason="BAD_OPTION")
+    if args.precision != "auto" and args.leave_one_out:
+        message = "--precision is of embeddings, and --leave-one-out takes the index's: give --queries, or leave it out"
+        raise ConfigurationError(message, reason="BAD_OPTION")
     version = IndexStore(args.index).open()
-    settings, cache = RunSettings(args.device, args.runtime), args.index / "cache"
+    settings = RunSettings(args.device, args.runtime, precision=args.precision)
+    cache = args.index / "cache"
     findings = None
     if args.report:
         # A place that cannot be written to is found out before the work, not after it.

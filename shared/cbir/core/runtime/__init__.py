@@ -9,7 +9,7 @@ from cbir.core.runtime.cuda import CudaEmbedder, bucket
 from cbir.core.runtime.eager import TorchEmbedder
 from cbir.core.runtime.input_format import InputFormat
 from cbir.core.runtime.openvino import OpenVinoEmbedder, import_openvino, openvino_core, with_preprocessing
-from cbir.core.runtime.quantisation import Pictures, cached_int8, quantised
+from cbir.core.runtime.quantisation import Pictures, in_eight_bits
 from cbir.core.runtime.run import run, run_on_gpu
 
 __all__ = [
@@ -22,15 +22,14 @@ __all__ = [
     "TorchEmbedder",
     "bucket",
     "cache_folder",
-    "cached_int8",
     "cached_ir",
     "choose_precisions",
     "choose_runtime",
     "faithful",
     "import_openvino",
+    "in_eight_bits",
     "openvino_core",
     "probe",
-    "quantised",
     "run",
     "run_on_gpu",
     "with_preprocessing",

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from cbir.core.errors import ImageError
+from cbir.core.gallery_pictures import gallery_pictures
 from cbir.core.store import IndexStore
 from cbir.core.uri import read_uri
-from cbir.server.calibration import gallery_pictures
 
 
 def test_images_are_spread_over_the_gallery_and_unreadable_ones_left_out(
@@ -26,7 +26,7 @@ def test_images_are_spread_over_the_gallery_and_unreadable_ones_left_out(
             raise ImageError("gone", reason="IMAGE_UNREADABLE")
         return read_uri(uri)
 
-    monkeypatch.setattr("cbir.server.calibration.read_uri", read)
+    monkeypatch.setattr("cbir.core.gallery_pictures.read_uri", read)
     assert len(gallery_pictures(version)(24, "bilinear")) == 65 - 16
-    monkeypatch.setattr("cbir.server.calibration.read_uri", lambda uri: b"no image")
+    monkeypatch.setattr("cbir.core.gallery_pictures.read_uri", lambda uri: b"no image")
     assert gallery_pictures(version)(24, "bilinear").shape == (0, 24, 24, 3)
