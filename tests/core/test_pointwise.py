@@ -11,7 +11,7 @@ import timm
 import torch
 
 from cbir.core.runtime import import_openvino, openvino_core
-from cbir.core.runtime.pointwise import as_convolutions
+from cbir.core.runtime.pointwise import as_convolutions, other_products
 
 
 def converted(module: torch.nn.Module, *shape: int) -> Any:
@@ -94,6 +94,17 @@ def test_heads_and_convolutions_stay() -> None:
     before = kinds(model)
     assert as_convolutions(model) == 0
     assert kinds(model) == before
+    assert len(other_products(model)) == before.count("MatMul") == 1
+
+
+def test_attention_is_told_from_linear_layers() -> None:
+    layer = torch.nn.TransformerEncoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True)
+    model = converted(layer, 5, 8)
+    others = other_products(model)
+    # Of queries, keys and values together, or each; out; and the two behind the attention.
+    assert as_convolutions(model) in (4, 6)
+    assert other_products(model) == others
+    assert kinds(model).count("MatMul") == len(others)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cbir.core.runtime.openvino import import_openvino
 
-__all__ = ["as_convolutions"]
+__all__ = ["as_convolutions", "other_products"]
 
 #: Operations on each number by itself, and of their attributes those that creating them anew needs.
 _ELEMENTWISE = {
@@ -31,8 +31,7 @@ def as_convolutions(model: Any) -> int:
     """Replace the products of tokens with constant matrices in an OpenVINO model, in place.
 
     Tokens are (B, T, C) or (B, H, W, C).  What lies between two such products and looks at each number by itself moves
-    along, so that nothing is rearranged there.  The heads of networks, products of (B, C), stay: they are small, and
-    their inputs are often such that they are quantised in another way.
+    along, so that nothing is rearranged there.  The heads of networks, products of (B, C), stay.
 
     Returns:
         How many were replaced.
@@ -43,6 +42,12 @@ def as_convolutions(model: Any) -> int:
     if rewriter.replaced:
         model.validate_nodes_and_infer_types()
     return rewriter.replaced
+
+
+def other_products(model: Any) -> list[str]:
+    """Names of the products in a model that are no linear layers of tokens: those of attention, and heads."""
+    products = [node for node in model.get_ordered_ops() if node.get_type_name() == "MatMul"]
+    return [node.get_friendly_name() for node in products if _matrix(node) is None]
 
 
 class _Rewriter:
@@ -67,14 +72,10 @@ class _Rewriter:
             self._replace(node)
 
     def _replace(self, product: Any) -> None:
-        ops, tokens, weights = self._ops, product.input_value(0), _constant(product.input_value(1))
-        shape, attributes = tokens.get_partial_shape(), product.get_attributes()
-        if weights is None or weights.ndim != 2 or attributes["transpose_a"] or shape.rank.is_dynamic:
+        ops, tokens, weights = self._ops, product.input_value(0), _matrix(product)
+        if weights is None:
             return
-        rank = shape.rank.get_length()
-        if rank not in (3, 4):
-            return
-        weights = weights if attributes["transpose_b"] else weights.T
+        rank = tokens.get_partial_shape().rank.get_length()
         given = self._lifted(tokens)
         if given is None:
             apart = ops.unsqueeze(tokens, _numbers(ops, 2)) if rank == 3 else tokens
@@ -118,6 +119,17 @@ class _Rewriter:
         if values.size > 1 and values.shape[-1] != values.size:
             return None
         return self._ops.constant(values.reshape(1, -1, 1, 1)).output(0)
+
+
+def _matrix(product: Any) -> NDArray[np.float32] | None:
+    """The (C', C) constant matrix that tokens are multiplied with; None where it is another kind of product."""
+    weights, rank = _constant(product.input_value(1)), product.input_value(0).get_partial_shape().rank
+    attributes = product.get_attributes()
+    if weights is None or weights.ndim != 2 or attributes["transpose_a"] or rank.is_dynamic:
+        return None
+    if rank.get_length() not in (3, 4):
+        return None
+    return weights if attributes["transpose_b"] else weights.T
 
 
 def _variable(node: Any) -> list[Any]:
