@@ -7,7 +7,7 @@ Each step is a command of its own, printed before it runs, so that any of them c
   processes;
 - ``embedding``: ``cbir bench serve`` by embedding on 20,000 drawn vectors of 640 components;
 - ``search``: ``search.py``, exact search against the memory's bandwidth;
-- ``loop``: ``user_loop.py``, the loop that users write today.
+- ``loop``: ``user_loop.py``, the loop that users write today; also with 8-bit integers, where nncf is installed.
 
 ``--quick`` shows in a few minutes that everything works; its figures mean nothing.
 """
@@ -15,6 +15,7 @@ Each step is a command of its own, printed before it runs, so that any of them c
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import shlex
 import shutil
@@ -82,7 +83,10 @@ def steps(args: argparse.Namespace) -> Iterator[Step]:
     if "search" in args.only and not args.quick:
         yield Step("search", script("search.py"))
     if "loop" in args.only and not args.quick:
-        yield Step("loop", script("user_loop.py", "--out", args.out / "user-loop"), args.out / "user-loop/results.json")
+        out = args.out / "user-loop"
+        yield Step("loop", script("user_loop.py", "--out", out), out / "results.json")
+        if importlib.util.find_spec("nncf"):
+            yield Step("loop int8", script("user_loop.py", "--out", out, "--precision", "int8"), out / "results.json")
 
 
 def main() -> int:

@@ -55,3 +55,5 @@ def test_the_users_loop_and_the_engine_are_compared_on_the_same_networks(tmp_pat
     ratio = alone["loop"]["p50 ms"] / alone["engine"]["p50 ms"]
     assert abs(alone["engine"]["faster than the loop"] / ratio - 1) < 1e-6
     assert set(result["batches of 2"]) == {"loop", "engine", "bare float32 batches"}
+    first = result["ratios"][0]
+    assert (first["value"], first["reached"]) == (alone["engine"]["faster than the loop"], first["value"] >= 4)
