@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
 import shutil
+import sys
 import threading
 import weakref
 from dataclasses import dataclass, field
@@ -147,6 +149,32 @@ async def test_reload_changes_over_and_frees_the_old_engine(serve: Any, own_tiny
         assert old() is None
         back = await running.admin.ReloadIndex(admin_pb2.ReloadIndexRequest(version=own_tiny.version))
         assert (back.version, back.changed) == (own_tiny.version, True)
+
+
+@dataclass(frozen=True)
+class Watched(EngineConfig):
+    """Notes the priority of the thread that loads, and of one that it starts."""
+
+    priorities: list[int] = field(default_factory=list)
+
+    def load(self, version: str | None = None, **others: Any) -> Engine:
+        def note() -> None:
+            self.priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+        note()
+        child = threading.Thread(target=note)
+        child.start()
+        child.join()
+        return super().load(version, **others)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities are of processes here, not of threads")
+async def test_what_computes_for_long_steps_back_behind_those_that_answer(serve: Any, tiny: Any) -> None:
+    config = Watched(tiny.index, device="cpu", runtime="torch")
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    async with serve(config=config):
+        assert config.priorities == [min(19, own + 5)] * 2
+        assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
 
 
 async def test_twenty_reloads_under_load_fail_no_query(serve: Any, own_tiny: Any, publish: Any) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from cbir.core.ensemble_file import load_ensemble
 from cbir.core.errors import CbirError
 from cbir.core.store import IndexStore
+from cbir.core.threads import step_back
 from cbir.server.admission import NotReadyError
 from cbir.server.engine import Engine
 from cbir.server.limits import Limits
@@ -162,8 +163,9 @@ class Deployment:
     async def _load_aside(self, version: str | None) -> Engine:
         """Load on a thread of its own; a daemon, so that a server that is told to stop need not wait for it.
 
-        The thread has the priority of the others: one of lower priority that holds the interpreter's lock would hold up
-        everybody.  What touches the device is done by the device's owner, between two batches.
+        It steps back behind those that answer, and so do the threads of the models that it starts: where all cores
+        compute, a refusal is not to wait for a turn among them.  Not far, as it holds the interpreter's lock at times.
+        What touches the device is done by the device's owner, between two batches.
         """
         loaded: Future[Engine] = Future()
         loaded.set_running_or_notify_cancel()
@@ -171,6 +173,7 @@ class Deployment:
 
         def load() -> None:
             nonlocal beside
+            step_back()
             try:
                 engine = self._config.load(version, beside=beside, on_device=self._pipeline.on_engine_thread)
             except BaseException as error:  # noqa: BLE001 - carried over to the caller
