@@ -107,8 +107,8 @@ class Timings:
         decode: Decoding and cropping the image.
         queue: Waiting for the engine.
         embed: The members' forward passes.
-        search: Projecting the query and scoring the gallery.
-        fuse: Fusing, ranking and explaining.
+        search: Projecting the query, scoring and ranking the gallery.
+        fuse: Putting the answer together: hits, explanations.
     """
 
     decode: float
