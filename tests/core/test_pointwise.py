@@ -89,6 +89,29 @@ def test_sums_with_other_things_are_left_alone() -> None:
     np.testing.assert_allclose(run(model, drawn(3, 5, 4)), expected, rtol=1e-5, atol=1e-5)
 
 
+class Raised(torch.nn.Module):
+    """A constant of four dimensions makes (B, T, C) into (1, B, T, C)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.bias = (
+            torch.nn.Linear(4, 4, bias=False),
+            torch.nn.Parameter(torch.arange(4.0).view(1, 1, 1, 4)),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (torch.relu(self.first(x)) * self.bias).permute(0, 3, 1, 2)
+
+
+def test_what_gains_a_dimension_is_left_alone() -> None:
+    torch.manual_seed(0)
+    model = converted(Raised(), 5, 4)
+    expected = run(model, drawn(3, 5, 4))
+    assert expected.shape == (1, 4, 3, 5)
+    assert as_convolutions(model) == 1
+    np.testing.assert_allclose(run(model, drawn(3, 5, 4)), expected, atol=1e-5)
+
+
 def test_heads_and_convolutions_stay() -> None:
     model = converted(timm.create_model("test_resnet", num_classes=7), 3, 32, 32)
     before = kinds(model)

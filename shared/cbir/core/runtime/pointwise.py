@@ -54,9 +54,9 @@ class _Rewriter:
     """Goes through a model's nodes in order; remembers, for outputs that it made, the same with channels first."""
 
     def __init__(self) -> None:
+        import_openvino()
         from openvino import opset13
 
-        import_openvino()
         self._ops: Any = opset13
         self._channels_first: dict[tuple[str, int], Any] = {}
         self.replaced = 0
@@ -104,7 +104,7 @@ class _Rewriter:
             attributes = node.get_attributes()
             more = [node.input_value(i) for i in range(1, len(node.inputs()))]
             made = getattr(self._ops, name)(inner, *more, *(attributes[a] for a in wanted)).output(0)
-        elif kind in ("Add", "Multiply") and len({str(i.get_partial_shape().rank) for i in _variable(node)}) == 1:
+        elif kind in ("Add", "Multiply") and len(_ranks(node)) == 1:
             sides = [self._side(node.input_value(i)) for i in range(2)]
             if all(side is not None for side in sides):
                 made = getattr(self._ops, kind.lower())(*sides).output(0)
@@ -132,9 +132,11 @@ def _matrix(product: Any) -> NDArray[np.float32] | None:
     return weights if attributes["transpose_b"] else weights.T
 
 
-def _variable(node: Any) -> list[Any]:
-    """The inputs of a node that are no constants."""
-    return [i for i in node.inputs() if _constant(i.get_source_output()) is None]
+def _ranks(node: Any) -> set[str]:
+    """The numbers of dimensions of a node's output and of its inputs that are no constants."""
+    inputs = [i.get_source_output() for i in node.inputs()]
+    variable = [source for source in inputs if _constant(source) is None]
+    return {str(tensor.get_partial_shape().rank) for tensor in (node.output(0), *variable)}
 
 
 def _bias(product: Any, width: int) -> tuple[Any, NDArray[np.float32]] | None:
