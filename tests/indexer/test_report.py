@@ -452,6 +452,8 @@ def test_what_a_precision_costs_is_asked_of_queries_only(
 ) -> None:
     with pytest.raises(ConfigurationError, match="--precision is of embeddings"):
         run_eval(str(hostile[3] / "index"), "--leave-one-out", "--precision", "int8")
+    with pytest.raises(ConfigurationError, match="--report shows the recipe in the precision of the index"):
+        run_eval(str(hostile[3] / "index"), "--queries", "any", "--precision", "int8", "--report", "page")
 
 
 def test_queries_in_another_precision_are_embedded_apart_from_the_index(
@@ -473,6 +475,7 @@ def test_queries_in_another_precision_are_embedded_apart_from_the_index(
     cosines = (plain.vectors * small.vectors).sum(axis=1) / 2
     assert 0.8 < cosines.min() < 0.99999
     assert {file: file.read_bytes() for file in before} == before
+    assert set(cache.rglob("*.safetensors")) == set(before)
 
 
 def test_without_a_report_no_chart_is_prepared() -> None:

@@ -48,11 +48,11 @@ class RunSettings:
     """How an embedding run uses the machine.
 
     Attributes:
-        precision: What models compute with (see :func:`cbir.core.embedder.load_embedder`).  Embeddings in one that is
-            asked for are kept apart from those of the index.
         batch: Images a forward pass.
         workers: Decoding threads; 0 means one a core.
         commit_seconds: Longest work a kill can cost.
+        precision: What models compute with (see :func:`cbir.core.embedder.load_embedder`).  Fingerprints do not tell
+            one that is asked for, so it wants a cache of its own.
     """
 
     device: str = "auto"
@@ -134,8 +134,7 @@ class EmbeddingRun:
         self.ensemble, self.settings, self._pictures = ensemble, settings, pictures
         self._report = on_progress or (lambda _: None)
         self.fingerprints = {m.name: member_fingerprint(m, ensemble.crop) for m in ensemble.members}
-        apart = "" if settings.precision == "auto" else f"-{settings.precision}"
-        self._caches = {name: EmbeddingCache(cache, print_ + apart) for name, print_ in self.fingerprints.items()}
+        self._caches = {name: EmbeddingCache(cache, print_) for name, print_ in self.fingerprints.items()}
         # Facts depend on the crop and the limits of decoding alone, so ensembles share them.
         self._facts = EmbeddingCache(cache, f"facts-{ensemble.crop}-{CROP_VERSION}")
         self._embedders: dict[str, Embedder] = {}

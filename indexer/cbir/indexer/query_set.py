@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,12 +76,14 @@ def source_queries(
 ) -> QuerySet:
     """Embed the labelled images of sources with the index's ensemble; the index's cache serves them too.
 
+    Embeddings in a precision that is asked for are not kept: another calibration or release computes others.
+
     Raises:
         SourceError: No query image has a label, or none can be read.
         ArtifactError: The weights on this machine are not those of the index.
     """
-    version.check_ensemble(version.manifest.ensemble)
-    run = EmbeddingRun(version.manifest.ensemble, cache, settings, on_progress, gallery_pictures(version))
+    ensemble = version.manifest.ensemble
+    version.check_ensemble(ensemble)
     found = sources.scan()
     labelled = [image for image in found if image.label is not None]
     if not labelled:
@@ -88,15 +92,17 @@ def source_queries(
             "or use a manifest with a label column",
             reason="NO_LABELS",
         )
-    facts, skipped = run.run(labelled, sources)
-    good = [image for image in labelled if image.id in facts]
-    if not good:
-        raise SourceError(
-            f"none of the query images could be read; the first was {skipped[0].uri}: {skipped[0].reason}",
-            reason="SOURCE_EMPTY",
-        )
-    digests = [facts[image.id].sha256 for image in good]
-    raw = {m.name: run.raw(m.name, digests) for m in version.manifest.ensemble.members}
+    with nullcontext(cache) if settings.precision == "auto" else TemporaryDirectory() as place:
+        run = EmbeddingRun(ensemble, Path(place), settings, on_progress, gallery_pictures(version))
+        facts, skipped = run.run(labelled, sources)
+        good = [image for image in labelled if image.id in facts]
+        if not good:
+            raise SourceError(
+                f"none of the query images could be read; the first was {skipped[0].uri}: {skipped[0].reason}",
+                reason="SOURCE_EMPTY",
+            )
+        digests = [facts[image.id].sha256 for image in good]
+        raw = {m.name: run.raw(m.name, digests) for m in ensemble.members}
     space = JointSpace.load(version, "cpu")
     points = space.side_by_side(raw, len(good)) if space else None
     return QuerySet(

@@ -50,8 +50,8 @@ def choose_scan(matrix: CpuMatrix, weights: Floats, *, insist: bool) -> tuple[Co
     from cbir.core.compressed_scan import SAMPLE_ROWS, CompressedScan
 
     count, width = len(matrix), matrix.stops[-1]
-    rows = np.linspace(0, count - 1, min(count, _TRIALS)).astype(np.int64)
-    queries = matrix.stored(rows) * np.repeat(weights, np.diff(matrix.stops))
+    asked = np.linspace(0, count - 1, min(count, _TRIALS)).astype(np.int64)
+    queries = matrix.stored(asked) * np.repeat(weights, np.diff(matrix.stops))
     most = deepest(count)
     rows, products = matrix.best(queries, most)
     best: CompressedScan | None = None

@@ -56,6 +56,9 @@ def run(args: argparse.Namespace) -> int:
     if args.precision != "auto" and args.leave_one_out:
         message = "--precision is of embeddings, and --leave-one-out takes the index's: give --queries, or leave it out"
         raise ConfigurationError(message, reason="BAD_OPTION")
+    if args.precision != "auto" and args.report:
+        message = "--report shows the recipe in the precision of the index: leave --report or --precision out"
+        raise ConfigurationError(message, reason="BAD_OPTION")
     version = IndexStore(args.index).open()
     settings = RunSettings(args.device, args.runtime, precision=args.precision)
     cache = args.index / "cache"

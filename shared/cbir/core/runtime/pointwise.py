@@ -144,10 +144,11 @@ def _bias(product: Any, width: int) -> tuple[Any, NDArray[np.float32]] | None:
     users = list(product.output(0).get_target_inputs())
     if len(users) != 1 or users[0].get_node().get_type_name() != "Add":
         return None
-    values = _constant(users[0].get_node().input_value(1 - users[0].get_index()))
-    return None if values is None or values.shape[-1:] != (width,) or values.size != width else (
-        users[0].get_node(), values,
-    )  # fmt: skip
+    total = users[0].get_node()
+    values = _constant(total.input_value(1 - users[0].get_index()))
+    if values is None or values.shape[-1:] != (width,) or values.size != width:
+        return None
+    return total, values
 
 
 def _constant(output: Any) -> NDArray[Any] | None:

@@ -81,8 +81,7 @@ def in_eight_bits(plain: OpenVinoEmbedder, member: MemberSpec, pictures: Picture
 def _kept(folder: Path, plain: OpenVinoEmbedder) -> OpenVinoEmbedder | None:
     """The network quantised at an earlier start, if it still computes what it did then."""
     try:
-        model = openvino_core().read_model(folder / "model.xml")
-        embedder = OpenVinoEmbedder(model, plain.size, plain.interpolation, Precision.INT8)
+        embedder = _embedder(openvino_core().read_model(folder / "model.xml"), plain)
         own = np.load(folder / "own.npy")
     except (OSError, ValueError, RuntimeError):
         return None
