@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import pytest
 
@@ -9,8 +10,9 @@ from cbir.core.crop import Box
 from cbir.core.gallery import Gallery, GalleryImage
 from cbir.core.retriever import Ranking
 from cbir.server.conversion import query_from_request
-from cbir.server.query import Embedding, EngineResult, Timings
-from cbir.server.reply import write_result
+from cbir.server.engine import Engine
+from cbir.server.query import Embedding, EngineQuery, EngineResult, StoredImage, Timings
+from cbir.server.reply import warm_up, write_result
 from cbir.v1 import search_pb2
 
 BOX = Box(0, 0, 4, 4)
@@ -59,6 +61,15 @@ def test_an_answer_is_what_the_generated_classes_write(rows: list[int]) -> None:
     expected.timings.queue.seconds, expected.timings.queue.nanos = 2, 500_000_000
     assert answer == expected
     assert len(answer.hits) == len(rows)
+
+
+def test_what_answers_need_is_compiled_before_the_first(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds: list[list[object]] = []
+    monkeypatch.setattr("cbir.server.reply._fill", lambda *arrays: kinds.append([numba.typeof(a) for a in arrays]))
+    warm_up()
+    write_result(engine.search(EngineQuery(StoredImage("twin"))))
+    assert len(kinds) == 2
+    assert kinds[0] == kinds[1]
 
 
 def test_vectors_are_read_as_they_were_sent() -> None:

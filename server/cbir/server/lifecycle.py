@@ -18,7 +18,7 @@ from cbir.server.engine import Engine
 from cbir.server.health import Health
 from cbir.server.limits import GRACE, Limits
 from cbir.server.pipeline import Pipeline
-from cbir.server.reply import write_result
+from cbir.server.reply import warm_up, write_result
 from cbir.server.service import AdminService, SearchService
 from cbir.v1 import admin_pb2, admin_pb2_grpc, search_pb2
 
@@ -116,6 +116,7 @@ class Server:
             CbirError: They cannot be loaded.
         """
         engine = await self.deployment.load()
+        await asyncio.to_thread(warm_up)
         await self._health.set_serving(True)
         return engine
 

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.gallery import Gallery
-from cbir.core.jit import jit
+from cbir.core.jit import jit, keep_compiled
 from cbir.core.retriever import Ranking
 from cbir.server.query import EngineResult, Timings
 from cbir.server.varint import varint
 from cbir.v1 import search_pb2
 
-__all__ = ["write_result"]
+__all__ = ["warm_up", "write_result"]
 
 #: Images of a gallery whose encoding is kept, some 200 bytes each.
 _KEPT = 131_072
@@ -48,6 +48,15 @@ def write_result(result: EngineResult) -> tuple[bytes, bytes]:
     body = b"".join(parts)
     timings = _timings(result.timings)
     return b"".join((body, _TIMINGS, varint(len(timings)), timings)), body
+
+
+def warm_up() -> None:
+    """Compile what writes hits: on a new installation that takes seconds, for which the first answer must not wait."""
+    keep_compiled()
+    template, floats, ranks = _template(("member",))
+    number, vote = np.zeros(1, np.float32), np.zeros((1, 1), np.float32)
+    hit = np.empty((1, template.size), np.uint8)
+    _fill(template, floats, ranks, number, number, number, vote, vote, np.ones((1, 1), np.int64), hit)
 
 
 def _hits(gallery: Gallery, members: Sequence[str], ranking: Ranking) -> list[bytes]:
