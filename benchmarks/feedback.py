@@ -17,10 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cbir.core.metrics import average_precision
-from cbir.server import feedback
-from cbir.server.engine import Engine
-from cbir.server.query import Embedding, EngineQuery, EngineResult, ImageBytes
+from cbir.core.evaluation import average_precision
+from cbir.server.engine import Embedding, Engine, EngineQuery, EngineResult, ImageBytes, feedback
 
 # What the positives weigh beside the query, and the negatives beside both.
 SWEEP = [(p, n) for p in (0.5, 0.75, 1.0, 1.5) for n in (0.0, 0.125, 0.25, 0.5)]

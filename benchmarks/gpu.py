@@ -24,14 +24,13 @@ import peak
 import random_index
 import torch
 
-from cbir.core.embedder import Embedder, embed_all
-from cbir.core.ensemble import EnsembleSpec
-from cbir.core.runtime import CudaEmbedder
-from cbir.core.threads import Threads, share_out
-from cbir.indexer.samples import LABELS, draw_sample
-from cbir.server.engine import Engine
+from cbir.core.ensemble import Embedder, EnsembleSpec, embed_all
+from cbir.core.ensemble.runtime.cuda import CudaEmbedder
+from cbir.core.machine import Threads, share_out
+from cbir.indexer.samples import LABELS
+from cbir.indexer.samples.sample_split import draw_sample
+from cbir.server.engine import Engine, EngineQuery, ImageBytes
 from cbir.server.limits import Limits
-from cbir.server.query import EngineQuery, ImageBytes
 
 #: torch's types by the names of precisions.
 TYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from cbir.core.near_duplicates import BITS, close_pairs
-from cbir.server.engine import Engine
-from cbir.server.query import EngineQuery, ImageBytes
+from cbir.core.search import BITS
+from cbir.core.search.near_duplicates import close_pairs
+from cbir.server.engine import Engine, EngineQuery, ImageBytes
 
 Change = Callable[[Image.Image], Image.Image]
 

@@ -31,20 +31,16 @@ from pathlib import Path
 
 import numpy as np
 
-from cbir.core.ensemble import EnsembleSpec
-from cbir.core.ensemble_file import load_ensemble
-from cbir.core.retriever import Retriever
-from cbir.core.store import IndexStore
-from cbir.indexer.answers import SHOWN, Judge, ask, measured
-from cbir.indexer.console import progress_printer
-from cbir.indexer.embedding import RunSettings
-from cbir.indexer.finetune import OBJECTIVES, FinetuneRecipe, finetune_member
-from cbir.indexer.pipeline import FitSettings, ImageSources, build
-from cbir.indexer.query_set import source_queries
+from cbir.core.artifacts import IndexStore
+from cbir.core.ensemble import EnsembleSpec, load_ensemble
+from cbir.core.search import Retriever
+from cbir.indexer.build import FitSettings, ImageSources, RunSettings, build
+from cbir.indexer.commands.console import progress_printer
+from cbir.indexer.evaluate import source_queries
+from cbir.indexer.evaluate.answers import SHOWN, Judge, ask, measured
 from cbir.indexer.sources import ScanProblem, SourceImage, open_sources
-from cbir.indexer.training import StudentSpec, TrainingProgress
-from cbir.indexer.training.images import hold_out
-from cbir.indexer.training.layers import parse_blocks
+from cbir.indexer.train import OBJECTIVES, FinetuneRecipe, StudentSpec, TrainingProgress, finetune_member, parse_blocks
+from cbir.indexer.train.images import hold_out
 
 COLUMNS = ("unseen classes: cosine", "GLRT", "other collection: cosine", "GLRT")
 METRICS = {"cosine": 8192, "glrt": 256}

@@ -17,16 +17,13 @@ import safetensors.torch
 import timm
 import torch
 
-from cbir.core.crop import Box
-from cbir.core.ensemble import EnsembleSpec
-from cbir.core.ensemble_file import load_ensemble
-from cbir.core.fingerprint import member_fingerprint
-from cbir.core.gallery import Gallery, GalleryImage
-from cbir.core.projection import normalise
-from cbir.core.store import IndexStore
-from cbir.core.vote_settings import VoteSettings
-from cbir.indexer.publishing import VersionContent, write_version
-from cbir.indexer.samples import write_samples
+from cbir.core.artifacts import Gallery, GalleryImage, IndexStore
+from cbir.core.ensemble import EnsembleSpec, load_ensemble, member_fingerprint
+from cbir.core.images import Box
+from cbir.core.metric import normalise
+from cbir.core.vote import VoteSettings
+from cbir.indexer.build import VersionContent, write_version
+from cbir.indexer.samples.sample_split import write_samples
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import tomllib
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from cbir.core.ensemble import BUILT_IN_FOLDER
+from cbir.core.ensemble.spec import BUILT_IN_FOLDER
 
 # name, metric, whether the raw width is kept, further arguments of `cbir index`
 STEPS = (

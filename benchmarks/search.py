@@ -25,14 +25,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cbir.core.crop import Box
-from cbir.core.fusion import normalised_weights
-from cbir.core.gallery import Gallery, GalleryImage
-from cbir.core.gallery_matrix import load_matrix
-from cbir.core.nearest import NearestSearch
-from cbir.core.projection import Projection, normalise
-from cbir.core.retriever import Retriever, SearchSpec
-from cbir.core.vote_settings import VoteSettings
+from cbir.core.artifacts import Gallery, GalleryImage
+from cbir.core.images import Box
+from cbir.core.metric import Projection, normalise
+from cbir.core.search import Retriever
+from cbir.core.search.gallery_matrix import load_matrix
+from cbir.core.search.nearest_search import NearestSearch
+from cbir.core.vote import SearchSpec, VoteSettings, normalised_weights
 
 Floats = NDArray[np.float32]
 

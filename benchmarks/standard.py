@@ -20,13 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from cbir.client import Client
-from cbir.core.crop import Box
-from cbir.core.embedder import load_embedder
-from cbir.core.ensemble_file import load_ensemble
-from cbir.core.resize import prepare
-from cbir.core.text import has_text_tower, load_text_embedder
-from cbir.indexer.samples import write_samples
+from cbir.client._client import Client
+from cbir.core.ensemble import has_text_tower, load_embedder, load_ensemble, load_text_embedder
+from cbir.core.images import Box, prepare
+from cbir.indexer.samples.sample_split import write_samples
 
 ROOT = Path(__file__).resolve().parents[1]
 CBIR = [sys.executable, "-c", "import sys; from cbir.client.cli import main; sys.exit(main(sys.argv[1:]))"]
@@ -46,7 +43,7 @@ def main() -> None:
         return
     shutil.rmtree(args.out, ignore_errors=True)
     args.out.mkdir(parents=True)
-    text = (ROOT / "shared/cbir/core/ensembles/standard.toml").read_text()
+    text = (ROOT / "shared/cbir/core/ensemble/built_in/standard.toml").read_text()
     # A tag of timm moves behind the model's name, where it still tells the size of the input.
     text = re.sub(r'(?m)(^backend = "timm"\nmodel = "\w+)"\nweights = "(\w+)"$', r'\1.\2"', text)
     (args.out / "random.toml").write_text(re.sub(r"(?m)^weights = .*\n", "", text))

@@ -16,15 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cbir.core.crop import Box, Crop
-from cbir.core.ensemble import EnsembleSpec
-from cbir.core.ensemble_file import load_ensemble
-from cbir.core.fingerprint import member_fingerprint
-from cbir.core.gallery import Gallery, GalleryImage
-from cbir.core.projection import normalise
-from cbir.core.store import IndexStore
-from cbir.core.vote_settings import VoteSettings
-from cbir.indexer.publishing import VersionContent, write_version
+from cbir.core.artifacts import Gallery, GalleryImage, IndexStore
+from cbir.core.ensemble import EnsembleSpec, load_ensemble, member_fingerprint
+from cbir.core.images import Box, Crop
+from cbir.core.metric import normalise
+from cbir.core.vote import VoteSettings
+from cbir.indexer.build import VersionContent, write_version
 
 MEMBERS = ("first", "second")
 WIDTH = 320

@@ -32,12 +32,13 @@ import timm
 import torch
 from PIL import Image
 
-from cbir.client import Client, SearchResult
+from cbir.client._client import Client
+from cbir.client._results import SearchResult
 from cbir.core.ensemble import EnsembleSpec
-from cbir.core.threads import Threads, share_out
-from cbir.indexer.samples import LABELS, draw_sample
-from cbir.server.engine import Engine
-from cbir.server.query import EngineQuery, ImageBytes
+from cbir.core.machine import Threads, share_out
+from cbir.indexer.samples import LABELS
+from cbir.indexer.samples.sample_split import draw_sample
+from cbir.server.engine import Engine, EngineQuery, ImageBytes
 
 NEIGHBOURS = 10
 #: How many times as fast as the loop the engine is meant to be.

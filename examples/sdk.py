@@ -4,7 +4,8 @@
 
 import sys
 
-from cbir.client import CbirClientError, Client
+from cbir.client._client import Client
+from cbir.client._errors import CbirClientError
 
 with Client("localhost:50051") as client:
     print(f"{client.index_info().images} images indexed")

@@ -10,13 +10,12 @@ import pytest
 from images import encode, pattern
 from tiny_members import RESNET, VIT
 
-from cbir.client import AsyncClient
-from cbir.core.ensemble_file import load_ensemble
-from cbir.indexer.embedding import RunSettings
-from cbir.indexer.pipeline import FitSettings, build
+from cbir.client._async_client import AsyncClient
+from cbir.core.ensemble import load_ensemble
+from cbir.indexer.build import FitSettings, RunSettings, build
 from cbir.indexer.sources import open_sources
 from cbir.server.deployment import EngineConfig
-from cbir.server.lifecycle import Server
+from cbir.server.transport import Server
 
 
 async def test_exact_faiss_and_annoy_agree_through_search(tmp_path: Path) -> None:

@@ -10,9 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
-ROOTS = ("client", "indexer", "server", "shared")
+from house import ROOT, ROOTS, modules
 
 #: Package -> what of ours it may import besides itself.
 MAY_IMPORT = {
@@ -22,16 +20,6 @@ MAY_IMPORT = {
     "cbir.core": set(),
     "cbir.v1": set(),
 }
-
-
-def modules() -> dict[str, Path]:
-    """All our modules by name."""
-    found = {}
-    for root in ROOTS:
-        for file in sorted((ROOT / root / "cbir").rglob("*.py")):
-            parts = file.relative_to(ROOT / root).with_suffix("").parts
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
-    return found
 
 
 def package_of(module: str) -> str:

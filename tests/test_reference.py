@@ -14,13 +14,13 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from cbir.core.crop import Crop
+from cbir.core.artifacts import IndexStore
 from cbir.core.ensemble import EnsembleSpec, InputSpec, MemberSpec
-from cbir.core.retriever import Retriever, SearchSpec
-from cbir.core.store import IndexStore
-from cbir.indexer.embedding import RunSettings
-from cbir.indexer.evaluation import evaluate, source_queries
-from cbir.indexer.pipeline import FitSettings, build
+from cbir.core.images import Crop
+from cbir.core.search import Retriever
+from cbir.core.vote import SearchSpec
+from cbir.indexer.build import FitSettings, RunSettings, build
+from cbir.indexer.evaluate import evaluate, source_queries
 from cbir.indexer.sources import open_sources
 
 SHARED = Path(os.environ.get("CBIR_REFERENCE") or Path(__file__).resolve().parents[2] / "shared")

@@ -10,8 +10,8 @@ from pathlib import Path
 import open_clip
 from tiny_members import RESNET
 
+from cbir.core.artifacts import IndexStore
 from cbir.core.ensemble import MemberSpec
-from cbir.core.store import IndexStore
 
 __all__ = ["ENSEMBLE", "claim_accuracy", "member", "register"]
 

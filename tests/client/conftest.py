@@ -17,7 +17,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from PIL import Image
 
-from cbir.client import AsyncClient, Client
+from cbir.client._async_client import AsyncClient
+from cbir.client._client import Client
 from cbir.v1 import admin_pb2, admin_pb2_grpc, search_pb2, search_pb2_grpc
 
 MEMBERS = ("convnext", "resnetv2", "vit")

@@ -12,10 +12,10 @@ import grpc
 import pytest
 
 import cbir.client
-from cbir.client import (
+from cbir.client._client import Client
+from cbir.client._errors import (
     Cancelled,
     CbirClientError,
-    Client,
     DeadlineExceeded,
     FailedPrecondition,
     FieldViolation,

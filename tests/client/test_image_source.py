@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cbir.client import InvalidQuery, TooLarge
+from cbir.client._errors import InvalidQuery, TooLarge
 from cbir.client._image_source import image_bytes
 
 

@@ -17,24 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cbir.client import (
-    Box,
-    Client,
-    Crop,
-    DeadlineExceeded,
-    Embedding,
-    FailedPrecondition,
-    Fusion,
-    ImageBytes,
-    ImageId,
-    InvalidQuery,
-    NotFound,
-    Reloaded,
-    ServerError,
-    Text,
-    TooLarge,
-    Vote,
-)
+from cbir.client._client import Client
+from cbir.client._errors import DeadlineExceeded, FailedPrecondition, InvalidQuery, NotFound, ServerError, TooLarge
+from cbir.client._queries import Crop, Embedding, Fusion, ImageId, Text
+from cbir.client._results import Box, ImageBytes, Reloaded, Vote
 from cbir.v1 import search_pb2
 
 

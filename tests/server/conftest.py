@@ -26,24 +26,16 @@ from grpc_status import rpc_status
 from numpy.typing import NDArray
 from PIL import Image
 
-from cbir.core.crop import find_content
-from cbir.core.decode import decode_image
-from cbir.core.embedder import Embedder, load_embedder
-from cbir.core.ensemble import EnsembleSpec
-from cbir.core.ensemble_file import load_ensemble
-from cbir.core.fingerprint import member_fingerprint
-from cbir.core.gallery import Gallery, GalleryImage
-from cbir.core.manifest import Manifest
-from cbir.core.perceptual_hash import perceptual_hash
-from cbir.core.projection import fit_projection
-from cbir.core.resize import prepare
-from cbir.core.retriever import Retriever
-from cbir.core.store import IndexStore
-from cbir.core.vote_settings import VoteSettings
+from cbir.core.artifacts import Gallery, GalleryImage, IndexStore, Manifest
+from cbir.core.ensemble import Embedder, EnsembleSpec, load_embedder, load_ensemble, member_fingerprint
+from cbir.core.images import decode_image, find_content, perceptual_hash, prepare
+from cbir.core.metric import fit_projection
+from cbir.core.search import Retriever
+from cbir.core.vote import VoteSettings
 from cbir.server.deployment import EngineConfig
 from cbir.server.engine import Engine
-from cbir.server.lifecycle import Server
 from cbir.server.limits import Limits
+from cbir.server.transport import Server
 from cbir.v1 import admin_pb2_grpc, search_pb2_grpc
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 200), "grey": (120, 120, 120)}

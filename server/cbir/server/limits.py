@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, fields
 
-from cbir.core.decode import DecodeLimits
 from cbir.core.errors import ConfigurationError
+from cbir.core.images import DecodeLimits
 
 __all__ = ["GRACE", "Limits"]
 

@@ -10,11 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cbir.core.near_duplicates import BITS
-from cbir.core.store import IndexStore
-from cbir.indexer.console import USER_ERRORS, print_json, stderr
-from cbir.indexer.dedup import DedupReport, StoredFile, find_duplicates
-from cbir.indexer.dedup_sheet import GROUPS_SHOWN, draw_duplicates, size_text
+from cbir.core.artifacts import IndexStore
+from cbir.core.search import BITS
+from cbir.indexer.commands.console import USER_ERRORS, print_json, stderr
+from cbir.indexer.dedup import GROUPS_SHOWN, DedupReport, StoredFile, draw_duplicates, find_duplicates, size_text
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
 

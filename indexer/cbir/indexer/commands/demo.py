@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from cbir.core.errors import CbirError, ConfigurationError
-from cbir.indexer.console import USER_ERRORS, print_json, stderr
+from cbir.indexer.commands.console import USER_ERRORS, print_json, stderr
 from cbir.indexer.samples import LABELS, SampleSplit, write_split
 from cbir.indexer.sources import SourceImage, Sources, open_sources
 

@@ -8,13 +8,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from cbir.core.artifacts import IndexStore
 from cbir.core.errors import ConfigurationError
-from cbir.core.retriever import Retriever
-from cbir.core.store import IndexStore
-from cbir.indexer.console import USER_ERRORS, add_device_arguments, positive, print_json, progress_printer, stderr
-from cbir.indexer.embedding import Progress, RunSettings
-from cbir.indexer.evaluation import EvaluationReport, evaluate, gallery_queries, source_queries
-from cbir.indexer.report import examine, write_report
+from cbir.core.search import Retriever
+from cbir.indexer.build import Progress, RunSettings
+from cbir.indexer.commands.console import (
+    USER_ERRORS,
+    add_device_arguments,
+    positive,
+    print_json,
+    progress_printer,
+    stderr,
+)
+from cbir.indexer.evaluate import EvaluationReport, evaluate, examine, gallery_queries, source_queries, write_report
 from cbir.indexer.sources import open_sources
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]

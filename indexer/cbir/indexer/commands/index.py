@@ -5,10 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cbir.core.ensemble_file import BUILT_IN, load_ensemble
-from cbir.indexer.console import USER_ERRORS, add_device_arguments, positive, print_json, progress_printer, stderr
-from cbir.indexer.embedding import RunSettings
-from cbir.indexer.pipeline import FitSettings, IndexReport, build
+from cbir.core.ensemble import BUILT_IN, load_ensemble
+from cbir.indexer.build import FitSettings, IndexReport, RunSettings, build
+from cbir.indexer.commands.console import (
+    USER_ERRORS,
+    add_device_arguments,
+    positive,
+    print_json,
+    progress_printer,
+    stderr,
+)
 from cbir.indexer.sources import open_sources
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]

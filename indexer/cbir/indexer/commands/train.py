@@ -10,17 +10,33 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cbir.core.embedders.timm import build
-from cbir.core.ensemble_file import load_ensemble
+from cbir.core.ensemble import build_network, load_ensemble
 from cbir.core.errors import ConfigurationError
-from cbir.indexer.console import USER_ERRORS, add_device_arguments, positive, print_json, progress_printer, stderr
-from cbir.indexer.distill import DistillRecipe, distill_member
-from cbir.indexer.embedding import Progress, RunSettings
-from cbir.indexer.finetune import OBJECTIVES, FinetuneRecipe, finetune_member
+from cbir.indexer.build import Progress, RunSettings
+from cbir.indexer.commands.console import (
+    USER_ERRORS,
+    add_device_arguments,
+    positive,
+    print_json,
+    progress_printer,
+    stderr,
+)
 from cbir.indexer.sources import open_sources
-from cbir.indexer.training import Recipe, StudentSpec, TrainedMember, TrainingImages, TrainingProgress
-from cbir.indexer.training.layers import Trained, parse_blocks
-from cbir.indexer.training.recipe import parse_sizes
+from cbir.indexer.train import (
+    OBJECTIVES,
+    DistillRecipe,
+    FinetuneRecipe,
+    Recipe,
+    StudentSpec,
+    Trained,
+    TrainedMember,
+    TrainingImages,
+    TrainingProgress,
+    distill_member,
+    finetune_member,
+    parse_blocks,
+    parse_sizes,
+)
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
 
@@ -187,7 +203,7 @@ def _given(args: argparse.Namespace, student: StudentSpec, kind: type[Recipe]) -
     names = {field.name for field in fields(kind)} - {"objective"}
     values = {name: value for name, value in vars(args).items() if name in names and value is not None}
     if "sizes" not in values and args.ensemble:
-        values["sizes"] = ((student.input.size or build(student.as_member())[1].size, 1.0),)
+        values["sizes"] = ((student.input.size or build_network(student.as_member())[1].size, 1.0),)
     return values
 
 

@@ -8,12 +8,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cbir.indexer.console import USER_ERRORS, add_device_arguments, positive, print_json, progress_printer, stderr
-from cbir.indexer.embedding import RunSettings
+from cbir.indexer.build import RunSettings
+from cbir.indexer.commands.console import (
+    USER_ERRORS,
+    add_device_arguments,
+    positive,
+    print_json,
+    progress_printer,
+    stderr,
+)
 from cbir.indexer.sources import open_sources
-from cbir.indexer.tuning import tune
-from cbir.indexer.tuning_report import TuningReport
-from cbir.indexer.vote_search import SearchBudget
+from cbir.indexer.tune import SearchBudget, TuningReport, tune
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
 

@@ -9,12 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cbir.core.embedding_cache import EmbeddingCache
+from cbir.core.artifacts import EmbeddingCache, IndexStore, IndexVersion
 from cbir.core.errors import CbirError
-from cbir.core.index_version import IndexVersion
-from cbir.core.store import IndexStore
-from cbir.indexer.class_names import class_name_digest
-from cbir.indexer.console import USER_ERRORS, print_json, stderr
+from cbir.indexer.build import class_name_digest
+from cbir.indexer.commands.console import USER_ERRORS, print_json, stderr
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from cbir.indexer.sources.collection import Sources, open_sources
-from cbir.indexer.sources.image import IMAGE_EXTENSIONS, ScanProblem, Source, SourceImage
+import lazy_loader
 
-__all__ = ["IMAGE_EXTENSIONS", "ScanProblem", "Source", "SourceImage", "Sources", "open_sources"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

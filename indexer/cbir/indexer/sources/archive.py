@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cbir.core.errors import ImageError, SourceError
-from cbir.core.uri import ArchiveMember, archive_members, member_uri, read_uri
+from cbir.core.files import ArchiveMember, archive_members, member_uri, read_uri
 from cbir.indexer.sources.image import (
     ScanProblem,
     SourceImage,

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from cbir.core.errors import SourceError
-from cbir.core.uri import read_uri
+from cbir.core.files import read_uri
 from cbir.indexer.sources.archive import TarSource, ZipSource
 from cbir.indexer.sources.folder import FolderSource
 from cbir.indexer.sources.image import IMAGE_EXTENSIONS, ScanProblem, Source, SourceImage

@@ -9,15 +9,8 @@ from pathlib import Path
 from stat import S_ISREG
 
 from cbir.core.errors import SourceError
-from cbir.core.uri import read_uri
-from cbir.indexer.sources.image import (
-    ScanProblem,
-    SourceImage,
-    first_folder,
-    is_hidden,
-    is_image_name,
-    is_text,
-)
+from cbir.core.files import read_uri
+from cbir.indexer.sources.image import ScanProblem, SourceImage, first_folder, is_hidden, is_image_name, is_text
 
 __all__ = ["FolderSource"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from cbir.core.uri import ArchiveMember
+from cbir.core.files import ArchiveMember
 
 __all__ = [
     "IMAGE_EXTENSIONS",
@@ -33,7 +33,7 @@ class SourceImage:
     Attributes:
         id: Stable name: the path relative to the source (POSIX), or the manifest's ``id``; ``<source>/`` stands
             before a path when several sources are given.
-        uri: Absolute file path, or ``<archive>!/<member>``; see :mod:`cbir.core.uri`.
+        uri: Absolute file path, or ``<archive>!/<member>``; see :mod:`cbir.core.files.uri`.
         label: The class, ``None`` where it is not known.
         stamp: Changes when the image may have changed; made without reading its bytes.
         metadata: Further columns.

@@ -12,7 +12,7 @@ from pathlib import Path
 from stat import S_ISREG
 
 from cbir.core.errors import SourceError
-from cbir.core.uri import archive_members, member_uri, read_uri, split_uri
+from cbir.core.files import archive_members, member_uri, read_uri, split_uri
 from cbir.indexer.sources.image import ScanProblem, SourceImage, is_text, member_stamp
 
 __all__ = ["ManifestSource"]

@@ -12,15 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cbir.core.crop import find_content
-from cbir.core.decode import decode_image
-from cbir.core.embedder import embed_all
-from cbir.core.resize import prepare
-from cbir.server.commands import serve
-from cbir.server.engine import Engine
+from cbir.core.ensemble import embed_all
+from cbir.core.images import decode_image, find_content, prepare
+from cbir.server.deployment import add_arguments, engine_config
+from cbir.server.engine import Embedding, Engine, EngineQuery, InputForm
 from cbir.server.limits import Limits
-from cbir.server.preparation import InputForm
-from cbir.server.query import Embedding, EngineQuery
 
 __all__ = ["BareEngine"]
 
@@ -77,8 +73,8 @@ class BareEngine:
             CbirError: It cannot be loaded.
         """
         parser = argparse.ArgumentParser()
-        serve.add_arguments(parser)
-        config = serve.engine_config(parser.parse_args(arguments))
+        add_arguments(parser)
+        config = engine_config(parser.parse_args(arguments))
         return cls(config.load(), config.limits, images)
 
     @property

@@ -7,8 +7,8 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from cbir.server.bench.generator import Generator, Window
-from cbir.server.bench.payloads import Payloads
+from cbir.server.bench.load.generator import Generator, Window
+from cbir.server.bench.load.payloads import Payloads
 from cbir.server.bench.server_process import ServerProcess
 
 __all__ = ["account", "cancel_half"]

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 
 from cbir.core.errors import ConfigurationError
-from cbir.server.bench.generator import SEARCH, SEARCH_STREAM
+from cbir.server.bench.load.generator import SEARCH, SEARCH_STREAM
 from cbir.v1 import search_pb2
 
 __all__ = ["echo_server"]

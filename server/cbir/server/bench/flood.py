@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from cbir.server.bench.arrivals import constant, poisson
-from cbir.server.bench.generator import Generator
-from cbir.server.bench.payloads import Payloads
-from cbir.server.bench.summary import open_figures
+from cbir.server.bench.figures.summary import open_figures
+from cbir.server.bench.load.arrivals import constant, poisson
+from cbir.server.bench.load.generator import Generator
+from cbir.server.bench.load.payloads import Payloads
 
 __all__ = ["flood"]
 

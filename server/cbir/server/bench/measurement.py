@@ -10,19 +10,19 @@ from typing import Any
 import grpc
 from google.protobuf.json_format import MessageToDict
 
+from cbir.core.artifacts import IndexStore
 from cbir.core.errors import ConfigurationError
-from cbir.core.store import IndexStore
-from cbir.server.bench import payloads as supply
 from cbir.server.bench.bare import bare
 from cbir.server.bench.cancellation import cancel_half
 from cbir.server.bench.echo import echo_server
+from cbir.server.bench.figures.ratios import ratios
 from cbir.server.bench.flood import flood
-from cbir.server.bench.generator import SEARCH, Generator, Window
+from cbir.server.bench.load import payloads as supply
+from cbir.server.bench.load.generator import SEARCH, Generator, Window
+from cbir.server.bench.load.payloads import Payloads
+from cbir.server.bench.load.query_images import drawn_images, fetch_images, read_images
 from cbir.server.bench.machine import machine_facts
-from cbir.server.bench.payloads import Payloads
 from cbir.server.bench.plan import Plan
-from cbir.server.bench.query_images import drawn_images, fetch_images, read_images
-from cbir.server.bench.ratios import ratios
 from cbir.server.bench.reloads import reload_under_load, two_versions
 from cbir.server.bench.replicas import compare_processes
 from cbir.server.bench.server_process import ServerProcess, serve_takes, server_process

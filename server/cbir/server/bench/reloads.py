@@ -16,12 +16,12 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.store import IndexStore
-from cbir.server.bench.arrivals import poisson
-from cbir.server.bench.generator import Generator, Load
-from cbir.server.bench.outcomes import Outcomes
-from cbir.server.bench.payloads import Payloads
-from cbir.server.bench.summary import latency_figures
+from cbir.core.artifacts import IndexStore
+from cbir.server.bench.figures.summary import latency_figures
+from cbir.server.bench.load.arrivals import poisson
+from cbir.server.bench.load.generator import Generator, Load
+from cbir.server.bench.load.outcomes import Outcomes
+from cbir.server.bench.load.payloads import Payloads
 from cbir.v1 import admin_pb2, admin_pb2_grpc
 
 __all__ = ["during", "reload_under_load", "two_versions"]

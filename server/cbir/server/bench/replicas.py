@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from cbir.server.bench.generator import Generator, Load, Window
-from cbir.server.bench.payloads import Payloads
+from cbir.server.bench.load.generator import Generator, Load, Window
+from cbir.server.bench.load.payloads import Payloads
 from cbir.server.bench.server_process import ServerProcess, server_process
 from cbir.server.bench.sweep import Level, level_figures
 

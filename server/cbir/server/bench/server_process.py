@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cbir.core.errors import ConfigurationError
-from cbir.server.commands import serve
+from cbir.server.deployment import add_arguments
 
 __all__ = ["ServerProcess", "read_metrics", "serve_takes", "server_process"]
 
@@ -27,7 +27,7 @@ _SAMPLE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*(?:\{[^}]*\})?) (\S+)(?: \d+)?$
 def serve_takes(option: str) -> bool:
     """Whether ``cbir serve`` of this release has an option."""
     parser = argparse.ArgumentParser()
-    serve.add_arguments(parser)
+    add_arguments(parser)
     return option in parser.format_help()
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from cbir.core.errors import ConfigurationError
 from cbir.server.bench.bare import Bare, Timed
-from cbir.server.bench.generator import Generator, Load, Window
-from cbir.server.bench.outcomes import Outcomes
-from cbir.server.bench.payloads import Payloads
+from cbir.server.bench.figures.stages import mean_stages
+from cbir.server.bench.figures.summary import closed_rate, latency_figures, percentile
+from cbir.server.bench.load.generator import Generator, Load, Window
+from cbir.server.bench.load.outcomes import Outcomes
+from cbir.server.bench.load.payloads import Payloads
 from cbir.server.bench.server_process import ServerProcess
-from cbir.server.bench.stages import mean_stages
-from cbir.server.bench.summary import closed_rate, latency_figures, percentile
 
 __all__ = ["Level", "Sweep", "bare_figures", "level_figures", "run_sweep"]
 

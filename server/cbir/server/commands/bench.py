@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from cbir.core.errors import CbirError, ConfigurationError
-from cbir.core.threads import idle_quietly
+from cbir.core.machine import idle_quietly
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
 
@@ -104,9 +104,7 @@ def run(args: argparse.Namespace) -> int:
     import uvloop
     from rich.console import Console
 
-    from cbir.server.bench.chart import draw
-    from cbir.server.bench.measurement import measure
-    from cbir.server.bench.tables import print_tables
+    from cbir.server.bench import draw, measure, print_tables
 
     # Servers are started from here, and gRPC would print a line for each of them.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
@@ -135,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> Any:
-    from cbir.server.bench.plan import Plan
+    from cbir.server.bench import Plan
 
     quick = args.quick
     return Plan(

@@ -1,0 +1,7 @@
+"""The command line: the program ``cbir`` and what it shows in a terminal."""
+
+from __future__ import annotations
+
+from cbir.client.cli.program import COMMANDS, Command, main
+
+__all__ = ["COMMANDS", "Command", "main"]

@@ -1,0 +1,131 @@
+"""The program ``cbir``: finds the command, loads it, and turns its errors into sentences.
+
+A command is a module with
+
+- ``add_arguments(parser)``: declares its arguments;
+- ``run(args) -> int``: does the work and returns the exit status;
+- ``USER_ERRORS``: the exceptions whose text is a sentence for the user.
+
+Only the module of the command that is called is imported, so that the client's commands run where the indexer's and
+the server's dependencies are not installed.
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["COMMANDS", "Command", "main"]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Where a command lives.
+
+    Attributes:
+        module: The module that implements it.
+        help: What it does, in a line.
+        extra: The extra of the distribution that installs what it needs; None: the distribution alone will do.
+    """
+
+    module: str
+    help: str
+    extra: str | None = None
+
+
+#: Every command, in the order of the help. To add one, write its module and add a line.
+COMMANDS: dict[str, Command] = {
+    "index": Command("cbir.indexer.commands.index", "build or update an index and publish a new version", "indexer"),
+    "eval": Command("cbir.indexer.commands.eval", "measure MAP@10 of the ensemble and each member", "indexer"),
+    "tune": Command("cbir.indexer.commands.tune", "choose the vote by MAP@10 and publish it", "indexer"),
+    "train": Command("cbir.indexer.commands.train", "train members of an ensemble", "indexer"),
+    "info": Command("cbir.indexer.commands.versions", "describe an index", "indexer"),
+    "versions": Command("cbir.indexer.commands.versions", "list the versions of an index", "indexer"),
+    "verify": Command("cbir.indexer.commands.versions", "check every file of an index against its checksum", "indexer"),
+    "rollback": Command("cbir.indexer.commands.versions", "make an earlier version the live one", "indexer"),
+    "gc": Command("cbir.indexer.commands.versions", "delete versions and cached embeddings no longer used", "indexer"),
+    "dedup": Command("cbir.indexer.commands.dedup", "list near-duplicate images of an index", "indexer"),
+    "serve": Command("cbir.server.commands.serve", "answer queries over gRPC", "server"),
+    "bench": Command("cbir.server.commands.bench", "measure the speed of a server", "server"),
+    "search": Command("cbir.client.cli.commands.search", "find the images that are most like yours"),
+    "demo": Command("cbir.indexer.commands.demo", "everything at once, on sample images", "server"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status.
+
+    Args:
+        argv: The arguments after the program's name; default those of this process.
+
+    Raises:
+        SystemExit: With status 2 for wrong usage, 0 after ``--help`` and ``--version``.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
+
+
+def _run(arguments: list[str]) -> int:
+    name = next((argument for argument in arguments if not argument.startswith("-")), None)
+    command = COMMANDS.get(name or "")
+    parser = argparse.ArgumentParser(prog="cbir", description="Find images that show the same thing.")
+    parser.add_argument("--version", action=_PrintVersion)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    parsers = {key: subparsers.add_parser(key, help=one.help, description=one.help) for key, one in COMMANDS.items()}
+    if name is None or command is None:
+        parser.parse_args(arguments)
+        return 2  # not reached: without a known command, argparse has printed help, version or usage
+    try:
+        module = importlib.import_module(command.module)
+        module.add_arguments(parsers[name])
+        args = parser.parse_args(arguments)
+        try:
+            return int(module.run(args))
+        except BrokenPipeError:
+            raise  # an OSError, but no fault of the user's
+        except module.USER_ERRORS as error:
+            return _fail(str(error))
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", "cbir"):
+            raise
+        package = f"ensemble-cbir[{command.extra}]" if command.extra else "ensemble-cbir"
+        needs = f"the {command.extra} extra" if command.extra else "its dependencies"
+        return _fail(f"cbir {name} needs {needs} ({missing} is not installed): pip install '{package}'")
+
+
+def _fail(sentence: str) -> int:
+    sys.stderr.write(f"cbir: {sentence}\n")
+    return 1
+
+
+class _PrintVersion(argparse.Action):
+    """``--version``, which reads the installed metadata only when it is asked."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest=argparse.SUPPRESS, nargs=0, help="print the version and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *unused: object, **also_unused: object) -> None:
+        from importlib import metadata
+
+        sys.stdout.write(f"cbir {metadata.version('ensemble-cbir')}\n")
+        parser.exit()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

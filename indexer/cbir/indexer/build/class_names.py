@@ -1,0 +1,104 @@
+"""What an index keeps so that its members with a text tower can be asked in words, and vote for labels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.core.artifacts import EmbeddingCache, Gallery, VersionWriter
+from cbir.core.ensemble import PROMPTS, MemberSpec, class_embeddings, has_text_tower, load_text_embedder
+from cbir.core.search import zero_shot_probabilities
+from cbir.indexer.build.embedding import Progress
+
+__all__ = ["class_name_digest", "class_names_folder", "write_joint_space"]
+
+Floats = NDArray[np.float32]
+
+_BLOCK_ROWS = 65536
+
+
+def class_names_folder(fingerprint: str) -> str:
+    """Where the cache keeps the class names that a member embedded."""
+    return f"classes-{PROMPTS}-{fingerprint}"
+
+
+def class_name_digest(label: str) -> bytes:
+    """The cache's key of a class name."""
+    return hashlib.sha256(label.encode()).digest()
+
+
+def write_joint_space(
+    writer: VersionWriter,
+    gallery: Gallery,
+    member: MemberSpec,
+    fingerprint: str,
+    raw: Floats,
+    device: str,
+    report: Callable[[Progress], None],
+) -> dict[str, Any]:
+    """Write what a member that understands words needs: ``joint.npy``, and with labels ``classes.safetensors``.
+
+    Args:
+        raw: (N, raw_dim) unit vectors in row order.
+
+    Returns:
+        The facts for the manifest: ``text``, and where that is True ``prompts`` and ``zero_shot_accuracy``.
+
+    Raises:
+        EnsembleError: Class names must be embedded and the text tower cannot be loaded.
+    """
+    if not has_text_tower(member):
+        return {"text": False}
+    from safetensors.numpy import save_file
+
+    folder = f"members/{member.name}"
+    np.save(writer.file(f"{folder}/joint.npy"), raw.astype(np.float16))
+    if not gallery.labels:
+        return {"text": True, "prompts": None, "zero_shot_accuracy": None}
+    classes, scale = _classes(writer.index / "cache", gallery.labels, member, fingerprint, device, report)
+    save_file(
+        {"embeddings": classes, "logit_scale": np.array([scale], np.float32)},
+        writer.file(f"{folder}/classes.safetensors"),
+    )
+    accuracy = _accuracy(raw, gallery.label_codes, classes, scale)
+    return {"text": True, "prompts": PROMPTS, "zero_shot_accuracy": round(accuracy, 4)}
+
+
+def _classes(
+    cache: Path,
+    labels: Sequence[str],
+    member: MemberSpec,
+    fingerprint: str,
+    device: str,
+    report: Callable[[Progress], None],
+) -> tuple[Floats, float]:
+    """(C, D) unit vectors of the labels' names and the logit scale; the text tower is loaded for new names only."""
+    # The cache holds unit vectors times the logit scale, so that nothing else need be remembered with them.
+    known = EmbeddingCache(cache, class_names_folder(fingerprint))
+    new = [label for label in labels if class_name_digest(label) not in known]
+    if new:
+        report(Progress(f"load words of {member.name}", 0, len(new)))
+        embedder = load_text_embedder(member, device)
+        report(Progress(f"embed class names by {member.name}", 0, len(new)))
+        vectors = class_embeddings(embedder, new) * np.float32(embedder.logit_scale)
+        known.put([class_name_digest(label) for label in new], vectors)
+    scaled = known.get([class_name_digest(label) for label in labels])
+    norms = np.linalg.norm(scaled, axis=1, keepdims=True)
+    return np.ascontiguousarray(scaled / norms, np.float32), float(norms.mean())
+
+
+def _accuracy(raw: Floats, codes: NDArray[np.int32], classes: Floats, scale: float) -> float:
+    """Share of the labelled images whose label is the likeliest by its name alone.
+
+    It tells names that mean something to the model from names such as ``n01440764``.
+    """
+    right = 0
+    for start in range(0, len(raw), _BLOCK_ROWS):
+        part = slice(start, start + _BLOCK_ROWS)
+        right += int((zero_shot_probabilities(raw[part], classes, scale).argmax(axis=1) == codes[part]).sum())
+    return right / max(1, int((codes >= 0).sum()))

@@ -1,0 +1,278 @@
+"""Build or update an index: scan, compare with the live version, embed what is new, project, publish."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from cbir.core.artifacts import Gallery, GalleryImage, IndexStore, IndexVersion
+from cbir.core.ensemble import EnsembleSpec, has_text_tower
+from cbir.core.errors import ArtifactError, SourceError
+from cbir.core.machine import keep_compiled
+from cbir.core.vector_index import check_index
+from cbir.core.vote import VoteSettings
+from cbir.indexer.build.embedding import EmbeddingRun, ImageFacts, Progress, RunSettings, SkippedImage
+from cbir.indexer.build.publishing import VersionContent, write_version
+from cbir.indexer.sources import ScanProblem, SourceImage
+
+__all__ = ["FitSettings", "ImageSources", "IndexReport", "build"]
+
+#: A file without read permission has the same stamp once it has it: such images are tried again at every run.
+_TRY_AGAIN = ("IMAGE_UNREADABLE",)
+
+
+class ImageSources(Protocol):
+    """What is indexed (see :func:`cbir.indexer.sources.open_sources`)."""
+
+    @property
+    def problems(self) -> Sequence[ScanProblem]:
+        """What the last scan passed over."""
+        ...
+
+    def scan(self) -> list[SourceImage]:
+        """Every image that is there, with distinct ids."""
+        ...
+
+    def read(self, image: SourceImage) -> bytes:
+        """The bytes of one; thread-safe."""
+        ...
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """What the indexer learns from the gallery.
+
+    Attributes:
+        pseudo_labels: Fit GLRT on neighbours even where the gallery has labels.
+        label_share: lambda of the label vote; 0 leaves labels out of the score; None: as tuned, else 0.
+        index: Overrides the members' own ``index``.
+        rebuild: Publish a new version even where nothing changed (a damaged version is replaced so).
+        keep_tuning: Go on with what `cbir tune` chose, as long as the ensemble is the same.
+    """
+
+    pseudo_labels: bool = False
+    label_share: float | None = None
+    index: str | None = None
+    rebuild: bool = False
+    keep_tuning: bool = True
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """What one run did; ``embedded + reused == images``.
+
+    Attributes:
+        embedded: Images whose bytes a model had to see in this run.
+        added: Images that the version before did not hold.
+        changed: Images whose bytes differ from the version before.
+        removed: Images of the version before that are gone.
+        published: Whether a new version was made; False when nothing had changed.
+    """
+
+    index: str
+    version: str
+    images: int
+    embedded: int
+    reused: int
+    added: int
+    changed: int
+    removed: int
+    skipped: tuple[SkippedImage, ...]
+    seconds: float
+    published: bool = True
+    fitted_on: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document `cbir index --json` prints."""
+        skipped = [{"uri": s.uri, "reason": s.reason, "code": s.code} for s in self.skipped]
+        return {**vars(self), "skipped": skipped, "fitted_on": dict(self.fitted_on), "seconds": round(self.seconds, 3)}
+
+
+def build(
+    sources: ImageSources,
+    out: Path,
+    ensemble: EnsembleSpec,
+    run_settings: RunSettings | None = None,
+    fit: FitSettings | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> IndexReport:
+    """Bring the index at ``out`` up to date with the sources and publish a new version.
+
+    Raises:
+        SourceError: There is no image that can be indexed; the live version stays.
+        ArtifactError: The folder cannot be written or another indexer holds it.
+        KeyboardInterrupt: What was embedded is kept for the next run; the live version stays.
+    """
+    started = time.monotonic()
+    keep_compiled()
+    if fit and fit.index:
+        check_index(fit.index)
+    run_settings, fit = run_settings or RunSettings(), fit or FitSettings()
+    report = on_progress or (lambda _: None)
+    store = IndexStore(out)
+    report(Progress("scan", 0, 0))
+    # Row order is id order: ties between equal scores then break by id wherever rows are sorted.
+    found = sorted(sources.scan(), key=lambda image: image.id)
+    with store.lock():
+        previous = _open_live(store)
+        run = EmbeddingRun(ensemble, out / "cache", run_settings, on_progress)
+        plan = _Plan.make(found, None if fit.rebuild else previous, run)
+        settings = {
+            "pseudo_labels": fit.pseudo_labels,
+            "label_share": fit.label_share,
+            "index": fit.index,
+            "keep_tuning": fit.keep_tuning,
+        }
+        problems = [SkippedImage(p.uri, p.reason, "SOURCE_PROBLEM", "") for p in sources.problems]
+        facts, newly_skipped = run.run(plan.todo, sources)
+        skipped = (*problems, *plan.skipped, *newly_skipped)
+        # A version that was tuned after an index run without its tuning has that run's settings.
+        stays = previous is not None and (fit.keep_tuning or not previous.vote.tuned)
+        if (
+            previous
+            and stays
+            and plan.unchanged
+            and not facts
+            and _same_make(previous, run, ensemble, settings, skipped)
+        ):
+            count = len(previous.gallery)
+            return IndexReport(
+                str(out), previous.name, count, 0, count, 0, 0, 0, skipped, time.monotonic() - started, False,
+                {name: str(facts["fitted_on"]) for name, facts in previous.manifest.members.items()},
+            )  # fmt: skip
+        facts.update(plan.facts)
+        images = [_gallery_image(image, facts[image.id]) for image in found if image.id in facts]
+        if not images:
+            example = f"; the first was {skipped[0].uri}: {skipped[0].reason}" if skipped else ""
+            raise SourceError(f"none of the {len(found)} images could be read{example}", reason="SOURCE_EMPTY")
+        writer = store.begin()
+        try:
+            gallery = Gallery.from_images(images)
+            digests = [bytes.fromhex(gallery.sha256(row)) for row in range(len(gallery))]
+            content = VersionContent(
+                gallery,
+                ensemble,
+                lambda member: run.raw(member, digests),
+                run.fingerprints,
+                _vote(previous, ensemble, fit),
+                fit.pseudo_labels,
+                fit.index,
+                settings,
+                [{"uri": s.uri, "reason": s.reason, "code": s.code, "stamp": s.stamp} for s in skipped],
+                run_settings.device,
+            )
+            version = write_version(writer, content, report)
+        except BaseException:
+            writer.abandon()
+            raise
+        run.compact()
+    embedded = _count_embedded(images, run)
+    added, changed, removed = _differences(previous, images)
+    return IndexReport(
+        str(out), version.name, len(images), embedded, len(images) - embedded, added, changed, removed, skipped,
+        time.monotonic() - started, True,
+        {name: str(facts["fitted_on"]) for name, facts in version.manifest.members.items()},
+    )  # fmt: skip
+
+
+def _open_live(store: IndexStore) -> IndexVersion | None:
+    if not store.has_current():
+        return None
+    try:
+        version = store.open()
+        _ = version.gallery  # read now: a damaged one must not stop its own replacement
+        return version
+    except ArtifactError:
+        # A damaged version is rebuilt; what it cost to embed is in the cache.
+        return None
+
+
+@dataclass
+class _Plan:
+    """What must be read, and what the live version and the cache tell already.
+
+    ``unchanged``: every image of the live version is there as it was.
+    """
+
+    todo: list[SourceImage]
+    facts: dict[str, ImageFacts]
+    skipped: list[SkippedImage]
+    unchanged: bool
+
+    @classmethod
+    def make(cls, found: Sequence[SourceImage], previous: IndexVersion | None, run: EmbeddingRun) -> _Plan:
+        before: dict[str, GalleryImage] = {}
+        refused: dict[tuple[str, str], Mapping[str, str]] = {}
+        if previous:
+            gallery = previous.gallery
+            before = {image.id: image for image in gallery.images()}
+            refused = {(s["uri"], s["stamp"]): s for s in previous.manifest.skipped if s["code"] not in _TRY_AGAIN}
+        plan = cls([], {}, [], previous is not None)
+        kept = 0
+        for image in found:
+            old = before.get(image.id)
+            digest = bytes.fromhex(old.sha256) if old else b""
+            if old and (old.uri, old.stamp) == (image.uri, image.stamp) and run.known(digest):
+                plan.facts[image.id] = run.facts(digest)
+                same = old.label == image.label and dict(old.metadata) == dict(image.metadata)
+                plan.unchanged = plan.unchanged and same
+                kept += 1
+            elif (known := refused.get((image.uri, image.stamp))) is not None:
+                plan.skipped.append(SkippedImage(image.uri, known["reason"], known["code"], image.stamp))
+            else:
+                plan.todo.append(image)
+        plan.unchanged = plan.unchanged and kept == len(before)
+        return plan
+
+
+def _same_make(
+    previous: IndexVersion,
+    run: EmbeddingRun,
+    ensemble: EnsembleSpec,
+    settings: Mapping[str, Any],
+    skipped: Sequence[SkippedImage],
+) -> bool:
+    """Whether a new version would be the same as the live one."""
+    manifest = previous.manifest
+    prints = {name: facts["fingerprint"] for name, facts in manifest.members.items()}
+    return (
+        prints == run.fingerprints
+        and all(bool(manifest.members[m.name].get("text")) == has_text_tower(m) for m in ensemble.members)
+        and manifest.ensemble.to_json() == ensemble.to_json()
+        and dict(manifest.settings) == dict(settings)
+        and {s["uri"] for s in manifest.skipped} == {s.uri for s in skipped}
+    )
+
+
+def _gallery_image(image: SourceImage, facts: ImageFacts) -> GalleryImage:
+    return GalleryImage(
+        image.id, image.uri, image.label, facts.width, facts.height, facts.sha256.hex(), facts.phash, facts.crop,
+        image.stamp, dict(image.metadata),
+    )  # fmt: skip
+
+
+def _vote(previous: IndexVersion | None, ensemble: EnsembleSpec, fit: FitSettings) -> VoteSettings:
+    """The live version's tuned vote while the ensemble is the same; else what the ensemble file says."""
+    if previous and fit.keep_tuning and previous.vote.tuned and previous.manifest.ensemble == ensemble:
+        if fit.label_share is None:
+            return previous.vote
+        return replace(previous.vote, label_share=fit.label_share, calibration=None)
+    return VoteSettings({m.name: m.weight for m in ensemble.members}, label_share=fit.label_share or 0.0)
+
+
+def _count_embedded(images: Sequence[GalleryImage], run: EmbeddingRun) -> int:
+    """Images whose bytes were new; of several images with the same bytes one counts."""
+    return len({image.sha256 for image in images} & {digest.hex() for digest in run.embedded})
+
+
+def _differences(previous: IndexVersion | None, images: Sequence[GalleryImage]) -> tuple[int, int, int]:
+    """Images added, changed and removed against the version before."""
+    if previous is None:
+        return len(images), 0, 0
+    before = {image.id: image.sha256 for image in previous.gallery.images()}
+    now = {image.id: image.sha256 for image in images}
+    changed = sum(1 for name, digest in now.items() if name in before and before[name] != digest)
+    return len(now.keys() - before.keys()), changed, len(before.keys() - now.keys())

@@ -1,0 +1,113 @@
+"""What the indexer's commands write to the terminal: progress on stderr, one JSON document on stdout."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from safetensors import SafetensorError
+
+from cbir.core.errors import CbirError
+from cbir.indexer.build import Progress
+
+__all__ = ["USER_ERRORS", "add_device_arguments", "positive", "print_json", "progress_printer", "stderr"]
+
+
+#: What a user or their machine can cause: a full disk and a file in place of a folder among it.
+USER_ERRORS = (CbirError, OSError, SafetensorError)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, as an argparse type."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return value
+
+
+def stderr() -> Console:
+    """A console on stderr, which leaves stdout to results."""
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(document: Any) -> None:
+    """Write one JSON document to stdout."""
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of every command that runs models."""
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the models run")
+    parser.add_argument(
+        "--runtime", choices=("auto", "openvino", "torch"), default="auto", help="what runs them on a CPU"
+    )
+
+
+@contextmanager
+def progress_printer() -> Iterator[Callable[[Progress], None]]:
+    """Show progress: bars on a terminal, a line every few seconds elsewhere."""
+    console = stderr()
+    if console.is_terminal:
+        with _bars(console) as report:
+            yield report
+    else:
+        yield _Lines(console)
+
+
+@contextmanager
+def _bars(console: Console) -> Iterator[Callable[[Progress], None]]:
+    columns = (
+        TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Bars(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(progress: Progress) -> None:
+            if progress.stage.startswith("load "):
+                # Libraries draw bars of their own for what they download, which need the terminal to themselves.
+                if progress.stage not in tasks:
+                    tasks[progress.stage] = bars.add_task(progress.stage, visible=False)
+                    bars.stop()
+                    console.print(progress.stage, style="dim", soft_wrap=True)
+                return
+            bars.start()
+            if progress.stage not in tasks:
+                for task in tasks.values():
+                    bars.update(task, visible=False)
+                tasks[progress.stage] = bars.add_task(progress.stage, total=progress.total or None, rate="")
+            rate = f"{progress.rate:.0f} images/s" if progress.rate else ""
+            bars.update(tasks[progress.stage], completed=progress.done, total=progress.total or None, rate=rate)
+
+        yield report
+
+
+class _Lines:
+    """A line a stage and every few seconds, for logs."""
+
+    def __init__(self, console: Console, seconds: float = 5.0) -> None:
+        self._console, self._seconds = console, seconds
+        self._stage, self._next = "", 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if progress.stage == self._stage and now < self._next:
+            return
+        self._stage, self._next = progress.stage, now + self._seconds
+        if progress.rate:
+            left = f", {progress.seconds_left:.0f} s left" if progress.seconds_left is not None else ""
+            self._console.print(
+                f"{progress.stage} {progress.done}/{progress.total} ({progress.rate:.0f} images/s{left})",
+                soft_wrap=True,
+            )
+        else:
+            self._console.print(progress.stage, soft_wrap=True)

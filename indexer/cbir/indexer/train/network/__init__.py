@@ -1,0 +1,1 @@
+"""The network that is trained, which of its layers are, and the head that it leaves."""

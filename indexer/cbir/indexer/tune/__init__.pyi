@@ -1,0 +1,3 @@
+from .tuning import tune as tune
+from .tuning_report import TuningReport as TuningReport
+from .vote_search import SearchBudget as SearchBudget

@@ -1,0 +1,190 @@
+"""Cross-fitting: the vectors under which queries are scored by metrics that never saw their labels.
+
+The labelled gallery is cut into folds; the images of a fold are queries against all others, under a metric fitted to
+the others.
+
+Shapes: N images (gallery first, given queries after).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cbir.core.metric import SAMPLE, augmented, enough_labels, expanded, fit_glrt, fit_pca, neighbour_metrics, normalise
+
+__all__ = [
+    "MemberSpace",
+    "MemberVectors",
+    "Sharpening",
+    "Split",
+    "cross_splits",
+    "label_free_metrics",
+    "member_space",
+    "project",
+    "sharpen",
+]
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+#: (B, dim) unit vectors by (member number, dim).
+MemberVectors = Mapping[tuple[int, int], Floats]
+
+_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class Split:
+    """Whose labels teach, what is searched, and what asks; row numbers all."""
+
+    teachers: Ints
+    gallery: Ints
+    queries: Ints
+
+
+@dataclass(frozen=True)
+class MemberSpace:
+    """A member's embeddings before the metric.
+
+    Attributes:
+        components: (N, D) coordinates on the principal components, not normalised: a prefix is a smaller projection.
+        glrt: A metric is learnt on them.
+        dim: The components that the ensemble file asks for.
+    """
+
+    name: str
+    components: Floats
+    glrt: bool
+    dim: int
+
+    def unit(self, dim: int) -> Floats:
+        """(N, dim) unit vectors of the first components."""
+        return normalise(self.components[:, :dim])
+
+
+@dataclass(frozen=True)
+class Sharpening:
+    """Augmentation of the gallery and expansion of queries; see :mod:`cbir.core.metric.expansion`."""
+
+    augmentation_neighbours: int = 5
+    augmentation_exponent: float = 3.0
+    expansion_neighbours: int = 10
+    expansion_exponent: float = 3.0
+
+
+def member_space(name: str, raw: Floats, gallery: int, metric: str, dim: int, widest: int) -> MemberSpace:
+    """Principal components of a member's raw vectors, fitted to the first ``gallery`` rows."""
+    mean, basis = fit_pca(raw[:gallery], max(dim, widest), centred=metric != "cosine")
+    return MemberSpace(name, np.asarray((raw - mean) @ basis, np.float32), metric == "glrt", dim)
+
+
+def cross_splits(codes: NDArray[np.integer], groups: Sequence[str], folds: int = 5, seed: int = 0) -> list[Split]:
+    """Cut a gallery into folds, class by class.
+
+    Args:
+        codes: (N,) class numbers, -1 for images without a label: they are searched in every fold and never ask.
+        groups: (N,) images of one group (the same bytes) go into one fold, so that none finds itself.
+    """
+    rng = np.random.default_rng(seed)
+    place = {name: number for number, name in enumerate(dict.fromkeys(groups))}
+    group = np.array([place[name] for name in groups])
+    fold_of_group = np.full(len(place), -1)
+    counter = 0
+    for code in np.unique(codes[codes >= 0]):
+        for number in rng.permutation(np.unique(group[codes == code])):
+            if fold_of_group[number] < 0:
+                fold_of_group[number] = counter % folds
+                counter += 1
+    fold = np.where(codes >= 0, fold_of_group[group], -1)
+    splits = []
+    for f in range(folds):
+        others = np.flatnonzero(fold != f)
+        asking = np.flatnonzero(fold == f)
+        if len(asking):
+            splits.append(Split(others[codes[others] >= 0], others, asking))
+    return splits
+
+
+def label_free_metrics(
+    spaces: Sequence[MemberSpace], dims: Sequence[Sequence[int]], splits: Sequence[Split], codes: NDArray[np.integer]
+) -> dict[tuple[int, int], Floats]:
+    """Metrics learnt without labels, where some split has too few; they are the same for all splits."""
+    if all(enough_labels(codes[s.teachers]) for s in splits):
+        return {}
+    rows = np.unique(np.concatenate([s.gallery for s in splits]))
+    if len(rows) > SAMPLE:
+        rows = np.sort(np.random.default_rng(0).choice(rows, SAMPLE, replace=False))
+    learning = [m for m, space in enumerate(spaces) if space.glrt]
+    metrics: dict[tuple[int, int], Floats] = {}
+    for choice in range(max(len(d) for d in dims)):
+        keys = [(m, dims[m][min(choice, len(dims[m]) - 1)]) for m in learning]
+        if not keys or all(key in metrics for key in keys):
+            continue
+        found = neighbour_metrics([spaces[m].unit(d)[rows] for m, d in keys])
+        for key, metric in zip(keys, found, strict=True):
+            metrics.setdefault(key, metric)
+    return metrics
+
+
+def project(
+    spaces: Sequence[MemberSpace],
+    dims: Sequence[Sequence[int]],
+    codes: NDArray[np.integer],
+    split: Split,
+    label_free: Mapping[tuple[int, int], Floats],
+) -> dict[tuple[int, int], Floats]:
+    """Every image in every member's space and dimension, under metrics that the split's teachers taught.
+
+    Args:
+        label_free: Metrics to take instead, where there are any.
+
+    Returns:
+        (N, dim) unit vectors by (member number, dim).
+    """
+    result = {}
+    for m, space in enumerate(spaces):
+        for dim in dims[m]:
+            z = space.unit(dim)
+            if space.glrt:
+                metric = label_free.get((m, dim))
+                if metric is None:
+                    metric = fit_glrt(z[split.teachers], codes[split.teachers])
+                z = normalise(z @ metric.T)
+            result[m, dim] = z
+    return result
+
+
+def sharpen(
+    asking: MemberVectors, searched: MemberVectors, share: NDArray[np.floating], how: Sharpening
+) -> tuple[dict[tuple[int, int], Floats], dict[tuple[int, int], Floats]]:
+    """Augment the vectors that are searched, and move those that ask towards what they then find.
+
+    Args:
+        asking: One dimension a member, as ``searched``.
+        share: (M,) weights of the members that sum to 1.
+    """
+    keys = list(asking)
+    widths = [asking[key].shape[1] for key in keys]
+    gallery = augmented(
+        np.concatenate([searched[key] for key in keys], axis=1), widths, how.augmentation_neighbours,
+        how.augmentation_exponent, np.asarray(share),
+    )  # fmt: skip
+    queries = np.concatenate([asking[key] for key in keys], axis=1)
+    scale = np.repeat(share, widths).astype(np.float32)
+    moved = np.empty_like(queries)
+    base = torch.from_numpy(gallery)
+    for start in range(0, len(queries), _BLOCK):
+        block = queries[start : start + _BLOCK]
+        best = torch.topk(torch.from_numpy(block * scale) @ base.T, min(how.expansion_neighbours, len(gallery)))
+        moved[start : start + _BLOCK] = expanded(
+            block, gallery[best.indices.numpy()], best.values.numpy(), how.expansion_exponent, widths
+        )
+    stops = np.cumsum(widths)[:-1]
+    return (
+        dict(zip(keys, np.split(moved, stops, axis=1), strict=True)),
+        dict(zip(keys, np.split(gallery, stops, axis=1), strict=True)),
+    )

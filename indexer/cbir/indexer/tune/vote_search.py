@@ -1,0 +1,174 @@
+"""The search for a better vote: dimensions first, then CMA-ES over weights and vote parameters, then pruning.
+
+The objective is piecewise constant and has few, continuous parameters: what the covariance matrix adaptation evolution
+strategy is for (Hansen and Ostermeier, "Completely Derandomized Self-Adaptation in Evolution Strategies", 2001).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.indexer.tune.objective import Trial, average_precisions
+from cbir.indexer.tune.score_table import ScoreTable
+
+__all__ = ["SearchBudget", "search_vote"]
+
+#: MAP@10 that is nobody's loss.
+USELESS = 0.0005
+#: MAP@10 that a member must add: every query pays for its forward pass, its part of the matrix and its memory.
+WORTH = 0.002
+#: Members lighter than this share of the heaviest are suspected to add what others could.
+_LIGHT = 0.25
+#: The lightest weight that is tried, as a share of the heaviest.
+_FAINT = 0.006
+_WEIGHT = (math.log(0.005), math.log(20.0))
+_VOTE = {
+    "neighbours": (math.log(1), math.log(50)),
+    "temperature": (math.log(0.005), math.log(0.5)),
+    "label_share": (math.log(0.02), math.log(4.0)),
+    "head_share": (0.0, 1.0),
+    "head_temperature": (math.log(0.01), math.log(0.5)),
+    "text_share": (0.0, 1.0),
+}
+#: Searched on a linear scale; the others are on a logarithmic one.
+_LINEAR = {"head_share", "text_share"}
+
+
+@dataclass(frozen=True)
+class SearchBudget:
+    """Trials of one search, and its random seed."""
+
+    trials: int = 600
+    seed: int = 0
+
+
+def search_vote(
+    table: ScoreTable,
+    start: Trial,
+    dims: Sequence[Sequence[int]],
+    budget: SearchBudget,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Trial:
+    """The best vote found for a table.
+
+    Args:
+        start: Where the search begins; with ``label_share`` 0 or in a table without classes, labels stay out.
+        dims: For each member the dimensions the table has.
+    """
+    with_labels = start.label_share > 0 and table.classes > 0
+    # Dimensions are chosen by similarity alone: the label vote hides most of what they change.
+    plain = _choose_dims(table, replace(start, label_share=0.0), dims)
+    # Members that lost their vote before may win it back.
+    least = _FAINT * max(start.weights)
+    everybody = replace(start, dims=plain.dims, weights=tuple(max(w, least) for w in start.weights))
+    best = _evolve(table, everybody, with_labels, budget, report)
+    return _without_the_useless(
+        table, best, lambda trial, trials: _evolve(table, trial, with_labels, replace(budget, trials=trials), _silent),
+        budget.trials // 3,
+    )  # fmt: skip
+
+
+def _silent(done: int, total: int) -> None:
+    """No word of the progress of a short search."""
+
+
+def _without_the_useless(table: ScoreTable, trial: Trial, evolve: Callable[[Trial, int], Trial], trials: int) -> Trial:
+    """Take the vote from members that add too little or no more than chance, the lightest first; one always stays.
+
+    What a member adds is measured against the others' best vote without it, for which they are weighed anew.
+    """
+    value = average_precisions(table, trial)
+    for m in np.argsort(trial.weights):
+        weights = tuple(0.0 if i == m else w for i, w in enumerate(trial.weights))
+        if trial.weights[m] <= 0 or not any(weights):
+            continue
+        without = replace(trial, weights=weights)
+        if not _is_worth_it(value, other := average_precisions(table, without)):
+            trial, value = without, other
+            continue
+        if trial.weights[m] < _LIGHT * max(trial.weights):
+            without = evolve(without, trials)
+            if not _is_worth_it(value, other := average_precisions(table, without)):
+                trial, value = without, other
+    return trial
+
+
+def _is_worth_it(value: NDArray[np.float64], without: NDArray[np.float64]) -> bool:
+    """Whether AP@10 falls by more than a member must add, and by more than chance (two standard errors)."""
+    loss = value - without
+    return float(loss.mean()) > max(WORTH, 2 * float(loss.std()) / math.sqrt(len(loss)))
+
+
+def _value(table: ScoreTable, trial: Trial) -> float:
+    return float(average_precisions(table, trial).mean())
+
+
+def _choose_dims(table: ScoreTable, trial: Trial, dims: Sequence[Sequence[int]]) -> Trial:
+    value = _value(table, trial)
+    for m, choices in enumerate(dims):
+        for dim in choices:
+            if dim == trial.dims[m] or trial.weights[m] <= 0:
+                continue
+            other = replace(trial, dims=(*trial.dims[:m], dim, *trial.dims[m + 1 :]))
+            # More components cost memory and time: they must pay.
+            margin = 0.001 if dim > trial.dims[m] else 0.0
+            if (found := _value(table, other)) > value + margin:
+                trial, value = other, found
+    return trial
+
+
+def _evolve(
+    table: ScoreTable, start: Trial, with_labels: bool, budget: SearchBudget, report: Callable[[int, int], None]
+) -> Trial:
+    from cmaes import CMA
+
+    active = np.flatnonzero(start.weights)
+    members = len(active)
+    # Without names of classes there is nothing to give them a share of.
+    names = [name for name in _VOTE if name != "text_share" or table.names] if with_labels else []
+    bounds = np.array([_WEIGHT] * members + [_VOTE[name] for name in names])
+    if len(bounds) == 1:
+        return start  # one member and no labels: there is nothing to choose
+    low, width = bounds[:, 0], bounds[:, 1] - bounds[:, 0]
+
+    def decode(x: np.ndarray) -> Trial:
+        raw = low + width * np.clip(x, 0, 1)
+        weights = np.zeros(len(start.weights))
+        weights[active] = np.exp(raw[:members])
+        vote = dict(zip(names, raw[members:], strict=True))
+        changes: dict[str, Any] = {
+            name: float(value if name in _LINEAR else math.exp(value)) for name, value in vote.items()
+        }
+        if "neighbours" in changes:
+            changes["neighbours"] = round(changes["neighbours"])
+        return replace(start, weights=tuple(float(w) for w in weights / weights.sum()), **changes)
+
+    def encode(trial: Trial) -> np.ndarray:
+        weights = np.maximum(np.array(trial.weights)[active] / max(trial.weights), _FAINT)
+        vote = [getattr(trial, n) if n in _LINEAR else math.log(max(getattr(trial, n), 1e-6)) for n in names]
+        place = (np.concatenate([np.log(weights), vote]) - low) / width
+        return np.asarray(np.clip(place, 0.02, 0.98), np.float64)
+
+    optimizer = CMA(mean=encode(start), sigma=0.15, bounds=np.array([[0.0, 1.0]] * len(bounds)), seed=budget.seed)
+    best, best_value, done = start, _value(table, start), 0
+    while done < budget.trials and not optimizer.should_stop():
+        asked = []
+        for _ in range(optimizer.population_size):
+            x = optimizer.ask()
+            trial = decode(x)
+            value = _value(table, trial)
+            asked.append((x, -value))
+            if value > best_value:
+                best, best_value = trial, value
+        optimizer.tell(asked)
+        done += len(asked)
+        report(done, budget.trials)
+    # The mean of the last generations is less tuned to chance than the best that was drawn.
+    middle = decode(optimizer.mean)
+    return middle if _value(table, middle) >= best_value - USELESS else best

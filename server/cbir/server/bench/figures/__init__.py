@@ -1,0 +1,1 @@
+"""Figures: a load's outcomes as percentiles, rates, ratios, tables and a picture."""

@@ -1,0 +1,239 @@
+"""The load generator: closed loops, streams and open loops over raw bytes.
+
+It shares the machine with the server, so it does as little as it can: requests are serialised beforehand, answers are
+taken down as bytes, and what it costs is measured with every load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from time import perf_counter, process_time
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.server.bench.load.outcomes import Outcomes, Recorder, details_of
+from cbir.server.bench.load.payloads import Payloads, in_stream, stream_place
+from cbir.v1 import search_pb2
+
+__all__ = ["SEARCH", "SEARCH_STREAM", "Generator", "Load", "Window"]
+
+_SERVICE = search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name
+SEARCH, SEARCH_STREAM = f"/{_SERVICE}/Search", f"/{_SERVICE}/SearchStream"
+_CODES = {code.value[0]: code.name for code in grpc.StatusCode}
+#: A load that is much slower than thought ends after this many times its time, but not before a minute.
+_PATIENCE, _LEAST_PATIENCE = 20, 60.0
+
+
+@dataclass(frozen=True)
+class Window:
+    """How long a closed loop is watched.
+
+    Attributes:
+        seconds: After the warm-up.
+        warm: Seconds before that, which do not count.
+        each: Requests that every place in the loop has to end, even if that takes longer.
+    """
+
+    seconds: float
+    warm: float = 0.3
+    each: int = 3
+
+
+@dataclass(frozen=True)
+class Load:
+    """A load and what it cost.
+
+    Attributes:
+        outcomes: What ended while the load was steady; of an open loop, everything.
+        begin: On the clock of :func:`time.perf_counter`: of the steady part, or of the schedule.
+        generator_seconds: CPU time of this process from the first request to the last answer.
+        requests: How many were sent in that time.
+        answered: How many of them were answered.
+        cancelled: How many of them the caller, or the server, cancelled.
+        replies: Serialised answers, at most a few thousand.
+    """
+
+    outcomes: Outcomes
+    begin: float
+    generator_seconds: float
+    requests: int
+    answered: int
+    cancelled: int
+    replies: Sequence[bytes]
+
+
+class Generator:
+    """Sends requests to one or several servers in turn.
+
+    Args:
+        addresses: ``host:port`` each.
+        channels: Connections to each of them.
+        timeout: Seconds after which a call is given up; it is also the deadline that servers see.
+    """
+
+    def __init__(self, addresses: Sequence[str], channels: int = 1, timeout: float = 60.0) -> None:
+        # Channels of equal options would otherwise share one connection.
+        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
+        self._channels = [
+            grpc.aio.insecure_channel(address, options=options) for address in addresses for _ in range(channels)
+        ]
+        self._search = [channel.unary_unary(SEARCH) for channel in self._channels]
+        self._stream = [channel.stream_stream(SEARCH_STREAM) for channel in self._channels]
+        self._turn = count()
+        self._timeout = timeout
+
+    async def __aenter__(self) -> Generator:
+        await asyncio.gather(*(channel.channel_ready() for channel in self._channels))
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        for channel in self._channels:
+            await channel.close()
+
+    async def closed(
+        self,
+        payloads: Payloads,
+        concurrency: int,
+        window: Window,
+        cancel_after: Callable[[], float | None] = lambda: None,
+    ) -> Load:
+        """Keep ``concurrency`` unary requests in flight: each place sends its next when its last has ended.
+
+        Args:
+            cancel_after: Asked for every request: seconds after which the caller leaves, or None.
+        """
+        recorder, ended = Recorder(), [0] * concurrency
+        with _cost() as cost:
+            steady = _Steady(window, ended)
+
+            async def place(number: int) -> None:
+                while not steady.over():
+                    sent = perf_counter()
+                    await self._ask(payloads(), sent, number, recorder, cancel_after())
+                    ended[number] += perf_counter() >= steady.begin
+
+            await asyncio.gather(*(place(number) for number in range(concurrency)))
+        return _load(recorder, steady.begin, steady.end, cost())
+
+    async def streamed(self, payloads: Payloads, concurrency: int, window: Window) -> Load:
+        """Keep ``concurrency`` requests of one stream in flight."""
+        recorder, ended = Recorder(), [0] * concurrency
+        sent = [0.0] * concurrency
+        with _cost() as cost:
+            steady = _Steady(window, ended)
+            call = self._stream[next(self._turn) % len(self._stream)]()
+            for number in range(concurrency):
+                sent[number] = perf_counter()
+                await call.write(in_stream(number, payloads()))
+            under_way = concurrency
+            while under_way:
+                reply = await call.read()
+                if reply is grpc.aio.EOF:
+                    break
+                number, good = stream_place(reply)
+                now = perf_counter()
+                if good:
+                    recorder.answer(sent[number], sent[number], now, number, reply)
+                else:
+                    error = search_pb2.SearchStreamResponse.FromString(reply).error
+                    recorder.fail(
+                        sent[number], sent[number], now, number, _CODES.get(error.code, "UNKNOWN"),
+                        error.SerializeToString(),
+                    )  # fmt: skip
+                ended[number] += now >= steady.begin
+                if steady.over():
+                    under_way -= 1
+                else:
+                    sent[number] = perf_counter()
+                    await call.write(in_stream(number, payloads()))
+            await call.done_writing()
+            # To the end, so that no call is cut off when its connection is closed.
+            await call.read()
+        return _load(recorder, steady.begin, steady.end, cost())
+
+    async def scheduled(self, payloads: Payloads, arrivals: NDArray[np.float64]) -> Load:
+        """Send each request when it is due, whatever became of those before it.
+
+        Args:
+            arrivals: Rising seconds from the start.
+        """
+        recorder = Recorder()
+        with _cost() as cost:
+            begin = perf_counter() + 0.02
+            under_way: set[asyncio.Task[None]] = set()
+            for number, due in enumerate((begin + arrivals).tolist()):
+                # A generator that is behind must read answers too.
+                wait = due - perf_counter()
+                if wait > 0 or number % 8 == 0:
+                    await asyncio.sleep(max(0.0, wait))
+                task = asyncio.create_task(self._ask(payloads(), due, number, recorder))
+                under_way.add(task)
+                task.add_done_callback(under_way.discard)
+            if under_way:
+                await asyncio.gather(*under_way)
+        return _load(recorder, begin, None, cost())
+
+    async def _ask(
+        self, request: bytes, due: float, place: int, recorder: Recorder, cancel_after: float | None = None
+    ) -> None:
+        sent = perf_counter()
+        call = self._search[next(self._turn) % len(self._search)](request, timeout=self._timeout)
+        if cancel_after is not None:
+            asyncio.get_running_loop().call_later(cancel_after, call.cancel)
+        try:
+            reply = await call
+        except grpc.aio.AioRpcError as error:
+            code = error.code().name
+            recorder.fail(due, sent, perf_counter(), place, code, details_of(error.trailing_metadata()))
+        except asyncio.CancelledError:
+            if not call.cancelled():
+                raise
+            recorder.fail(due, sent, perf_counter(), place, "CANCELLED", b"")
+        else:
+            recorder.answer(due, sent, perf_counter(), place, reply)
+
+
+class _Steady:
+    """When a closed loop is steady, and when it has been watched for long enough."""
+
+    def __init__(self, window: Window, ended: Sequence[int]) -> None:
+        self._window, self._ended = window, ended
+        self.begin = perf_counter() + window.warm
+        self.end = self.begin + window.seconds
+        self._last = self.begin + max(_PATIENCE * window.seconds, _LEAST_PATIENCE)
+        self._over = False
+
+    def over(self) -> bool:
+        now = perf_counter()
+        if not self._over and now >= self.end:
+            # One more than cycles are wanted, as the first end only begins the first cycle.
+            if now < self._last and min(self._ended) <= self._window.each:
+                return False
+            self._over, self.end = True, now
+        return self._over
+
+
+def _load(recorder: Recorder, begin: float, end: float | None, seconds: float) -> Load:
+    every = recorder.outcomes()
+    steady = every if end is None else every.picked((every.done >= begin) & (every.done <= end))
+    cancelled = sum(failure.code == "CANCELLED" for failure in every.failures.values())
+    return Load(steady, begin, seconds, len(every), int(every.answered.sum()), cancelled, recorder.replies)
+
+
+@contextmanager
+def _cost() -> Iterator[Callable[[], float]]:
+    """Measure this process's CPU time; its garbage is collected before and after, but not during the load."""
+    gc.collect()
+    gc.disable()
+    begun = process_time()
+    try:
+        yield lambda: process_time() - begun
+    finally:
+        gc.enable()

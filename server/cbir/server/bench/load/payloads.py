@@ -1,0 +1,136 @@
+"""Requests that are serialised before the load begins, so that the generator only sends bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.core.errors import ConfigurationError
+from cbir.server.transport import varint
+from cbir.v1 import search_pb2
+
+__all__ = ["Payloads", "embeddings", "given_embeddings", "ids", "images", "in_stream", "stream_place"]
+
+#: Bytes at the end of an image file that say nothing to its decoder.
+_TRAILER = 8
+_ID_TAG, _BODY_TAG, _ANSWER_TAG = 0x0A, 0x12, 0x12
+
+
+def _as_it_is(body: bytes, number: int) -> bytes:
+    return body
+
+
+def _other_trailer(body: bytes, number: int) -> bytes:
+    return body[:-_TRAILER] + number.to_bytes(_TRAILER, "little")
+
+
+def _other_mantissa(body: bytes, number: int) -> bytes:
+    # The last four bytes are a little-endian float32: its two low bytes change it by less than one per cent.
+    return body[:-4] + (number & 0xFFFF).to_bytes(2, "little") + body[-2:]
+
+
+@dataclass(frozen=True)
+class Payloads:
+    """An endless supply of serialised ``SearchRequest`` messages.
+
+    Attributes:
+        kind: What the queries are: ``image``, ``embedding`` or ``id``.
+        bodies: The distinct requests; they are sent in turn.
+        vary: Makes the n-th request from its body, so that no two are alike and no cache can answer.
+    """
+
+    kind: str
+    bodies: Sequence[bytes]
+    vary: Callable[[bytes, int], bytes] = _as_it_is
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_numbers", count())
+
+    def __call__(self) -> bytes:
+        """The next request."""
+        number: int = next(self._numbers)  # type: ignore[attr-defined]
+        return self.vary(self.bodies[number % len(self.bodies)], number)
+
+    @property
+    def mean_bytes(self) -> float:
+        """Mean size of a request."""
+        return float(np.mean([len(body) for body in self.bodies]))
+
+    def repeated(self, distinct: int) -> Payloads:
+        """The same few requests again and again, which a cache may answer."""
+        return Payloads(self.kind, self.bodies[:distinct])
+
+
+def images(files: Sequence[bytes]) -> Payloads:
+    """Queries by image; every one sent has other bytes (a trailer that decoders ignore) and the same pixels."""
+    queries = [search_pb2.Query(image=data + bytes(_TRAILER)) for data in files]
+    return Payloads("image", _serialised(queries), _other_trailer)
+
+
+def embeddings(raw_dims: Mapping[str, int], distinct: int, seed: int) -> Payloads:
+    """Queries by random unit vectors of every member; every one sent differs.
+
+    Args:
+        raw_dims: Length of each member's embedding before projection, by name.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = rng.standard_normal((distinct, sum(raw_dims.values()))).astype(np.float32)
+    parts = np.split(drawn, np.cumsum(list(raw_dims.values()))[:-1], axis=1)
+    vectors = dict(zip(raw_dims, parts, strict=True))
+    return _of_vectors({name: v / np.linalg.norm(v, axis=1, keepdims=True) for name, v in vectors.items()})
+
+
+def given_embeddings(path: Path, raw_dims: Mapping[str, int]) -> Payloads:
+    """Queries by vectors from a file: an .npz with one (K, dim) array a member; every one sent differs.
+
+    Raises:
+        ConfigurationError: ``BENCH_EMBEDDINGS``: it does not hold them.
+    """
+    try:
+        with np.load(path) as file:
+            vectors = {name: np.asarray(file[name], np.float32) for name in raw_dims}
+        found = {name: array.shape[1] for name, array in vectors.items()}
+        if found != dict(raw_dims) or len({len(array) for array in vectors.values()}) != 1:
+            raise ValueError(f"its arrays are {found} components wide")
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        wanted = ", ".join(f"{name} (K, {dim})" for name, dim in raw_dims.items())
+        raise ConfigurationError(
+            f"{path} does not hold the vectors of queries ({error}): it must be an .npz of {wanted}",
+            reason="BENCH_EMBEDDINGS",
+        ) from error
+    return _of_vectors(vectors)
+
+
+def _of_vectors(vectors: Mapping[str, NDArray[np.float32]]) -> Payloads:
+    queries = []
+    for row in range(len(next(iter(vectors.values())))):
+        parts = {name: search_pb2.Vector(values=array[row].tolist()) for name, array in vectors.items()}
+        queries.append(search_pb2.Query(embedding=search_pb2.EnsembleEmbedding(vectors=parts)))
+    return Payloads("embedding", _serialised(queries), _other_mantissa)
+
+
+def ids(names: Sequence[str]) -> Payloads:
+    """Queries by the ids of indexed images, which can be no others than there are."""
+    return Payloads("id", _serialised([search_pb2.Query(image_id=name) for name in names]))
+
+
+def in_stream(place: int, body: bytes) -> bytes:
+    """A serialised ``SearchStreamRequest``: the place in flight is its request_id."""
+    name = str(place).encode()
+    return bytes((_ID_TAG, len(name))) + name + bytes((_BODY_TAG,)) + varint(len(body)) + body
+
+
+def stream_place(reply: bytes) -> tuple[int, bool]:
+    """The place in flight that a serialised ``SearchStreamResponse`` belongs to, and whether it is an answer."""
+    end = 2 + reply[1]
+    return int(reply[2:end]), reply[end : end + 1] == bytes((_ANSWER_TAG,))
+
+
+def _serialised(queries: Sequence[search_pb2.Query]) -> list[bytes]:
+    # No options: what is varied is then at the very end of the message.
+    return [search_pb2.SearchRequest(query=query).SerializeToString() for query in queries]

@@ -1,0 +1,4 @@
+from .deployment import Deployment as Deployment
+from .deployment import EngineConfig as EngineConfig
+from .serve_options import add_arguments as add_arguments
+from .serve_options import engine_config as engine_config

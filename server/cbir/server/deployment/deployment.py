@@ -1,0 +1,186 @@
+"""Which engine answers, and how another one takes its place."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cbir.core.artifacts import IndexStore
+from cbir.core.ensemble import load_ensemble
+from cbir.core.errors import CbirError
+from cbir.core.machine import step_back
+from cbir.server.engine import Engine
+from cbir.server.limits import Limits
+from cbir.server.queue import NotReadyError, Pipeline
+
+__all__ = ["Deployment", "EngineConfig", "Reload"]
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Which index to serve and with what, so that another version can be loaded the same way.
+
+    Attributes:
+        ensemble: Name or file of an ensemble that says where the weights lie now; None: as the index says.
+        text: Load text towers, so that the index can be searched by words where its ensemble allows it.
+    """
+
+    index_path: Path
+    version: str | None = None
+    ensemble: str | None = None
+    device: str = "auto"
+    runtime: str = "auto"
+    index: str | None = None
+    verify: bool = False
+    limits: Limits = field(default_factory=Limits)
+    text: bool = True
+    precision: str = "auto"
+
+    def resolve(self, version: str | None = None) -> str:
+        """The version that is asked for, by default the live one.
+
+        Raises:
+            ArtifactError: ``INDEX_NOT_FOUND``.
+        """
+        return version or IndexStore(self.index_path).current()
+
+    def load(
+        self,
+        version: str | None = None,
+        *,
+        beside: Engine | None = None,
+        on_device: Callable[[Callable[[], None]], None] | None = None,
+    ) -> Engine:
+        """Load a version, by default the configured one, else the live one.  Takes seconds to minutes.
+
+        Args:
+            beside: As in :meth:`Engine.load`.
+            on_device: As there.
+
+        Raises:
+            CbirError: As :meth:`Engine.load`.
+        """
+        return Engine.load(
+            self.index_path,
+            version=version or self.version,
+            ensemble=load_ensemble(self.ensemble) if self.ensemble else None,
+            device=self.device,
+            runtime=self.runtime,
+            index=self.index,
+            verify=self.verify,
+            limits=self.limits,
+            text=self.text,
+            beside=beside,
+            on_device=on_device,
+            precision=self.precision,
+        )
+
+
+@dataclass(frozen=True)
+class Reload:
+    """What a reload did: the version before, the version now, and whether they differ."""
+
+    previous: str
+    version: str
+    changed: bool
+
+
+class Deployment:
+    """Holds the engine that new queries begin with.
+
+    A query keeps the engine it began with; an engine is freed when it is replaced and its last query is answered.
+    """
+
+    def __init__(self, config: EngineConfig, pipeline: Pipeline) -> None:
+        self._config, self._pipeline = config, pipeline
+        self._engine: Engine | None = None
+        self._changing = asyncio.Lock()
+        self._reloads: set[asyncio.Task[Reload]] = set()
+        #: Reloads that changed over, and those that were refused.
+        self.reloaded = 0
+        self.refused = 0
+
+    @property
+    def engine(self) -> Engine:
+        """The engine for a query that begins now.
+
+        Raises:
+            NotReadyError: None is loaded yet.
+        """
+        if self._engine is None:
+            raise NotReadyError("the index is still being loaded: try again in a moment", reason="NOT_READY")
+        return self._engine
+
+    async def load(self) -> Engine:
+        """Load the configured version.
+
+        Raises:
+            CbirError: It cannot be loaded.
+        """
+        async with self._changing:
+            return self._change_over(await self._load_aside(None))
+
+    async def reload(self, version: str | None) -> Reload:
+        """Load a version beside the engine that answers, then let it take over.
+
+        A caller that leaves does not stop it: loading takes long, and asking again finds it done.
+
+        Args:
+            version: None: the one that is live on disk.
+
+        Raises:
+            CbirError: The version cannot be loaded; the old one goes on answering.
+        """
+        task = asyncio.create_task(self._reload(version))
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+        return await asyncio.shield(task)
+
+    async def _reload(self, version: str | None) -> Reload:
+        async with self._changing:
+            previous = self.engine.version
+            try:
+                wanted = await asyncio.to_thread(self._config.resolve, version)
+                if wanted == previous:
+                    return Reload(previous, previous, False)
+                self._change_over(await self._load_aside(wanted))
+            except CbirError:
+                self.refused += 1
+                raise
+            self.reloaded += 1
+            return Reload(previous, self.engine.version, True)
+
+    def _change_over(self, engine: Engine) -> Engine:
+        self._engine = engine
+        self._pipeline.cache.serve(engine.version)
+        return engine
+
+    async def _load_aside(self, version: str | None) -> Engine:
+        """Load on a thread of its own; a daemon, so that a server that is told to stop need not wait for it.
+
+        It steps back behind those that answer, and so do the threads of the models that it starts: where all cores
+        compute, a refusal is not to wait for a turn among them.  Not far, as it holds the interpreter's lock at times.
+        What touches the device is done by the device's owner, between two batches.
+        """
+        loaded: Future[Engine] = Future()
+        loaded.set_running_or_notify_cancel()
+        beside = self._engine
+
+        def load() -> None:
+            nonlocal beside
+            step_back()
+            try:
+                engine = self._config.load(version, beside=beside, on_device=self._pipeline.on_engine_thread)
+            except BaseException as error:  # noqa: BLE001 - carried over to the caller
+                loaded.set_exception(error)
+            else:
+                loaded.set_result(engine)
+            finally:
+                beside = None
+
+        threading.Thread(target=load, name="cbir-load", daemon=True).start()
+        return await asyncio.wrap_future(loaded)

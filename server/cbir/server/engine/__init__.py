@@ -1,0 +1,7 @@
+"""The engine: one index version and its models, which answer queries without knowing a protocol."""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,15 @@
+from .engine import Engine as Engine
+from .picture import PictureError as PictureError
+from .picture import read_picture as read_picture
+from .preparation import InputForm as InputForm
+from .preparation import PreparedQuery as PreparedQuery
+from .query import Embedding as Embedding
+from .query import EngineInfo as EngineInfo
+from .query import EngineQuery as EngineQuery
+from .query import EngineResult as EngineResult
+from .query import Filter as Filter
+from .query import ImageBytes as ImageBytes
+from .query import Source as Source
+from .query import StoredImage as StoredImage
+from .query import Text as Text
+from .query import Timings as Timings

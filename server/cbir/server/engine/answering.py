@@ -1,0 +1,193 @@
+"""The second stage of a query: a batch is embedded, projected and ranked.  It knows no protocol and no event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.core.ensemble import Embedder, embed_all
+from cbir.core.errors import CbirError
+from cbir.core.search import Appearance, Retriever, confirmed
+from cbir.core.vote import Ranking, SearchSpec
+from cbir.server.engine.feedback import apply_feedback
+from cbir.server.engine.preparation import PreparedQuery
+from cbir.server.engine.query import EngineResult, Timings
+from cbir.server.engine.words import Words
+
+__all__ = ["Answering"]
+
+Floats = NDArray[np.float32]
+
+
+class Answering:
+    """Answers batches of prepared queries against one index version.  One caller at a time.
+
+    Args:
+        embedders: One for each of the retriever's members, in their order.
+        words: What the version has for words, if anything.
+        appearance: What tells near duplicates.
+        version: The name of the index version.
+    """
+
+    def __init__(
+        self,
+        retriever: Retriever,
+        embedders: Mapping[str, Embedder],
+        words: Words | None,
+        appearance: Appearance,
+        version: str,
+    ) -> None:
+        self._retriever, self._embedders, self._words = retriever, embedders, words
+        self._appearance, self._version = appearance, version
+        self._forms = {name: (e.size, e.interpolation) for name, e in embedders.items()}
+
+    def __call__(
+        self, batch: Sequence[PreparedQuery], waited: Sequence[float] | None = None
+    ) -> list[EngineResult | CbirError]:
+        """See :meth:`cbir.server.engine.engine.Engine.answer`."""
+        refused: dict[int, CbirError] = {}
+        vectors = np.zeros((len(batch), sum(self._retriever.dims)), np.float32)
+        begun = perf_counter()
+        images = [i for i, query in enumerate(batch) if query.inputs]
+        raw = self._embed([batch[i] for i in images])
+        points = self._words.points(batch, raw) if self._words else None
+        embedded = perf_counter()
+
+        def project_images(places: list[int]) -> None:
+            picked = np.searchsorted(images, places)
+            vectors[places] = self._retriever.project({name: values[picked] for name, values in raw.items()})
+
+        def project_embeddings(places: list[int]) -> None:
+            names = batch[places[0]].vectors
+            vectors[places] = self._retriever.project(
+                {name: np.stack([batch[i].vectors[name] for i in places]) for name in names}
+            )
+
+        _refuse_singly(images, project_images, refused)
+        for places in _alike(batch):
+            _refuse_singly(places, project_embeddings, refused)
+        stored = self._recall(batch, vectors)
+        specs = [self._without_near_duplicates(query, vectors[i]) for i, query in enumerate(batch)]
+        self._move(batch, vectors, stored, refused)
+
+        rankings: dict[int, Ranking] = {}
+
+        def rank(places: list[int]) -> None:
+            found = self._retriever.search(vectors[places], self._specs([specs[i] for i in places], points, places))
+            rankings.update(zip(places, found, strict=True))
+
+        def rank_by_words(places: list[int]) -> None:
+            assert self._words is not None
+            assert points is not None
+            for i in places:
+                rankings[i] = self._words.search(points[i], self._weights(batch[i]), batch[i])
+
+        _refuse_singly([i for i in range(len(batch)) if i not in refused and not batch[i].text], rank, refused)
+        _refuse_singly([i for i in range(len(batch)) if batch[i].text], rank_by_words, refused)
+        searched = perf_counter()
+        retriever = self._retriever
+        answers: list[EngineResult | CbirError] = []
+        for i, query in enumerate(batch):
+            if i in refused:
+                answers.append(refused[i])
+                continue
+            timings = Timings(
+                decode=query.seconds,
+                queue=waited[i] if waited else 0.0,
+                embed=embedded - begun if query.inputs or query.text else 0.0,
+                search=searched - embedded,
+                fuse=perf_counter() - searched,
+            )
+            answers.append(
+                EngineResult(rankings[i], retriever.members, retriever.gallery, query.crop, self._version, timings)
+            )
+        return answers
+
+    def _embed(self, queries: Sequence[PreparedQuery]) -> dict[str, Floats]:
+        """(B, raw_dim) by member; empty without queries."""
+        if not queries:
+            return {}
+        batches = {form: np.stack([q.inputs[form] for q in queries]) for form in dict.fromkeys(self._forms.values())}
+        return embed_all(self._embedders, batches)
+
+    def _weights(self, query: PreparedQuery) -> Floats:
+        return self._retriever.weights if query.spec.weights is None else query.spec.weights
+
+    def _specs(self, specs: Sequence[SearchSpec], points: Floats | None, places: list[int]) -> list[SearchSpec]:
+        """How the queries are to be answered, with what the names of the classes say about them."""
+        if self._words is None or points is None:
+            return list(specs)
+        weights = [self._retriever.weights if spec.weights is None else spec.weights for spec in specs]
+        priors = self._words.label_priors(points[places], np.stack(weights))
+        return [replace(spec, label_prior=prior) for spec, prior in zip(specs, priors, strict=True)]
+
+    def _recall(self, batch: Sequence[PreparedQuery], vectors: Floats) -> dict[int, Floats]:
+        """Fill in the queries that are stored images; (D,) by row of them and of all examples."""
+        rows = list(dict.fromkeys(r for q in batch for r in (q.row, *q.positives, *q.negatives) if r is not None))
+        if not rows:
+            return {}
+        stored = dict(zip(rows, self._retriever.stored(rows), strict=True))
+        for i, query in enumerate(batch):
+            if query.row is not None:
+                vectors[i] = stored[query.row]
+        return stored
+
+    def _without_near_duplicates(self, query: PreparedQuery, vector: Floats) -> SearchSpec:
+        """The query's spec, with the suspects excluded that the members find to be the same picture too."""
+        if not query.suspects:
+            return query.spec
+        found = set(query.spec.exclude_rows)
+        for anchor, (rows, bits_off) in query.suspects.items():
+            if len(rows):
+                look = self._appearance
+                known = look.vectors(vector[None]) if anchor is None else look.of_rows(np.array([anchor]))
+                found.update(rows[confirmed(bits_off, look.of_rows(rows) @ known[0])].tolist())
+        return replace(query.spec, exclude_rows=tuple(sorted(found)))
+
+    def _move(
+        self,
+        batch: Sequence[PreparedQuery],
+        vectors: Floats,
+        stored: Mapping[int, Floats],
+        refused: dict[int, CbirError],
+    ) -> None:
+        """Apply the feedback."""
+        for i, query in enumerate(batch):
+            if i in refused or not (query.positives or query.negatives):
+                continue
+            known = query.row is not None or bool(query.inputs) or bool(query.vectors)
+            positives, negatives = (
+                np.stack([stored[row] for row in side]) if side else np.zeros((0, vectors.shape[1]), np.float32)
+                for side in (query.positives, query.negatives)
+            )
+            try:
+                vectors[i] = apply_feedback(vectors[i] if known else None, positives, negatives, self._retriever.dims)
+            except CbirError as error:
+                refused[i] = error
+
+
+def _alike(batch: Sequence[PreparedQuery]) -> list[list[int]]:
+    """Places of the embeddings, grouped by members and lengths, so that each group stacks."""
+    groups: dict[frozenset[tuple[str, int]], list[int]] = {}
+    for i, query in enumerate(batch):
+        if query.vectors:
+            groups.setdefault(frozenset((name, len(v)) for name, v in query.vectors.items()), []).append(i)
+    return list(groups.values())
+
+
+def _refuse_singly(places: list[int], act: Callable[[list[int]], None], refused: dict[int, CbirError]) -> None:
+    """Act on a group at once; where it is refused, one by one, so that only the guilty are."""
+    if not places:
+        return
+    try:
+        act(places)
+    except CbirError as error:
+        if len(places) == 1:
+            refused[places[0]] = error
+            return
+        for place in places:
+            _refuse_singly([place], act, refused)

@@ -1,0 +1,283 @@
+"""The engine: one index version and its models, ready to answer.  It knows no protocol and no event loop.
+
+A query passes two stages: :meth:`Engine.prepare`, which many threads may call at once, and :meth:`Engine.answer`,
+which embeds and searches a whole batch and has one caller at a time.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from PIL import Image
+from safetensors import SafetensorError
+
+from cbir.core.artifacts import IndexStore, IndexVersion, gallery_pictures
+from cbir.core.ensemble import Embedder, EnsembleSpec, load_embedder
+from cbir.core.errors import ArtifactError, CbirError, ConfigurationError
+from cbir.core.machine import search_alone
+from cbir.core.search import Appearance, Retriever
+from cbir.server.engine.answering import Answering
+from cbir.server.engine.preparation import Preparation, PreparedQuery
+from cbir.server.engine.query import EngineInfo, EngineQuery, EngineResult, ImageBytes, MemberInfo, Text
+from cbir.server.engine.words import Words
+from cbir.server.limits import Limits
+
+__all__ = ["Engine"]
+
+_log = logging.getLogger(__name__)
+
+#: Components of all images below which more than one thread does not pay for a search.
+_SEARCHED_ALONE = 2**27
+#: What the start may take for batch sizes that can do without.
+_WARM_UP_SECONDS = 20.0
+
+
+class Engine:
+    """Answers queries against one index version.
+
+    Args:
+        embedders: One for each member of the version's ensemble, by name.
+        words: What the version has for words, if anything.
+
+    Raises:
+        ArtifactError: ``INDEX_MISMATCH``: an embedder gives vectors of another length than the index was made of.
+    """
+
+    def __init__(
+        self,
+        version: IndexVersion,
+        retriever: Retriever,
+        embedders: Mapping[str, Embedder],
+        limits: Limits,
+        words: Words | None = None,
+    ) -> None:
+        for name, dim in zip(retriever.members, retriever.raw_dims, strict=True):
+            if embedders[name].dim != dim:
+                raise ArtifactError(
+                    f"member {name!r} gives embeddings of {embedders[name].dim} components; the index {version.path} "
+                    f"was made with {dim}: put the old model back, or index again",
+                    reason="INDEX_MISMATCH",
+                )
+        self._retriever, self._version = retriever, version
+        self.embedders = {name: embedders[name] for name in retriever.members}
+        self.buckets = limits.buckets
+        self.gallery = retriever.gallery
+        crop = version.manifest.ensemble.crop
+        self._asked_in_words = words.members if words else ()
+        self._prepare = Preparation(
+            self.gallery,
+            retriever.members,
+            ((embedder.size, embedder.interpolation) for embedder in self.embedders.values()),
+            crop,
+            limits,
+            self._asked_in_words,
+        )
+        self._answer = Answering(retriever, self.embedders, words, Appearance.of(version), version.name)
+
+    @classmethod
+    def load(
+        cls,
+        index_path: Path,
+        *,
+        version: str | None = None,
+        ensemble: EnsembleSpec | None = None,
+        device: str = "auto",
+        runtime: str = "auto",
+        index: str | None = None,
+        verify: bool = False,
+        limits: Limits | None = None,
+        text: bool = True,
+        beside: Engine | None = None,
+        on_device: Callable[[Callable[[], None]], None] | None = None,
+        precision: str = "auto",
+    ) -> Engine:
+        """Load an index version and its models, and answer queries with them.
+
+        Args:
+            version: Default: the live one.
+            ensemble: Where the weights lie now; default: where they lay when the index was made.
+            device: ``auto``, ``cpu`` or ``cuda``.
+            runtime: ``auto``, ``openvino`` or ``torch``.
+            index: ``exact`` ignores approximate indexes; None uses what the indexer built.
+            verify: Compare every file with its checksum first.
+            text: Load text towers where there are any.
+            beside: An engine that was loaded the same way; its models are used again where they are the same.
+            on_device: Runs what it is given on the thread that owns the device, and waits for it; None: runs it here.
+            precision: ``auto``, ``f32``, ``bf16``, ``f16`` or ``int8``.
+
+        Raises:
+            ArtifactError: The index is absent, half copied, damaged, or of another ensemble or other weights.
+            EnsembleError: A model cannot be loaded.
+            ConfigurationError: The device, runtime, precision or index is not there.
+        """
+        if index not in (None, "exact"):
+            raise ConfigurationError(
+                f"the index cannot be searched as {index!r}: give exact, or nothing for what the indexer built",
+                reason="INDEX_UNKNOWN",
+            )
+        try:
+            opened = IndexStore(index_path).open(version, verify=verify)
+            spec = ensemble or opened.manifest.ensemble
+            opened.check_ensemble(spec)
+            known = beside.models if beside else {}
+            pictures = gallery_pictures(opened)
+            embedders = {
+                member.name: known.get(_fingerprint(opened, member.name))
+                or load_embedder(member, device, runtime, precision, pictures)
+                for member in spec.members
+            }
+            retriever = Retriever.load(opened, device, index)
+            words = Words.load(opened, spec, device, text)
+            if len(opened.gallery) * sum(retriever.dims) < _SEARCHED_ALONE:
+                search_alone(with_torch=all(e.runtime != "torch-cpu" for e in embedders.values()))
+            engine = cls(opened, retriever, embedders, limits or Limits(), words)
+            # Models that serve already know every size; a large batch would hold up the queries meanwhile.
+            warm = all(_fingerprint(opened, name) in known for name in embedders)
+            engine.warm_up((1,) if warm else engine.buckets, on_device)
+        except CbirError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, SafetensorError) as error:
+            _log.debug("loading %s failed", index_path, exc_info=True)
+            detail = " ".join(str(error).split())[:200] or type(error).__name__
+            raise ArtifactError(
+                f"the index {index_path} cannot be loaded ({type(error).__name__}: {detail}): check it with "
+                "`cbir verify`, and the memory of this machine",
+                reason="INDEX_UNLOADABLE",
+            ) from error
+        return engine
+
+    @property
+    def models(self) -> dict[str, Embedder]:
+        """The members' models by fingerprint: one of the same weights and preprocessing may serve another version."""
+        return {_fingerprint(self._version, name): embedder for name, embedder in self.embedders.items()}
+
+    @property
+    def version(self) -> str:
+        """The name of the index version."""
+        return self._version.name
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is loaded."""
+        manifest, retriever = self._version.manifest, self._retriever
+        facts = zip(manifest.ensemble.members, retriever.weights, retriever.raw_dims, retriever.dims, strict=True)
+        members = tuple(
+            MemberInfo(
+                name=member.name,
+                backend=member.backend,
+                model=member.model,
+                fingerprint=_fingerprint(self._version, member.name),
+                weight=float(weight),
+                embedding_dim=raw_dim,
+                dim=dim,
+                metric=member.metric,
+                runtime=self.embedders[member.name].runtime,
+                text=member.name in self._asked_in_words,
+            )
+            for member, weight, raw_dim, dim in facts
+        )
+        return EngineInfo(
+            version=self.version,
+            created=manifest.created,
+            images=len(self.gallery),
+            labels=len(self.gallery.labels),
+            ensemble=manifest.ensemble.name,
+            members=members,
+            crop=manifest.ensemble.crop,
+            index=retriever.index_name,
+        )
+
+    def warm_up(
+        self, buckets: Sequence[int] = (1,), on_device: Callable[[Callable[[], None]], None] | None = None
+    ) -> float:
+        """Send real images through every member, in batches of every size, and fill what is made on first use.
+
+        On a GPU each size gets its buffers and its graph.  On a CPU a new size costs some milliseconds, so the larger
+        ones are left out where the models are so slow that they would hold up the start.
+
+        Args:
+            buckets: The sizes.
+            on_device: As in :meth:`load`; it is given one batch at a time.
+
+        Returns:
+            Seconds that one query takes.
+
+        Raises:
+            CbirError: The engine cannot answer.
+        """
+        self.gallery.row(self.gallery.ids[0])
+        self.gallery.rows_with_sha256("")
+        ramp = np.arange(96 * 96 * 3, dtype=np.uint32).reshape(96, 96, 3)
+        picture = io.BytesIO()
+        Image.fromarray((ramp * 2654435761 >> 8).astype(np.uint8)).save(picture, "PNG")
+        query = EngineQuery(ImageBytes(picture.getvalue()))
+        seconds = 0.0
+
+        def answer(query: EngineQuery, count: int) -> None:
+            nonlocal seconds
+            begun = perf_counter()
+            prepared = self.prepare(query)
+
+            def act() -> None:
+                refusals = [a for a in self.answer([prepared] * count) if isinstance(a, CbirError)]
+                if refusals:
+                    raise refusals[0]
+
+            act() if on_device is None else on_device(act)
+            seconds = perf_counter() - begun
+
+        begun, on_gpu = perf_counter(), any(e.runtime == "torch-cuda" for e in self.embedders.values())
+        for count in buckets:
+            if on_gpu or perf_counter() - begun < _WARM_UP_SECONDS:
+                answer(query, count)
+        if self._asked_in_words:
+            answer(EngineQuery(Text("a photo")), 1)
+        answer(query, 1)
+        return seconds
+
+    def is_light(self, query: EngineQuery) -> bool:
+        """Whether :meth:`prepare` takes microseconds for this query, so that no thread is worth its while."""
+        return self._prepare.is_light(query)
+
+    def prepare(self, query: EngineQuery) -> PreparedQuery:
+        """The first stage: check the options; decode, cut and resize the image.  Safe for many threads.
+
+        Raises:
+            QueryError: Options that cannot be met.
+            UnknownImageError: An id that the gallery does not hold.
+            ImageError: Bytes that are no usable image.
+        """
+        return self._prepare(query)
+
+    def search(self, query: EngineQuery) -> EngineResult:
+        """Answer one query, both stages.
+
+        Raises:
+            CbirError: As :meth:`prepare` and :meth:`answer`.
+        """
+        answer = self.answer([self.prepare(query)])[0]
+        if isinstance(answer, CbirError):
+            raise answer
+        return answer
+
+    def answer(
+        self, batch: Sequence[PreparedQuery], waited: Sequence[float] | None = None
+    ) -> list[EngineResult | CbirError]:
+        """The second stage: embed and search a batch in which images, embeddings, stored images and words mix freely.
+
+        Args:
+            waited: Seconds that each query spent in queues, to be told in its timings.
+
+        Returns:
+            For each query its result, or why there is none.
+        """
+        return self._answer(batch, waited)
+
+
+def _fingerprint(version: IndexVersion, member: str) -> str:
+    return str(version.manifest.members[member]["fingerprint"])

@@ -1,0 +1,249 @@
+"""The first stage of a query: its options checked, its image decoded, cut and resized.  Safe for many threads."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.core.artifacts import Gallery
+from cbir.core.errors import QueryError
+from cbir.core.images import Box, Crop, decode_image, find_content, perceptual_hash, prepare
+from cbir.core.search import close_hashes
+from cbir.core.vote import SearchSpec
+from cbir.server.engine.query import Embedding, EngineQuery, ImageBytes, StoredImage, Text
+from cbir.server.limits import Limits
+
+__all__ = ["InputForm", "Preparation", "PreparedQuery"]
+
+#: Side in pixels and resampling of a square model input; members that share one share the resized image.
+InputForm = tuple[int, str]
+
+
+@dataclass(frozen=True)
+class PreparedQuery:
+    """A query that is ready for the models and the search.
+
+    Attributes:
+        inputs: (S, S, 3) uint8 RGB by input form; empty unless the query is an image.
+        vectors: (raw_dim,) float32 by member; empty unless the query is an embedding.
+        text: The words; empty unless the query is words.
+        row: The gallery row, where the query is a stored image.
+        positives: Gallery rows of the positive examples, each once.
+        negatives: Gallery rows of the negative examples, each once.
+        suspects: What may be a near duplicate of the query and is then no hit: gallery rows whose hashes are close,
+            and the bits in which they differ, by the row of the image that they are like (None: the query image).
+        crop: What was embedded, in pixels of the upright image.
+        seconds: What the preparation took.
+    """
+
+    spec: SearchSpec
+    inputs: Mapping[InputForm, NDArray[np.uint8]]
+    vectors: Mapping[str, NDArray[np.float32]]
+    text: str
+    row: int | None
+    positives: tuple[int, ...]
+    negatives: tuple[int, ...]
+    suspects: Mapping[int | None, tuple[NDArray[np.int64], NDArray[np.uint8]]]
+    crop: Box | None
+    seconds: float
+
+
+class Preparation:
+    """Prepares queries for one gallery and one ensemble.
+
+    Args:
+        words: The members that can be asked in words.
+    """
+
+    def __init__(
+        self,
+        gallery: Gallery,
+        members: tuple[str, ...],
+        forms: Iterable[InputForm],
+        crop: Crop,
+        limits: Limits,
+        words: tuple[str, ...] = (),
+    ) -> None:
+        self._gallery, self._members, self._crop, self._limits, self._words = gallery, members, crop, limits, words
+        self._forms = tuple(dict.fromkeys(forms))
+
+    @staticmethod
+    def is_light(query: EngineQuery) -> bool:
+        """Whether preparing the query takes microseconds, so that no thread is worth its while."""
+        return not isinstance(query.source, ImageBytes) and not query.filter and not query.exclude_query
+
+    def __call__(self, query: EngineQuery) -> PreparedQuery:
+        """Check and prepare a query.
+
+        Raises:
+            QueryError: Options that cannot be met, by reason.
+            UnknownImageError: An id that the gallery does not hold.
+            ImageError: Bytes that are no usable image.
+        """
+        begun = perf_counter()
+        source = query.source
+        self._check(query)
+        row = self._gallery.row(source.image_id) if isinstance(source, StoredImage) else None
+        # An example that is named twice counts once.
+        positives = tuple(self._gallery.row(name) for name in dict.fromkeys(query.positive_ids))
+        negatives = tuple(self._gallery.row(name) for name in dict.fromkeys(query.negative_ids))
+        same = self._same_bytes(query, row, positives) if query.exclude_query else ()
+        spec = SearchSpec(
+            limit=query.limit,
+            weights=None if query.weights is None else self._weights(query.weights),
+            fusion=query.fusion,
+            mask=self._mask(query, positives),
+            exclude_rows=tuple(dict.fromkeys((*same, *negatives))),
+            min_score=query.min_score,
+        )
+        inputs, crop, phash = self._inputs(source.data, query) if isinstance(source, ImageBytes) else ({}, None, None)
+        vectors = self._vectors(source) if isinstance(source, Embedding) else {}
+        suspects = self._suspects(query, row, positives, phash) if query.exclude_query else {}
+        text = source.text if isinstance(source, Text) else ""
+        return PreparedQuery(
+            spec, inputs, vectors, text, row, positives, negatives, suspects, crop, perf_counter() - begun
+        )
+
+    def _check(self, query: EngineQuery) -> None:
+        if isinstance(query.source, Text):
+            self._check_text(query.source.text, bool(query.positive_ids or query.negative_ids))
+        if query.source is None and not query.positive_ids:
+            raise QueryError(
+                "the query is empty: give an image, an image_id, an embedding or positive_ids", reason="EMPTY_QUERY"
+            )
+        if not 1 <= query.limit <= self._limits.max_limit:
+            raise QueryError(
+                f"limit is {query.limit}; it must be from 1 to {self._limits.max_limit}",
+                reason="BAD_LIMIT",
+                limit=query.limit,
+                max_limit=self._limits.max_limit,
+            )
+        if query.min_score is not None and not 0 <= query.min_score <= 1:
+            raise QueryError(f"min_score is {query.min_score}; it must be from 0 to 1", reason="BAD_MIN_SCORE")
+        examples = len(query.positive_ids) + len(query.negative_ids)
+        if examples > self._limits.max_examples:
+            raise QueryError(
+                f"the query has {examples} positive and negative ids; at most {self._limits.max_examples} are allowed: "
+                "leave some out",
+                reason="TOO_MANY_EXAMPLES",
+                max_examples=self._limits.max_examples,
+            )
+        if both := set(query.positive_ids) & set(query.negative_ids):
+            raise QueryError(
+                f"image {min(both)!r} is named as a positive and as a negative example: leave it out of one of them",
+                reason="CONTRADICTORY_EXAMPLES",
+                image_id=min(both),
+            )
+
+    def _check_text(self, text: str, has_examples: bool) -> None:
+        if not self._words:
+            raise QueryError(
+                f"none of this index's members ({', '.join(self._members)}) can be asked in words: index with an "
+                "ensemble that has a member with a text tower (backend open_clip), or send an image, an image_id or an "
+                "embedding",
+                reason="TEXT_UNSUPPORTED",
+            )
+        if not text.strip():
+            raise QueryError("the text of the query is empty: write what to look for", reason="EMPTY_TEXT")
+        if len(text) > self._limits.max_text:
+            raise QueryError(
+                f"the text of the query has {len(text):,} characters; at most {self._limits.max_text:,} are allowed",
+                reason="TEXT_TOO_LONG",
+                max_text=self._limits.max_text,
+            )
+        if has_examples:
+            raise QueryError(
+                "words cannot be combined with positive_ids or negative_ids: search by words, then by the image_id of "
+                "a hit with examples",
+                reason="TEXT_WITH_EXAMPLES",
+            )
+
+    def _weights(self, given: Mapping[str, float]) -> NDArray[np.float32]:
+        for name, weight in given.items():
+            if name not in self._members:
+                raise QueryError(
+                    f"weights name the member {name!r}, which the ensemble does not have; members are "
+                    f"{', '.join(self._members)}",
+                    reason="UNKNOWN_MEMBER",
+                    member=name,
+                    option="weights",
+                )
+            if not math.isfinite(weight) or weight < 0:
+                raise QueryError(
+                    f"the weight of member {name!r} is {weight}; it must be a finite number of at least 0",
+                    reason="BAD_WEIGHT",
+                    member=name,
+                )
+        weights = np.array([given.get(name, 0.0) for name in self._members], np.float32)
+        if not weights.any():
+            raise QueryError(f"all weights are 0: raise that of one of {', '.join(self._members)}", reason="BAD_WEIGHT")
+        return weights
+
+    def _mask(self, query: EngineQuery, positives: tuple[int, ...]) -> NDArray[np.bool_] | None:
+        condition = query.filter
+        for column, values in condition.metadata.items():
+            if not values:
+                raise QueryError(
+                    f"the filter on the metadata column {column!r} lists no value: list those that are wanted",
+                    reason="BAD_FILTER",
+                    column=column,
+                )
+        mask = self._gallery.mask(condition.labels, condition.exclude_labels, condition.metadata)
+        if positives:
+            # The caller knows them, so they are no hits.  They are masked and not excluded, as what is excluded has no
+            # part in the vote of the neighbours' labels either, where positive examples belong above all.
+            mask = np.ones(len(self._gallery), bool) if mask is None else mask
+            mask[list(positives)] = False
+        return mask
+
+    def _same_bytes(self, query: EngineQuery, row: int | None, positives: tuple[int, ...]) -> list[int]:
+        if isinstance(query.source, ImageBytes):
+            return self._gallery.rows_with_sha256(hashlib.sha256(query.source.data).hexdigest())
+        anchors = _anchors(query, row, positives)
+        return [twin for anchor in anchors for twin in self._gallery.rows_with_sha256(self._gallery.sha256(anchor))]
+
+    def _suspects(
+        self, query: EngineQuery, row: int | None, positives: tuple[int, ...], phash: int | None
+    ) -> dict[int | None, tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+        hashes = self._gallery.phashes
+        if phash is not None:
+            return {None: close_hashes(hashes, phash)}
+        return {anchor: close_hashes(hashes, int(hashes[anchor])) for anchor in _anchors(query, row, positives)}
+
+    def _inputs(self, data: bytes, query: EngineQuery) -> tuple[dict[InputForm, NDArray[np.uint8]], Box, int | None]:
+        image = decode_image(data, self._limits.decode)
+        box = find_content(image.pixels, self._crop if query.crop is None else query.crop)
+        inputs = {form: prepare(image.pixels, box, *form) for form in self._forms}
+        phash = perceptual_hash(image.pixels, box) if query.exclude_query else None
+        # Large JPEGs are decoded at a reduced scale; the box is told in pixels of the original.
+        height, width = image.pixels.shape[:2]
+        told = box.scaled(image.width / width, image.height / height)
+        box = Box(told.left, told.top, min(told.right, image.width), min(told.bottom, image.height))
+        return inputs, box, phash
+
+    @staticmethod
+    def _vectors(source: Embedding) -> dict[str, NDArray[np.float32]]:
+        if not source.vectors:
+            raise QueryError("the embedding names no member: give at least one vector", reason="EMPTY_QUERY")
+        vectors = {name: np.asarray(vector, np.float32) for name, vector in source.vectors.items()}
+        for name, vector in vectors.items():
+            if vector.ndim != 1:
+                raise QueryError(
+                    f"the embedding of member {name!r} has {vector.ndim} dimensions; it must be one row of numbers",
+                    reason="BAD_EMBEDDING",
+                    member=name,
+                )
+        return vectors
+
+
+def _anchors(query: EngineQuery, row: int | None, positives: tuple[int, ...]) -> tuple[int, ...]:
+    """The gallery images that are the query: a stored image, or the positive examples where there is nothing else."""
+    if row is not None:
+        return (row,)
+    return positives if query.source is None else ()

@@ -1,0 +1,7 @@
+"""Observation: what operators are told of a running server."""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

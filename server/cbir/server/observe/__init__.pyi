@@ -1,0 +1,2 @@
+from .prometheus import MetricsEndpoint as MetricsEndpoint
+from .prometheus import ServerCollector as ServerCollector

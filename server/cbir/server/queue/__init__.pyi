@@ -1,0 +1,7 @@
+from .admission import Admission as Admission
+from .admission import NotReadyError as NotReadyError
+from .admission import OverloadedError as OverloadedError
+from .batching import DeadlineError as DeadlineError
+from .flight import Flight as Flight
+from .pipeline import Pipeline as Pipeline
+from .tally import Histogram as Histogram

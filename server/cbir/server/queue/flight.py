@@ -1,0 +1,60 @@
+"""One query under way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from time import perf_counter
+
+from cbir.server.engine import Engine, EngineQuery, ImageBytes, PreparedQuery, Text
+from cbir.server.queue.admission import Admission
+from cbir.server.queue.batching import Ticket
+
+__all__ = ["LIGHT", "Flight", "Reply"]
+
+#: Takes the bytes of an answer, or why there is none.  Called on the event loop.
+Reply = Callable[[bytes | Exception], None]
+
+#: What a query counts in the queue that no model has to look at; others count 1.
+LIGHT = 0.125
+
+
+class Flight(Ticket):
+    """A query, the engine it began with, and those who wait for its answer.
+
+    Attributes:
+        replies: Those who wait.
+        admitted: When it came, on the clock of :func:`time.perf_counter`.
+        is_heavy: A model has to look at it.
+        key: What equal queries have in common; None where nobody asked.
+        admission: Where it holds room.
+        prepared: Once it is.
+        on_thread: It goes through the decoders.
+        done: It has left the pipeline.
+    """
+
+    __slots__ = (
+        "admission", "admitted", "done", "engine", "is_heavy", "key", "on_thread", "prepared", "query", "replies",
+    )  # fmt: skip
+
+    def __init__(
+        self, engine: Engine, query: EngineQuery, lane: Hashable, deadline: float | None, reply: Reply
+    ) -> None:
+        self.is_heavy = isinstance(query.source, ImageBytes | Text)
+        super().__init__(lane, 1.0 if self.is_heavy else LIGHT, deadline, engine)
+        self.engine, self.query, self.replies = engine, query, [reply]
+        self.admitted = perf_counter()
+        self.key: bytes | None = None
+        self.admission: Admission | None = None
+        self.prepared: PreparedQuery | None = None
+        self.on_thread = self.done = False
+
+    def give_back(self) -> None:
+        """Free the room that it holds."""
+        assert self.admission is not None
+        self.admission.give_back(self.lane, self.cost, self.query.image_bytes)
+
+    def join(self, other: Flight) -> None:
+        """Let those who wait for an equal query wait for this one.  It is worked on while any of them has time."""
+        self.replies += other.replies
+        if self.deadline is not None:
+            self.deadline = None if other.deadline is None else max(self.deadline, other.deadline)

@@ -1,0 +1,104 @@
+"""How long the queue takes, from what the last queries took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from time import monotonic
+
+from cbir.server.queue.admission import OverloadedError
+from cbir.server.queue.flight import Flight
+
+__all__ = ["Forecast", "Pace"]
+
+
+class Pace:
+    """How long a stage takes for one query lately: a moving average that follows the last hundred or so."""
+
+    def __init__(self, seconds_each: float) -> None:
+        self.seconds_each = seconds_each
+
+    def add(self, seconds: float, count: int = 1) -> None:
+        """Note that ``count`` queries took ``seconds`` together."""
+        keep = 0.98**count
+        self.seconds_each = keep * self.seconds_each + (1 - keep) * seconds / count
+
+
+class Forecast:
+    """Counts what is under way, and knows the pace.
+
+    Args:
+        threads: That decode.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        # Guesses until there is something to go by.
+        self.heavy, self.light, self.decode = Pace(0.01), Pace(0.001), Pace(0.01)
+        # A query is answered when its batch is, which is longer than its own turn.
+        self.batch_seconds = 0.0
+        self.heavies = 0
+        self.lights = 0
+        self._pressed_since: float | None = None
+
+    @property
+    def under_way(self) -> int:
+        """Queries that are admitted and not yet answered."""
+        return self.heavies + self.lights
+
+    def count(self, flight: Flight, by: int) -> None:
+        """Note that a query comes (1) or goes (-1)."""
+        if flight.is_heavy:
+            self.heavies += by
+        else:
+            self.lights += by
+
+    def note_batch(self, flights: Sequence[Flight], seconds: float) -> None:
+        """Note what a batch took that is answered: while others wait, all the time since the batch before it."""
+        now = monotonic()
+        if self._pressed_since is not None:
+            seconds = max(seconds, now - self._pressed_since)
+        self._pressed_since = now if self.under_way else None
+        self.batch_seconds += 0.2 * (seconds - self.batch_seconds)
+        heavies = sum(flight.is_heavy for flight in flights)
+        if heavies:
+            self.heavy.add(seconds, heavies)
+        else:
+            self.light.add(seconds, len(flights))
+
+    def wait(self) -> float:
+        """Seconds until what is admitted now should be done."""
+        engine = self.heavies * self.heavy.seconds_each + self.lights * self.light.seconds_each
+        return max(engine, self.heavies * self.decode.seconds_each / self._threads)
+
+    def check(self, flight: Flight, mine: float, held: Iterable[float]) -> None:
+        """Refuse what would only expire in the queue.  A server that is idle takes everything: forecasts grow stale.
+
+        It is told as overload, with the time that the queue needs, which is more than the caller has: a client that
+        heeds it does not come again in vain, and may ask another server while there is time.  DEADLINE_EXCEEDED would
+        be untrue as yet, and would put the blame on the query.
+
+        Args:
+            mine: Cost that the query's lane holds.
+            held: Costs that all lanes hold, this one included.
+
+        Raises:
+            OverloadedError: ``DEADLINE_UNREACHABLE``.
+        """
+        if flight.deadline is None or not self.under_way:
+            return
+        left = flight.deadline - monotonic()
+        wait = self.wait() + max(
+            (self.heavy if flight.is_heavy else self.light).seconds_each, self.batch_seconds / 2
+        )  # fmt: skip
+        if wait < left:
+            return
+        # Lanes take turns: only so much of each comes before this query.
+        costs, mine = list(held), mine + flight.cost
+        wait *= min(1.0, (sum(min(cost, mine) for cost in costs) + flight.cost) / (sum(costs) + flight.cost))
+        if wait >= left:
+            raise OverloadedError(
+                f"the queue needs {wait:.2f} seconds and the query has {max(left, 0.0):.2f} left: give it more time, "
+                "or come again when there is less to do",
+                wait + 0.001,
+                "DEADLINE_UNREACHABLE",
+            )

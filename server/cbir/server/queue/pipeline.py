@@ -1,0 +1,350 @@
+"""The way of a query through the process: admission, preparation on threads, batches on the engine's owner thread.
+
+The event loop admits, hands on and answers; it waits for nothing.  A query costs it one future and no task of its own,
+and a whole batch comes back in one call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from itertools import chain
+from time import perf_counter
+from typing import TypeVar
+
+from cbir.core.errors import CbirError
+from cbir.server.engine import Engine, EngineQuery, EngineResult, PreparedQuery, Timings
+from cbir.server.limits import Limits
+from cbir.server.queue.admission import Admission
+from cbir.server.queue.batching import Batcher, DeadlineError
+from cbir.server.queue.cache import AnswerCache
+from cbir.server.queue.decoders import Decoders
+from cbir.server.queue.flight import LIGHT, Flight, Reply
+from cbir.server.queue.forecast import Forecast
+from cbir.server.queue.tally import Tally
+
+__all__ = ["Pipeline"]
+
+Outcome = TypeVar("Outcome")
+
+Fingerprint = Callable[[], bytes]
+
+#: An answer in bytes, the same without timings, and the timings.
+Written = tuple[bytes, bytes, Timings]
+
+#: Digests of images up to this size are taken on the event loop, in a tenth of a millisecond; larger ones on a thread.
+_DIGEST_INLINE = 128 * 2**10
+
+
+class Pipeline:
+    """Runs queries of one event loop on whatever engine each of them was begun with.
+
+    Args:
+        write: Makes the bytes that are sent of a result, with and without timings: an answer from memory took no time.
+    """
+
+    def __init__(self, limits: Limits, write: Callable[[EngineResult], tuple[bytes, bytes]]) -> None:
+        self._write_result = write
+        self.tally = Tally(limits.buckets)
+        self.cache = AnswerCache(limits.cache_entries, limits.cache_bytes)
+        self.admission = Admission(limits.queue, limits.queue_bytes, "queries")
+        # Streams wait for room and are not refused; apart from the others, so that neither shuts the other out.
+        self.streams = Admission(max(1.0, limits.queue / 2), limits.queue_bytes // 2, "queries of streams")
+        self.forecast = Forecast(limits.decoders)
+        self._flying: dict[tuple[Engine, bytes], Flight] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._batcher: Batcher[Flight] = Batcher(
+            self._process, self._expire, max_batch=limits.max_batch, max_delay=limits.max_delay
+        )
+        # Enough for the batch at work, the next one, and what of the last one is not yet written.
+        self._decoders: Decoders[Flight] = Decoders(
+            self._prepare, self._expire, threads=limits.decoders, ahead=3 * limits.max_batch
+        )
+
+    def check_room(self, size: int) -> None:
+        """Refuse at once where nothing at all could be let in, before anything is read.
+
+        What may be known from memory is read all the same, unless that takes long.
+
+        Args:
+            size: Bytes of the request.
+
+        Raises:
+            OverloadedError: So it is.
+        """
+        if self.admission.is_full(LIGHT) and (size > _DIGEST_INLINE or not self.cache):
+            self.admission.refuse(self.forecast.wait())
+
+    async def search(
+        self, engine: Engine, query: EngineQuery, fingerprint: Fingerprint, lane: Hashable, deadline: float | None
+    ) -> bytes:
+        """Answer one query.  Cancelling the task takes the query out, unless its batch has begun.
+
+        Args:
+            fingerprint: What the query has in common with its equals; may take long for large images.
+            lane: Who asks; those who ask much wait for themselves.
+            deadline: On the clock of :func:`time.monotonic`.
+
+        Returns:
+            What ``write`` makes of the result.
+
+        Raises:
+            CbirError: The query cannot be answered.
+            OverloadedError: There is no room, or no time.
+            DeadlineError: The deadline passed while it waited.
+        """
+        answer: asyncio.Future[bytes] = self._bind().create_future()
+        reply = partial(_settle, answer)
+        # What is long in reading must be let in first; the rest is answered from memory even by a flooded server.
+        early = query.image_bytes > _DIGEST_INLINE
+        flight = Flight(engine, query, lane, deadline, reply)
+        if early:
+            self._admit(flight)
+        found = await self._recall(flight, fingerprint) if self.cache else None
+        if found is None:
+            if not early:
+                self._admit(flight)
+            found = self._begin(flight)
+        elif early:
+            flight.give_back()
+        if isinstance(found, bytes):
+            return found
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self.leave(found, reply)
+            raise
+
+    async def ask(
+        self,
+        engine: Engine,
+        query: EngineQuery,
+        fingerprint: Fingerprint,
+        lane: Hashable,
+        deadline: float | None,
+        reply: Reply,
+    ) -> Flight | None:
+        """Begin one query of a stream, as soon as there is room for it.
+
+        Returns:
+            What :meth:`leave` wants; None where ``reply`` has been called already.
+
+        Raises:
+            CbirError: The query cannot be answered.
+        """
+        self._bind()
+        flight = Flight(engine, query, lane, deadline, reply)
+        flight.admission = self.streams
+        await self.streams.take_in_turn(lane, flight.cost, flight.query.image_bytes)
+        found = await self._recall(flight, fingerprint) if self.cache else None
+        if found is None:
+            return self._begin(flight)
+        flight.give_back()
+        if isinstance(found, bytes):
+            reply(found)
+            return None
+        return found
+
+    def leave(self, flight: Flight, reply: Reply) -> None:
+        """One who waits for an answer waits no longer; the query is taken out if nobody else does."""
+        if flight.done or reply not in flight.replies:
+            return
+        flight.replies.remove(reply)
+        if flight.replies:
+            return
+        if not self._decoders.withdraw(flight):
+            if not self._batcher.withdraw(flight):
+                return
+            if flight.on_thread and flight.queued:
+                self._decoders.release()
+        self.tally.cancelled += 1
+        self._depart(flight)
+
+    def on_engine_thread(self, act: Callable[[], Outcome]) -> Outcome:
+        """Run something between two batches on the thread that owns the device, and wait for it.  Blocks."""
+        return self._batcher.errand(act).result()
+
+    async def close(self, grace: float) -> None:
+        """Answer what waits, within ``grace`` seconds, and end the threads."""
+        self._decoders.close()
+        await asyncio.to_thread(self._batcher.close, grace)
+
+    # On the event loop.
+
+    def _bind(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
+
+    def _admit(self, flight: Flight) -> None:
+        """Hold room for a query, or refuse it."""
+        admission = flight.admission = self.admission
+        mine = admission.lanes.get(flight.lane, 0.0)
+        self.forecast.check(flight, mine, chain(admission.lanes.values(), self.streams.lanes.values()))
+        admission.take(flight.lane, flight.cost, flight.query.image_bytes, self.forecast.wait())
+
+    async def _recall(self, flight: Flight, fingerprint: Fingerprint) -> bytes | Flight | None:
+        """The answer, where it is known, or the same query of somebody else, to wait for together."""
+        if flight.query.image_bytes <= _DIGEST_INLINE:
+            key = fingerprint()
+        else:
+            try:
+                key = await asyncio.to_thread(fingerprint)
+            except BaseException:
+                flight.give_back()
+                raise
+        flight.key = key
+        known = self.cache.get(flight.engine.version, key)
+        if known is not None:
+            return known
+        other = self._flying.get((flight.engine, key))
+        if other is None:
+            return None
+        self.tally.joined += 1
+        other.join(flight)
+        return other
+
+    def _begin(self, flight: Flight) -> Flight:
+        """Set an admitted query on its way."""
+        self.tally.admitted += 1
+        self.forecast.count(flight, 1)
+        if flight.key is not None:
+            self._flying[flight.engine, flight.key] = flight
+        try:
+            if flight.engine.is_light(flight.query):
+                flight.prepared = flight.engine.prepare(flight.query)
+                self._batcher.submit(flight)
+            elif self.forecast.under_way == 1:
+                # Nobody else is here: the engine's own thread prepares it, which saves waking another one.
+                self._batcher.submit(flight)
+            else:
+                flight.on_thread = True
+                self._decoders.submit(flight)
+        except BaseException:
+            self._depart(flight)
+            raise
+        return flight
+
+    def _depart(self, flight: Flight) -> None:
+        """Free what a query held."""
+        flight.done = True
+        flight.give_back()
+        self.forecast.count(flight, -1)
+        if flight.key is not None:
+            del self._flying[flight.engine, flight.key]
+
+    def _finish(self, flights: Sequence[Flight], answers: Sequence[Written | Exception], seconds: float) -> None:
+        """Hand over the answers to a batch, or to those that got no further.
+
+        Args:
+            seconds: What the batch took; 0 where there was none.
+        """
+        told: list[tuple[Flight, Timings]] = []
+        for flight, answer in zip(flights, answers, strict=True):
+            if flight.on_thread:
+                self._decoders.release()
+            if flight.done:
+                continue
+            self._depart(flight)
+            outcome: bytes | Exception
+            if isinstance(answer, Exception):
+                outcome = answer
+                self.tally.expired += isinstance(answer, DeadlineError)
+            else:
+                outcome, body, timings = answer
+                told.append((flight, timings))
+                if flight.key is not None:
+                    self.cache.put(flight.engine.version, flight.key, body)
+            self.tally.cancelled_late += flight.begun and not flight.replies and not isinstance(answer, DeadlineError)
+            for reply in flight.replies:
+                reply(outcome)
+        # Those who wait go on first.
+        asyncio.get_running_loop().call_soon(self._note, flights, told, perf_counter(), seconds)
+
+    def _note(
+        self, flights: Sequence[Flight], told: Sequence[tuple[Flight, Timings]], now: float, seconds: float
+    ) -> None:
+        """Count what a batch and its answers took."""
+        if seconds:
+            self.forecast.note_batch(flights, seconds)
+            self.tally.processed += len(flights)
+            self.tally.batches.add(len(flights))
+        stages = self.tally.stages
+        for flight, timings in told:
+            if flight.is_heavy:
+                stages["embed"].add(timings.embed)
+            if flight.query.image_bytes:
+                self.forecast.decode.add(timings.decode)
+                stages["decode"].add(timings.decode)
+            stages["queue"].add(timings.queue)
+            stages["search"].add(timings.search)
+            stages["fuse"].add(timings.fuse)
+            stages["total"].add(now - flight.admitted)
+
+    # On the threads.
+
+    def _prepare(self, flight: Flight) -> None:
+        """On a decoder."""
+        try:
+            flight.prepared = flight.engine.prepare(flight.query)
+            if not self._batcher.submit(flight):
+                self._decoders.release()
+        except Exception as error:  # noqa: BLE001 - carried over to the caller
+            self._hand_over([flight], [error])
+
+    def _expire(self, flights: Sequence[Flight]) -> None:
+        self._hand_over(flights, [DeadlineError() for _ in flights])
+
+    def _process(self, flights: Sequence[Flight]) -> None:
+        """On the engine's owner thread."""
+        taken = perf_counter()
+        ready: list[Flight] = []
+        prepared: list[PreparedQuery] = []
+        waited: list[float] = []
+        for flight in flights:
+            waited_until = taken - (flight.prepared.seconds if flight.prepared else 0.0)
+            try:
+                prepared.append(flight.prepared or flight.engine.prepare(flight.query))
+            except Exception as error:  # noqa: BLE001 - carried over to the caller
+                self._hand_over([flight], [error])
+                continue
+            ready.append(flight)
+            waited.append(waited_until - flight.admitted)
+        if not ready:
+            return
+        begun = perf_counter()
+        answers: Sequence[Written | Exception]
+        try:
+            answers = [self._write(result) for result in ready[0].engine.answer(prepared, waited)]
+        except Exception as error:  # noqa: BLE001 - whatever it was, the callers get it and the thread goes on
+            answers = [error] * len(ready)
+        self._hand_over(ready, answers, perf_counter() - begun)
+
+    def _write(self, result: EngineResult | CbirError) -> Written | Exception:
+        """Here and not on the event loop, which has more to do, and none of the result in its core's caches."""
+        if isinstance(result, CbirError):
+            return result
+        try:
+            return (*self._write_result(result), result.timings)
+        except Exception as error:  # noqa: BLE001 - whose answer it is gets it, and no other
+            return error
+
+    def _hand_over(
+        self, flights: Sequence[Flight], answers: Sequence[Written | Exception], seconds: float = 0.0
+    ) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(self._finish, flights, answers, seconds)
+        except RuntimeError:
+            # The loop is closed: the server has stopped, and nobody waits.
+            return
+
+
+def _settle(answer: asyncio.Future[bytes], outcome: bytes | Exception) -> None:
+    if answer.done():
+        return
+    if isinstance(outcome, Exception):
+        answer.set_exception(outcome)
+    else:
+        answer.set_result(outcome)

@@ -1,0 +1,2 @@
+from .lifecycle import Server as Server
+from .varints import varint as varint

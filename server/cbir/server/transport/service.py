@@ -1,0 +1,146 @@
+"""The RPCs of ``cbir.v1``: messages in, the pipeline, messages out."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
+
+import grpc
+
+from cbir.server.deployment import Deployment
+from cbir.server.engine import read_picture
+from cbir.server.limits import Limits
+from cbir.server.queue import Admission, NotReadyError, Pipeline
+from cbir.server.transport import conversion, status, wire
+from cbir.server.transport.streaming import Conversation
+from cbir.v1 import admin_pb2, admin_pb2_grpc, search_pb2
+
+__all__ = ["CLIENT_ID", "AdminService", "SearchService"]
+
+# Methods have the names of the protocol.
+# ruff: noqa: N802
+
+#: Metadata by which callers say who they are, where one connection serves several, or several connections one.
+CLIENT_ID = "x-client-id"
+_CHUNK = 64 * 2**10
+#: Guess of what reading one picture takes, in seconds; it only times retries.
+_PICTURE_SECONDS = 0.05
+
+
+class SearchService:
+    """Answers queries.
+
+    Args:
+        stopping: Once set, streams read no further queries.
+    """
+
+    def __init__(self, deployment: Deployment, pipeline: Pipeline, limits: Limits, stopping: asyncio.Event) -> None:
+        self._deployment, self._pipeline, self._limits, self._stopping = deployment, pipeline, limits, stopping
+        self._downloads = Admission(limits.downloads, limits.downloads * 2**40, "downloads")
+        # Apart from the decoders, so that thumbnails do not hold up queries.
+        self._readers = ThreadPoolExecutor(2, thread_name_prefix="cbir-picture")
+
+    def close(self) -> None:
+        """End the threads."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
+
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
+        """How each method is called.  Queries come and answers go as bytes: see :mod:`cbir.server.transport.wire`."""
+        return {
+            "Search": grpc.unary_unary_rpc_method_handler(self.Search),
+            "SearchStream": grpc.stream_stream_rpc_method_handler(self.SearchStream),
+            "GetIndexInfo": grpc.unary_unary_rpc_method_handler(
+                self.GetIndexInfo,
+                search_pb2.GetIndexInfoRequest.FromString,
+                search_pb2.GetIndexInfoResponse.SerializeToString,
+            ),
+            "GetImage": grpc.unary_stream_rpc_method_handler(
+                self.GetImage,
+                search_pb2.GetImageRequest.FromString,
+                search_pb2.GetImageResponse.SerializeToString,
+            ),
+        }
+
+    async def Search(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        """See the API."""
+        pipeline = self._pipeline
+        try:
+            engine = self._deployment.engine
+            pipeline.check_room(len(data))
+            asked = wire.Question(wire.parse(search_pb2.SearchRequest, data))
+            answer = await pipeline.search(engine, asked.query, asked.fingerprint, _caller(context), _deadline(context))
+        except Exception as error:  # noqa: BLE001 - every failure becomes a status
+            pipeline.tally.outcome(error)
+            return status.fail(context, error)
+        pipeline.tally.outcome(answer)
+        return answer
+
+    async def SearchStream(self, requests: object, context: grpc.aio.ServicerContext) -> None:
+        """See the API."""
+        conversation = Conversation(self._deployment, self._pipeline, context, self._limits.window, _deadline(context))
+        try:
+            await conversation.run(self._stopping)
+        except Exception as error:  # noqa: BLE001 - every failure becomes a status
+            await status.abort(context, error)
+        if self._stopping.is_set():
+            await status.abort(context, NotReadyError("the server is stopping: connect again", reason="STOPPING"))
+
+    async def GetIndexInfo(
+        self, request: search_pb2.GetIndexInfoRequest, context: grpc.aio.ServicerContext
+    ) -> search_pb2.GetIndexInfoResponse:
+        """See the API."""
+        try:
+            return conversion.index_info(self._deployment.engine.info, self._limits)
+        except Exception as error:  # noqa: BLE001 - every failure becomes a status
+            await status.abort(context, error)
+
+    async def GetImage(self, request: search_pb2.GetImageRequest, context: grpc.aio.ServicerContext) -> None:
+        """See the API."""
+        try:
+            wait = self._downloads.used * _PICTURE_SECONDS
+            with self._downloads.admit(context, 1, 0, wait):
+                gallery = self._deployment.engine.gallery
+                side = request.thumbnail if request.HasField("thumbnail") else None
+                picture = await asyncio.get_running_loop().run_in_executor(
+                    self._readers, read_picture, gallery, request.image_id, side, self._limits
+                )
+                first = search_pb2.GetImageResponse(
+                    chunk=picture.data[:_CHUNK], media_type=picture.media_type, total_bytes=len(picture.data)
+                )
+                await context.write(first)
+                for start in range(_CHUNK, len(picture.data), _CHUNK):
+                    await context.write(search_pb2.GetImageResponse(chunk=picture.data[start : start + _CHUNK]))
+        except Exception as error:  # noqa: BLE001 - every failure becomes a status
+            await status.abort(context, error)
+
+
+class AdminService(admin_pb2_grpc.AdminServiceServicer):
+    """Serves operators."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+
+    async def ReloadIndex(
+        self, request: admin_pb2.ReloadIndexRequest, context: grpc.aio.ServicerContext
+    ) -> admin_pb2.ReloadIndexResponse:
+        """See the API."""
+        try:
+            done = await self._deployment.reload(request.version or None)
+        except Exception as error:  # noqa: BLE001 - every failure becomes a status
+            await status.abort(context, error)
+        return admin_pb2.ReloadIndexResponse(previous_version=done.previous, version=done.version, changed=done.changed)
+
+
+def _caller(context: grpc.aio.ServicerContext) -> str:
+    """Whose turn a query takes: the client's by its own word, else the connection's."""
+    for name, value in context.invocation_metadata() or ():
+        if name == CLIENT_ID:
+            return str(value)
+    return str(context.peer())
+
+
+def _deadline(context: grpc.aio.ServicerContext) -> float | None:
+    """The call's deadline on the clock of :func:`time.monotonic`, None without one."""
+    remaining = context.time_remaining()
+    return None if remaining is None else monotonic() + remaining

@@ -1,0 +1,132 @@
+"""One search stream: queries in, answers out as they are ready, at most a window of them under way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+import grpc
+
+from cbir.server.deployment import Deployment
+from cbir.server.queue import Flight, NotReadyError, Pipeline
+from cbir.server.transport import status, wire
+from cbir.v1 import search_pb2
+
+__all__ = ["Conversation"]
+
+
+class _Asker:
+    """One query of a stream; takes the answer to it."""
+
+    __slots__ = ("flight", "request_id", "stream")
+
+    def __init__(self, stream: Conversation, request_id: str) -> None:
+        self.stream, self.request_id = stream, request_id
+        self.flight: Flight | None = None
+
+    def __call__(self, outcome: bytes | Exception) -> None:
+        self.stream.answer(self, outcome)
+
+
+class Conversation:
+    """The course of one ``SearchStream`` call, as two tasks for all its queries: one reads, one writes.
+
+    A stream has a lane of its own, so that it takes turns with the other clients however much it sends.
+
+    Args:
+        window: Most queries under way; answers that are not yet sent count among them.
+        deadline: On the clock of :func:`time.monotonic`.
+    """
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        pipeline: Pipeline,
+        context: grpc.aio.ServicerContext,
+        window: int,
+        deadline: float | None,
+    ) -> None:
+        self._deployment, self._pipeline, self._context = deployment, pipeline, context
+        self._window, self._deadline = window, deadline
+        self._under_way: set[_Asker] = set()
+        self._answers: deque[bytes] = deque()
+        self._unsent = 0
+        self._finished = False
+        self._changed: asyncio.Future[None] | None = None  # what the writer waits for
+        self._room: asyncio.Future[None] | None = None  # what the reader waits for
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Answer until the client has ended its side and everything is answered, or until the server stops.
+
+        Args:
+            stopping: Once set, no further queries are read.
+        """
+        reading = asyncio.create_task(self._read())
+        told = asyncio.create_task(stopping.wait())
+        reading.add_done_callback(self._end)
+        told.add_done_callback(lambda _: reading.cancel())
+        try:
+            await self._write()
+            if not reading.cancelled():
+                reading.result()
+        finally:
+            told.cancel()
+            reading.cancel()
+            for asker in self._under_way:
+                if asker.flight is not None:
+                    self._pipeline.leave(asker.flight, asker)
+
+    def answer(self, asker: _Asker, outcome: bytes | Exception) -> None:
+        """Queue an answer for sending."""
+        self._under_way.discard(asker)
+        self._unsent += 1
+        self._pipeline.tally.outcome(outcome)
+        if isinstance(outcome, bytes):
+            self._answers.append(wire.stream_answer(asker.request_id, outcome))
+        else:
+            self._answers.append(wire.stream_error(asker.request_id, status.to_status(outcome)))
+        self._wake_writer()
+
+    async def _read(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            while len(self._under_way) + self._unsent >= self._window:
+                self._room = loop.create_future()
+                await self._room
+            data = await self._context.read()
+            if data is grpc.aio.EOF:
+                return
+            request = wire.parse(search_pb2.SearchStreamRequest, data)
+            asker = _Asker(self, request.request_id)
+            self._under_way.add(asker)
+            try:
+                asked = wire.Question(request.request)
+                asker.flight = await self._pipeline.ask(
+                    self._deployment.engine, asked.query, asked.fingerprint, self, self._deadline, asker
+                )
+            except asyncio.CancelledError:
+                self.answer(asker, NotReadyError("the server is stopping: connect again", reason="STOPPING"))
+                raise
+            except Exception as error:  # noqa: BLE001 - every failure becomes a status, in band
+                self.answer(asker, error)
+
+    async def _write(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            while self._answers:
+                await self._context.write(self._answers.popleft())
+                self._unsent -= 1
+                if self._room is not None and not self._room.done():
+                    self._room.set_result(None)
+            if self._finished and not self._under_way:
+                return
+            self._changed = loop.create_future()
+            await self._changed
+
+    def _end(self, _: asyncio.Task[None]) -> None:
+        self._finished = True
+        self._wake_writer()
+
+    def _wake_writer(self) -> None:
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)

@@ -1,0 +1,263 @@
+"""The gallery: what is known of every indexed image, one row each, in id order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from cbir.core.errors import ArtifactError, QueryError, UnknownImageError
+from cbir.core.files import read_uri
+from cbir.core.images import Box
+
+__all__ = ["Gallery", "GalleryImage"]
+
+_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("uri", pa.string()),
+        ("label", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("sha256", pa.string()),
+        ("phash", pa.uint64()),
+        ("crop", pa.list_(pa.int32(), 4)),
+        ("stamp", pa.string()),
+        ("metadata", pa.map_(pa.string(), pa.string())),
+    ]
+)
+
+#: Rows that are read without a pause, in about a millisecond.
+_PIECE = 8192
+
+
+@dataclass(frozen=True)
+class GalleryImage:
+    """One indexed image.
+
+    Attributes:
+        width: Width of the upright image in pixels.
+        sha256: Hexadecimal digest of the file's bytes.
+        phash: 64-bit perceptual hash.
+        crop: The part that was embedded, in pixels of the upright image.
+        stamp: Cheap evidence of change: what the source says without being read.
+    """
+
+    id: str
+    uri: str
+    label: str | None
+    width: int
+    height: int
+    sha256: str
+    phash: int
+    crop: Box
+    stamp: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+class Gallery:
+    """A column store of :class:`GalleryImage`; rows are numbered as the embeddings are."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    @classmethod
+    def from_images(cls, images: Iterable[GalleryImage]) -> Gallery:
+        """Build from images, which must come in id order."""
+        columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
+        for image in images:
+            for name in ("id", "uri", "label", "width", "height", "sha256", "phash", "stamp"):
+                columns[name].append(getattr(image, name))
+            columns["crop"].append([image.crop.left, image.crop.top, image.crop.right, image.crop.bottom])
+            columns["metadata"].append(list(image.metadata.items()))
+        return cls(pa.table(columns, schema=_SCHEMA))
+
+    @classmethod
+    def read(cls, path: Path) -> Gallery:
+        """Read ``images.parquet``."""
+        try:
+            table = pq.read_table(path, memory_map=True)
+        except (OSError, pa.ArrowException) as error:
+            raise ArtifactError(
+                f"{path} is no readable Parquet file: run `cbir verify`, then index again", reason="INDEX_CORRUPT"
+            ) from error
+        return cls(table.cast(_SCHEMA))
+
+    def write(self, path: Path) -> None:
+        """Write ``images.parquet``."""
+        pq.write_table(self._table, path, compression="zstd")
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def __getitem__(self, row: int) -> GalleryImage:
+        # One row's scalars; slicing a table costs more than reading its cells.
+        cell = {name: self._columns[name][row].as_py() for name in _SCHEMA.names}
+        return GalleryImage(**{**cell, "crop": Box(*cell["crop"]), "metadata": dict(cell["metadata"])})
+
+    def images(self) -> Iterator[GalleryImage]:
+        """Every image in row order; faster than asking row by row."""
+        for cell in self._table.to_pylist():
+            yield GalleryImage(**{**cell, "crop": Box(*cell["crop"]), "metadata": dict(cell["metadata"])})
+
+    @cached_property
+    def _columns(self) -> dict[str, Any]:
+        return {name: self._table.column(name).combine_chunks() for name in _SCHEMA.names}
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Every id, in row order."""
+        return _strings(self._columns["id"])
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.ids)}
+
+    @cached_property
+    def _hashes(self) -> dict[str, tuple[int, ...]]:
+        # Tuples of numbers, unlike lists, are nothing that the garbage collector has to look through.
+        rows: dict[str, tuple[int, ...]] = {}
+        for row, digest in enumerate(_strings(self._columns["sha256"])):
+            rows[digest] = (*rows.get(digest, ()), row)
+        return rows
+
+    @cached_property
+    def _label_table(self) -> tuple[list[str], NDArray[np.int32]]:
+        encoded = self._columns["label"].dictionary_encode()
+        names = encoded.dictionary.to_pylist()
+        codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
+        order = sorted(range(len(names)), key=names.__getitem__)
+        place = np.empty(len(names) + 1, np.int32)
+        place[order] = np.arange(len(names), dtype=np.int32)
+        place[-1] = -1
+        return [names[i] for i in order], place[codes]
+
+    @property
+    def labels(self) -> list[str]:
+        """The distinct labels, sorted."""
+        return self._label_table[0]
+
+    @property
+    def label_codes(self) -> NDArray[np.int32]:
+        """(N,) each image's place in :attr:`labels`, -1 where it has none."""
+        return self._label_table[1]
+
+    @cached_property
+    def phashes(self) -> NDArray[np.uint64]:
+        """(N,) perceptual hashes."""
+        return cast("NDArray[np.uint64]", self._columns["phash"].to_numpy(zero_copy_only=False))
+
+    def sha256(self, row: int) -> str:
+        """The digest of the bytes of one image."""
+        return cast(str, self._columns["sha256"][row].as_py())
+
+    def uri(self, row: int) -> str:
+        """Where the indexer found one image; see :mod:`cbir.core.files.uri`."""
+        return cast(str, self._columns["uri"][row].as_py())
+
+    def label(self, row: int) -> str | None:
+        """The label of one image."""
+        code = int(self.label_codes[row])
+        return None if code < 0 else self.labels[code]
+
+    def metadata(self, row: int) -> dict[str, str]:
+        """The further columns of one image."""
+        # Most galleries have none, and reading an empty map takes as long as reading all the rest.
+        if self._metadata_ends[row] == self._metadata_ends[row + 1]:
+            return {}
+        return dict(self._columns["metadata"][row].as_py())
+
+    def row(self, image_id: str) -> int:
+        """The row of an id.
+
+        Raises:
+            UnknownImageError: There is no such image.
+        """
+        try:
+            return self._rows[image_id]
+        except KeyError:
+            raise UnknownImageError(
+                f"the gallery holds no image {image_id!r}: ids are as the indexer listed them (see images.parquet)",
+                reason="UNKNOWN_IMAGE_ID",
+                image_id=image_id,
+            ) from None
+
+    def rows_with_sha256(self, digest: str) -> list[int]:
+        """The rows of the images whose file has this hexadecimal digest."""
+        return list(self._hashes.get(digest, ()))
+
+    def read_bytes(self, row: int) -> bytes:
+        """The original file of an image, read again from where the indexer found it."""
+        return read_uri(self.uri(row))
+
+    def mask(
+        self,
+        labels: Sequence[str] = (),
+        exclude_labels: Sequence[str] = (),
+        metadata: Mapping[str, Sequence[str]] | None = None,
+    ) -> NDArray[np.bool_] | None:
+        """(N,) which images meet all the conditions, or None where there is no condition.
+
+        Raises:
+            QueryError: ``BAD_FILTER``: a label or metadata column that no image has.
+        """
+        mask: NDArray[np.bool_] | None = None
+        if not (labels or exclude_labels or metadata):
+            return mask
+        place = {name: code for code, name in enumerate(self.labels)}
+        for names, wanted in ((labels, True), (exclude_labels, False)):
+            if not names:
+                continue
+            for name in names:
+                if name not in place:
+                    raise QueryError(
+                        f"the filter names the label {name!r}, which no image of the gallery has",
+                        reason="BAD_FILTER",
+                        label=name,
+                    )
+            found = np.isin(self.label_codes, [place[name] for name in names]) == wanted
+            mask = found if mask is None else mask & found
+        for key, values in (metadata or {}).items():
+            column = self._metadata_column(key)
+            found = np.asarray(
+                pc.is_in(column, value_set=pa.array(list(values), pa.string())).to_numpy(zero_copy_only=False), bool
+            )
+            mask = found if mask is None else mask & found
+        return mask
+
+    def _metadata_column(self, key: str) -> Any:
+        if key not in self._metadata:
+            values = pc.map_lookup(self._columns["metadata"], pa.scalar(key), "first")
+            if values.null_count == len(values):
+                raise QueryError(
+                    f"the filter names the metadata column {key!r}, which no image of the gallery has",
+                    reason="BAD_FILTER",
+                    column=key,
+                )
+            self._metadata[key] = values
+        return self._metadata[key]
+
+    @cached_property
+    def _metadata_ends(self) -> NDArray[np.int32]:
+        column = self._columns["metadata"]
+        return cast("NDArray[np.int32]", column.offsets.to_numpy(zero_copy_only=False))
+
+    @cached_property
+    def _metadata(self) -> dict[str, Any]:
+        return {}
+
+
+def _strings(column: Any) -> list[str]:
+    """A column as a list, in pieces: of a whole one pyarrow does not let other threads run before it is done."""
+    found: list[str] = []
+    for start in range(0, len(column), _PIECE):
+        found += column.slice(start, _PIECE).to_pylist()
+    return found

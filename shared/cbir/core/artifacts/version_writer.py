@@ -1,0 +1,92 @@
+"""Writing and publishing a version of an index: all of it is seen at once, or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.core.artifacts.index_version import HEADS_FILE, IndexVersion
+from cbir.core.artifacts.manifest import Manifest
+from cbir.core.files import file_sha256, sync, write_durably
+from cbir.core.vote import LinearHead
+
+__all__ = ["VersionWriter"]
+
+
+class VersionWriter:
+    """A version being written; nothing of it is seen before :meth:`publish`.
+
+    Args:
+        index: The INDEX folder.
+        name: Of the version.
+        previous: The version whose files are linked where they stay the same.
+        make_live: Points CURRENT at a complete version.
+    """
+
+    def __init__(self, index: Path, name: str, previous: IndexVersion | None, make_live: Callable[[str], None]) -> None:
+        self.index, self.name, self.previous = index, name, previous
+        self._make_live = make_live
+        self.path = index / "versions" / f".partial-{name}"
+        self.path.mkdir(parents=True)
+
+    def file(self, name: str) -> Path:
+        """The path of a new file, its folder made."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def write_json(self, name: str, data: Any) -> None:
+        """Write a JSON file."""
+        self.file(name).write_text(json.dumps(data, indent=1, ensure_ascii=False), encoding="utf-8")
+
+    def publish(self, manifest: Manifest, *, activate: bool = True) -> IndexVersion:
+        """Hash and sync the files, write the manifest, rename the folder, and change CURRENT.
+
+        Args:
+            manifest: ``version`` and ``files`` are filled in here.
+        """
+        before = self.previous.manifest.files if self.previous else {}
+        files = {}
+        for path in sorted(p for p in self.path.rglob("*") if p.is_file()):
+            name = path.relative_to(self.path).as_posix()
+            facts = {"sha256": file_sha256(path), "size": path.stat().st_size}
+            files[name] = facts
+            if self.previous and before.get(name) == facts and self.previous.is_intact(name):
+                # The same bytes are kept once: a hard link to the version before.
+                link = path.with_name(path.name + ".link")
+                try:
+                    os.link(self.previous.path / name, link)
+                    link.replace(path)
+                except OSError:
+                    link.unlink(missing_ok=True)
+            sync(path)
+        complete = Manifest(**{**vars(manifest), "version": self.name, "files": files})
+        write_durably(self.path / "manifest.json", json.dumps(complete.to_json(), indent=1, ensure_ascii=False))
+        sync(self.path)
+        final = self.path.with_name(self.name)
+        self.path.rename(final)
+        sync(final.parent)
+        if activate:
+            self._make_live(self.name)
+        return IndexVersion(final, complete)
+
+    def write_heads(self, heads: Mapping[str, LinearHead]) -> None:
+        """Write the members' linear heads; without any, nothing."""
+        from safetensors.numpy import save_file
+
+        arrays: dict[str, NDArray[np.float32]] = {}
+        for name, head in heads.items():
+            arrays |= {f"{name}.weight": np.ascontiguousarray(head.weight), f"{name}.bias": head.bias}
+        if arrays:
+            save_file(arrays, self.file(HEADS_FILE))
+
+    def abandon(self) -> None:
+        """Remove what was written."""
+        shutil.rmtree(self.path, ignore_errors=True)

@@ -1,0 +1,7 @@
+"""Ensembles: the file that describes one, its members' networks on this machine's runtimes, their fingerprints."""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,71 @@
+"""Classification networks of torchvision, as feature extractors (the last linear layer is dropped)."""
+
+from __future__ import annotations
+
+import torchvision
+from torch import nn
+
+from cbir.core.ensemble.backends.weights import hub_unreachable, load_state, resolve_input, seeded
+from cbir.core.ensemble.embedder import Embedder
+from cbir.core.ensemble.runtime.input_format import InputFormat
+from cbir.core.ensemble.runtime.run import run_network
+from cbir.core.ensemble.spec import MemberSpec
+from cbir.core.errors import EnsembleError
+
+__all__ = ["load"]
+
+_HEADS = ("fc", "classifier", "heads", "head")
+
+
+def load(member: MemberSpec, device: str, runtime: str, precision: str = "auto") -> Embedder:
+    """Build ``member.model`` and put it onto a runtime.
+
+    Weights: a ``.safetensors`` file in torchvision's names (classifier included), a weights tag such as
+    ``IMAGENET1K_V2``, or none.
+
+    Raises:
+        EnsembleError: Unknown model or tag, weights of another architecture, or a hub that cannot be reached.
+    """
+    if member.model not in torchvision.models.list_models(module=torchvision.models):
+        raise EnsembleError(
+            f"torchvision has no classification model {member.model!r} (member {member.name!r})", reason="MODEL_UNKNOWN"
+        )
+    form = InputFormat(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear")
+    options = dict(member.options)
+    file = member.weights_file
+    if member.weights and not file:
+        tags = {w.name: w for w in torchvision.models.get_model_weights(member.model)}
+        if member.weights not in tags:
+            raise EnsembleError(
+                f"torchvision has no weights {member.weights!r} for {member.model!r}; known are {', '.join(tags)}",
+                reason="WEIGHTS_UNKNOWN",
+            )
+        transform = tags[member.weights].transforms()
+        form = InputFormat(
+            transform.crop_size[0], tuple(transform.mean), tuple(transform.std), transform.interpolation.value
+        )
+        with hub_unreachable(member):
+            model = torchvision.models.get_model(member.model, weights=member.weights, **options)
+    else:
+        with seeded():
+            model = torchvision.models.get_model(member.model, weights=None, **options)
+        if file:
+            load_state(model, file, member)
+    _drop_head(model, member)
+    return run_network(model, resolve_input(member, form), device, runtime, member, precision)
+
+
+def _drop_head(model: nn.Module, member: MemberSpec) -> None:
+    """Replace the last linear layer, wherever the architecture keeps it, by the identity."""
+    for name in _HEADS:
+        head = getattr(model, name, None)
+        if isinstance(head, nn.Linear):
+            setattr(model, name, nn.Identity())
+            return
+        if isinstance(head, nn.Sequential) and len(head) and isinstance(head[-1], nn.Linear):
+            head[-1] = nn.Identity()
+            return
+    raise EnsembleError(
+        f"torchvision model {member.model!r} has no final linear layer to drop: use backend timm for it",
+        reason="MODEL_UNUSABLE",
+    )

@@ -1,0 +1,116 @@
+"""Weights for torch backends: safetensors files that must fit, hub downloads that must explain themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cbir.core.ensemble.runtime.input_format import InputFormat
+from cbir.core.ensemble.spec import MemberSpec
+from cbir.core.errors import EnsembleError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["hub_unreachable", "load_state", "resolve_input", "seeded", "tokenizer_unreachable"]
+
+
+def load_state(module: nn.Module, file: Path, member: MemberSpec, ignore: tuple[str, ...] = ()) -> None:
+    """Load a ``.safetensors`` file into a module; every parameter must be there and fit.
+
+    Args:
+        ignore: Name prefixes that the file may hold though the module does not (a dropped classifier).
+
+    Raises:
+        EnsembleError: ``WEIGHTS_MISMATCH``, or ``WEIGHTS_UNREADABLE`` for a damaged file.
+    """
+    import safetensors.torch
+    import torch
+
+    if file.suffix != ".safetensors":
+        raise EnsembleError(
+            f"member {member.name!r}: {member.backend} takes .safetensors weights, not {file.name} "
+            "(backend openvino takes .onnx, .tflite and .xml)",
+            reason="WEIGHTS_MISMATCH",
+        )
+    try:
+        state = safetensors.torch.load_file(file)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise EnsembleError(
+            f"{file} is no readable safetensors file ({error}): copy it again", reason="WEIGHTS_UNREADABLE"
+        ) from error
+    wanted = module.state_dict()
+    state = {k: v.to(torch.float32) if v.is_floating_point() else v for k, v in state.items()}
+    missing = [k for k in wanted if k not in state]
+    foreign = [k for k in state if k not in wanted and not any(k == p or k.startswith(f"{p}.") for p in ignore)]
+    unfit = [k for k, v in wanted.items() if k in state and state[k].shape != v.shape]
+    if missing or foreign or unfit:
+        example = (missing or foreign or unfit)[0]
+        raise EnsembleError(
+            f"{file.name} does not fit {member.model!r} of member {member.name!r}: {len(missing)} parameters missing, "
+            f"{len(foreign)} unknown, {len(unfit)} of another shape (such as {example}): check model and options",
+            reason="WEIGHTS_MISMATCH",
+        )
+    module.load_state_dict({k: v for k, v in state.items() if k in wanted})
+
+
+@contextmanager
+def hub_unreachable(member: MemberSpec) -> Iterator[None]:
+    """Turn a failed download into one sentence that says what goes where."""
+    try:
+        yield
+    except TypeError:
+        raise  # an option the network does not know, not the network connection
+    except Exception as error:  # the hub's client raises errors of several HTTP libraries
+        detail = " ".join(str(error).split())[:160]
+        raise EnsembleError(
+            f"the weights {member.weights!r} of {member.backend} model {member.model!r} (member {member.name!r}) are "
+            f"not in the local cache and could not be downloaded ({detail}); on a connected machine save them as "
+            f'.safetensors, copy the file here, and set weights = "path/to/file.safetensors" in the ensemble file',
+            reason="WEIGHTS_UNREACHABLE",
+        ) from error
+
+
+@contextmanager
+def tokenizer_unreachable(member: MemberSpec) -> Iterator[None]:
+    """Turn a tokenizer that has to be fetched, or needs another package, into one sentence with the way out."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise EnsembleError(
+            f"the tokenizer of {member.backend} model {member.model!r} (member {member.name!r}) needs the package "
+            f"{error.name}: pip install {error.name}, or leave the text tower out with text = false in the ensemble "
+            "file",
+            reason="BACKEND_MISSING",
+        ) from error
+    except Exception as error:  # the hub's client raises errors of several HTTP libraries
+        detail = " ".join(str(error).split())[:160]
+        raise EnsembleError(
+            f"the tokenizer of {member.backend} model {member.model!r} (member {member.name!r}) is not in the local "
+            f"cache and could not be downloaded ({detail}); fetch it on a connected machine and copy its cache here, "
+            "or leave the text tower out with text = false in the ensemble file",
+            reason="WEIGHTS_UNREACHABLE",
+        ) from error
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Make random weights the same at every start, so that an index made with them stays usable."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def resolve_input(member: MemberSpec, declared: InputFormat) -> InputFormat:
+    """The member's own input settings where given, the backend's elsewhere."""
+    given = member.input
+    return InputFormat(
+        given.size or declared.size,
+        given.mean or declared.mean,
+        given.std or declared.std,
+        given.interpolation or declared.interpolation,
+    )

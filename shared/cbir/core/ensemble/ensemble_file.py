@@ -1,0 +1,195 @@
+"""Ensemble files: read from TOML, and refused with the line that is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from cbir.core.ensemble.spec import BUILT_IN_FOLDER, MEMBER_NAME, WEIGHT_FILES, EnsembleSpec, InputSpec, MemberSpec
+from cbir.core.errors import EnsembleError
+from cbir.core.images import Crop
+from cbir.core.vector_index import is_index_name
+
+__all__ = ["BUILT_IN", "load_ensemble"]
+
+#: Ensembles that ship with the package, by name.
+BUILT_IN = ("compact", "standard")
+
+_METRICS = ("cosine", "pca", "glrt")
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "area")
+
+
+def load_ensemble(name_or_path: str | Path) -> EnsembleSpec:
+    """Read a built-in ensemble by name, or an ensemble file by path.
+
+    Raises:
+        EnsembleError: ``ENSEMBLE_NOT_FOUND``, or ``ENSEMBLE_INVALID`` naming the line.
+    """
+    text = str(name_or_path)
+    path = BUILT_IN_FOLDER / f"{text}.toml" if text in BUILT_IN else _expanded(Path(name_or_path))
+    if not path.is_file():
+        raise EnsembleError(
+            f"there is no ensemble {text!r}: give one of {', '.join(BUILT_IN)} or the path of an ensemble file",
+            reason="ENSEMBLE_NOT_FOUND",
+        )
+    return _Reader(path).read()
+
+
+class _Reader:
+    """Checks an ensemble file and blames the line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.text = path.read_text(encoding="utf-8")
+            self.data = tomllib.loads(self.text)
+        except tomllib.TOMLDecodeError as error:
+            raise EnsembleError(f"{path} is no valid TOML: {error}", reason="ENSEMBLE_INVALID") from error
+        except UnicodeDecodeError as error:
+            raise EnsembleError(f"{path} is no UTF-8 text file", reason="ENSEMBLE_INVALID") from error
+
+    def fail(self, problem: str, key: str | None = None, member: int | None = None) -> EnsembleError:
+        return EnsembleError(f"{self.path}:{self.line(key, member)}: {problem}", reason="ENSEMBLE_INVALID")
+
+    def line(self, key: str | None, member: int | None) -> int:
+        """The line of ``key`` in ``[ensemble]`` or in the member-th ``[[members]]``; its table's line otherwise."""
+        table, at_table, seen = "", 1, -1
+        wanted = "members" if member is not None else "ensemble"
+        for number, line in enumerate(self.text.splitlines(), 1):
+            if header := re.match(r"\s*\[\[?\s*([\w.\-]+)\s*\]\]?", line):
+                table = header[1].split(".")[0]
+                seen += table == "members" and "." not in header[1]
+                if table == wanted and (member is None or seen == member):
+                    at_table = number
+                if key is not None and table == key and wanted == "ensemble":
+                    return number
+                if key is not None and header[1] == f"members.{key}" and seen == member:
+                    return number
+            elif key is not None and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
+                inside = table == wanted and (member is None or seen == member)
+                if inside or (not table and member is None):
+                    return number
+        return at_table
+
+    def read(self) -> EnsembleSpec:
+        for key in self.data:
+            if key not in ("ensemble", "members"):
+                raise self.fail(f"unknown key {key!r}; known are [ensemble] and [[members]]", key)
+        head = self.data.get("ensemble", {})
+        if not isinstance(head, dict):
+            raise self.fail("[ensemble] must be a table", "ensemble")
+        for key in head:
+            if key not in ("name", "crop"):
+                raise self.fail(f"unknown key {key!r} in [ensemble]; known are name, crop", key)
+        name = head.get("name", self.path.stem)
+        if not isinstance(name, str) or not name:
+            raise self.fail("name must be a text", "name")
+        crop = head.get("crop", "content")
+        if crop not in tuple(Crop):
+            raise self.fail(f"crop is {crop!r}; it must be one of {', '.join(Crop)}", "crop")
+        tables = self.data.get("members", [])
+        if not isinstance(tables, list) or not tables:
+            raise self.fail("the file has no [[members]]; an ensemble needs at least one")
+        members = tuple(self.member(i, table) for i, table in enumerate(tables))
+        names = [m.name for m in members]
+        for i, member in enumerate(members):
+            if member.name in names[:i]:
+                raise self.fail(f"two members are named {member.name!r}; give each its own name", "name", i)
+        return EnsembleSpec(name, members, Crop(crop))
+
+    def member(self, i: int, table: Any) -> MemberSpec:
+        known = (
+            "name", "backend", "model", "weights", "options", "input", "dim", "metric", "weight", "index", "text",
+            "mirror",
+        )  # fmt: skip
+        if not isinstance(table, dict):
+            raise self.fail("members must be tables: write [[members]]", "members")
+        for key in table:
+            if key not in known:
+                raise self.fail(f"unknown key {key!r}; known are {', '.join(known)}", key, i)
+        for key in ("name", "backend", "model"):
+            if not isinstance(table.get(key), str) or not table[key]:
+                raise self.fail(f"{key} is missing or no text", key, i)
+        if not re.fullmatch(MEMBER_NAME, table["name"]):
+            raise self.fail(f"name {table['name']!r} may hold letters, digits, '-', '_', '.' (at most 64)", "name", i)
+        weights = table.get("weights")
+        if weights is not None and (not isinstance(weights, str) or not weights):
+            raise self.fail("weights must be a tag of the backend or the path of a file", "weights", i)
+        if weights is not None and weights.endswith(WEIGHT_FILES):
+            file = (self.path.parent / _expanded(Path(weights))).resolve()
+            if not file.is_file():
+                raise self.fail(f"the weights file {file} is not there", "weights", i)
+            weights = str(file)
+        elif weights is not None and re.search(r"\.(pt|pth|bin|pkl|ckpt)$", weights):
+            raise self.fail(
+                f"weights {weights!r} may hold code when loaded; convert them to .safetensors", "weights", i
+            )
+        dim = table.get("dim", 256)
+        if isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= 8192:
+            raise self.fail(f"dim is {dim!r}; it must be a whole number from 1 to 8192", "dim", i)
+        metric = table.get("metric", "glrt")
+        if metric not in _METRICS:
+            raise self.fail(f"metric is {metric!r}; it must be one of {', '.join(_METRICS)}", "metric", i)
+        weight = table.get("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+            raise self.fail(f"weight is {weight!r}; it must be a positive number", "weight", i)
+        index = table.get("index", "auto")
+        if not isinstance(index, str) or not is_index_name(index):
+            raise self.fail(
+                f"index is {index!r}; it must be auto, exact, faiss:<factory string> or annoy:<trees>", "index", i
+            )
+        text = table.get("text", True)
+        if not isinstance(text, bool):
+            raise self.fail(f"text is {text!r}; it must be true or false", "text", i)
+        mirror = table.get("mirror", False)
+        if not isinstance(mirror, bool):
+            raise self.fail(f"mirror is {mirror!r}; it must be true or false", "mirror", i)
+        options = table.get("options", {})
+        if not isinstance(options, dict):
+            raise self.fail("options must be a table", "options", i)
+        try:
+            json.dumps(options)
+        except TypeError as error:
+            raise self.fail(
+                f"options may hold texts, numbers, true, false and lists ({error})", "options", i
+            ) from error
+        return MemberSpec(
+            table["name"], table["backend"], table["model"], weights, options, self.input(i, table.get("input", {})),
+            dim, metric, float(weight), index, text, mirror,
+        )  # fmt: skip
+
+    def input(self, i: int, table: Any) -> InputSpec:
+        if not isinstance(table, dict):
+            raise self.fail("input must be a table", "input", i)
+        for key in table:
+            if key not in ("size", "mean", "std", "interpolation"):
+                raise self.fail(f"unknown key {key!r} in input; known are size, mean, std, interpolation", "input", i)
+        size = table.get("size")
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 8 <= size <= 2048):
+            raise self.fail(f"input.size is {size!r}; it must be a whole number from 8 to 2048", "input", i)
+        triples: dict[str, tuple[float, float, float] | None] = {}
+        for key in ("mean", "std"):
+            value = table.get(key)
+            if value is None:
+                triples[key] = None
+                continue
+            if not isinstance(value, list) or len(value) != 3 or not all(isinstance(v, int | float) for v in value):
+                raise self.fail(f"input.{key} must be three numbers on the 0..1 scale", "input", i)
+            if key == "std" and min(value) <= 0:
+                raise self.fail("input.std must be positive", "input", i)
+            triples[key] = (float(value[0]), float(value[1]), float(value[2]))
+        interpolation = table.get("interpolation")
+        if interpolation is not None and interpolation not in _INTERPOLATIONS:
+            raise self.fail(f"input.interpolation must be one of {', '.join(_INTERPOLATIONS)}", "input", i)
+        return InputSpec(size, triples["mean"], triples["std"], interpolation)
+
+
+def _expanded(path: Path) -> Path:
+    """The path with ``~`` filled in; as it stands where there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path

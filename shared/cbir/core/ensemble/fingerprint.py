@@ -1,0 +1,55 @@
+"""Fingerprints: what tells one member's raw embeddings from another's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+
+from cbir.core.ensemble.spec import MemberSpec
+from cbir.core.errors import EnsembleError
+from cbir.core.files import file_sha256
+from cbir.core.images import CROP_VERSION, Crop
+
+__all__ = ["member_fingerprint"]
+
+
+@lru_cache(maxsize=64)
+def _remembered_sha256(path: str, size: int, mtime_ns: int) -> str:
+    del size, mtime_ns  # only part of the cache's key
+    return file_sha256(Path(path))
+
+
+def member_fingerprint(member: MemberSpec, crop: Crop) -> str:
+    """Identity of a member's raw embeddings: weights, architecture, preprocessing and crop.
+
+    Two members with equal fingerprints give the same raw embedding for the same bytes.  Projection, weight and
+    index do not count, as they are applied later; neither does where the weights file lies.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    weights = f"tag:{member.weights}" if member.weights else "random"
+    if file := member.weights_file:
+        digest = hashlib.sha256()
+        # An OpenVINO IR keeps its weights beside the graph.
+        for part in (file, file.with_suffix(".bin")) if file.suffix == ".xml" else (file,):
+            if not part.is_file():
+                raise EnsembleError(
+                    f"the weights file {part} of member {member.name!r} is not there: put it back or name another",
+                    reason="WEIGHTS_NOT_FOUND",
+                )
+            status = part.stat()
+            digest.update(_remembered_sha256(str(part), status.st_size, status.st_mtime_ns).encode())
+        weights = f"sha256:{digest.hexdigest()}"
+    identity = {
+        "backend": member.backend,
+        "model": member.model,
+        "weights": weights,
+        "options": dict(member.options),
+        "input": {k: v for k, v in vars(member.input).items() if v is not None},
+        "crop": [str(crop), CROP_VERSION],
+        **({"mirror": True} if member.mirror else {}),
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,0 +1,120 @@
+"""Which runtime runs a network, and in which precision: what was asked for, resolved against what is there."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from enum import StrEnum
+from pathlib import Path
+
+from cbir.core.ensemble.runtime.openvino import openvino_core
+from cbir.core.errors import ConfigurationError
+
+__all__ = ["Precision", "choose_precisions", "choose_runtime"]
+
+
+class Precision(StrEnum):
+    """The numbers that a network computes with."""
+
+    AUTO = "auto"
+    F32 = "f32"
+    BF16 = "bf16"
+    F16 = "f16"
+    INT8 = "int8"
+
+
+def choose_runtime(device: str, runtime: str) -> str:
+    """Resolve ``auto`` to ``torch-cuda``, ``openvino`` or ``torch-cpu``.
+
+    Raises:
+        ConfigurationError: ``cuda`` without a GPU, ``openvino`` without the package, or an unknown name.
+    """
+    if device not in ("auto", "cpu", "cuda") or runtime not in ("auto", "torch", "openvino"):
+        raise ConfigurationError(
+            f"device {device!r} with runtime {runtime!r}: devices are auto, cpu, cuda; runtimes auto, torch, openvino",
+            reason="DEVICE_UNKNOWN",
+        )
+    has_openvino = importlib.util.find_spec("openvino") is not None
+    if runtime == "openvino":
+        if device == "cuda":
+            raise ConfigurationError("OpenVINO runs on the CPU: drop --device cuda", reason="DEVICE_UNKNOWN")
+        if not has_openvino:
+            raise ConfigurationError(
+                "OpenVINO is not installed: pip install 'ensemble-cbir[openvino]'", reason="RUNTIME_MISSING"
+            )
+        return "openvino"
+    if device != "cpu" and _cuda_available():
+        return "torch-cuda"
+    if device == "cuda":
+        raise ConfigurationError(
+            "no CUDA GPU can be used here: drop --device cuda, or check the driver with nvidia-smi",
+            reason="DEVICE_MISSING",
+        )
+    return "openvino" if has_openvino and runtime == "auto" else "torch-cpu"
+
+
+def choose_precisions(runtime: str, precision: str) -> tuple[Precision, ...]:
+    """What is to be tried on a runtime, fastest first; the first that agrees with eager float32 is used.
+
+    Args:
+        runtime: As :func:`choose_runtime` gives it.
+        precision: A value of :class:`Precision`; ``auto`` is the half precision that the hardware multiplies at full
+            speed, where there is one, and float32 after it.
+
+    Raises:
+        ConfigurationError: ``PRECISION_UNKNOWN``, or ``PRECISION_MISSING`` where this machine has no such arithmetic.
+    """
+    if precision not in tuple(Precision):
+        raise ConfigurationError(
+            f"precision {precision!r} is unknown; it must be one of {', '.join(Precision)}", reason="PRECISION_UNKNOWN"
+        )
+    if precision == Precision.INT8:
+        return _int8(runtime)
+    there = (*_half_precisions(runtime), Precision.F32)
+    if precision == Precision.AUTO:
+        # Halves compete; each is as fast as the other, and bfloat16 does not overflow.
+        return there if len(there) == 1 else (there[0], Precision.F32)
+    if precision not in there:
+        raise ConfigurationError(
+            f"{runtime} has no {precision} arithmetic on this machine, only {', '.join(there)}: leave --precision out",
+            reason="PRECISION_MISSING",
+        )
+    return (Precision(precision),)
+
+
+def _int8(runtime: str) -> tuple[Precision, ...]:
+    if runtime != "openvino":
+        raise ConfigurationError(
+            f"{runtime} has no int8 arithmetic here, OpenVINO on a CPU has: give --device cpu --runtime openvino, or "
+            "leave --precision out",
+            reason="PRECISION_MISSING",
+        )
+    if importlib.util.find_spec("nncf") is None:
+        raise ConfigurationError(
+            "int8 needs the package nncf: pip install 'ensemble-cbir[int8]', or leave --precision out",
+            reason="PRECISION_MISSING",
+        )
+    return (Precision.INT8,)
+
+
+def _half_precisions(runtime: str) -> tuple[Precision, ...]:
+    if runtime == "openvino":
+        capabilities = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        names = {"BF16": Precision.BF16, "FP16": Precision.F16}
+        return tuple(precision for name, precision in names.items() if name in capabilities)
+    if runtime == "torch-cuda":
+        import torch
+
+        # Before Ampere, bfloat16 is emulated.
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return (Precision.BF16, Precision.F16) if has_bf16 else (Precision.F16,)
+    return ()
+
+
+def _cuda_available() -> bool:
+    # Importing torch takes seconds; a machine without NVIDIA's device files need not pay for a "no".
+    if os.name == "posix" and not any(Path(p).exists() for p in ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg")):
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())

@@ -1,0 +1,160 @@
+"""Networks converted for OpenVINO, kept on disk with what eager float32 says of the built-in pictures."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.core.ensemble.fingerprint import member_fingerprint
+from cbir.core.ensemble.runtime.agreement import disagreement, probe
+from cbir.core.ensemble.runtime.choice import Precision, choose_precisions, choose_runtime
+from cbir.core.ensemble.runtime.input_format import InputFormat
+from cbir.core.ensemble.runtime.openvino import OpenVinoEmbedder, import_openvino, openvino_core, with_preprocessing
+from cbir.core.ensemble.spec import MemberSpec
+from cbir.core.errors import EnsembleError
+from cbir.core.images import Crop
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["cache_folder", "cached_ir", "convert", "faithful", "ir_folder", "keep_folder", "keep_ir"]
+
+_log = logging.getLogger(__name__)
+
+#: Of what lies in a folder of the cache; a release that keeps something else reads none of the older ones.
+_LAYOUT = 2
+
+
+def cache_folder() -> Path:
+    """Where converted networks are kept: ``$CBIR_CACHE``, else ``$XDG_CACHE_HOME/ensemble-cbir``."""
+    if chosen := os.environ.get("CBIR_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ensemble-cbir"
+
+
+def convert(module: nn.Module, form: InputFormat) -> Any:
+    """An OpenVINO model of a torch module, for (B, S, S, 3) uint8 images.
+
+    Raises:
+        RuntimeError: OpenVINO has no counterpart of one of the module's operations.
+    """
+    ov = import_openvino()
+    import torch
+
+    # With gradients, torch's attention takes another path each time it is traced, and tracing is refused.
+    with warnings.catch_warnings(), torch.no_grad():
+        # Tracing is what OpenVINO's converter does by itself; torch marks it as deprecated.
+        warnings.simplefilter("ignore")
+        model = ov.convert_model(module, example_input=torch.zeros(2, 3, form.size, form.size))
+    model.reshape([-1, 3, form.size, form.size])
+    return with_preprocessing(model, form, "NCHW")
+
+
+def faithful(
+    model: Any,
+    size: int,
+    interpolation: str,
+    precisions: tuple[Precision, ...],
+    reference: NDArray[np.float32] | None = None,
+) -> OpenVinoEmbedder:
+    """Compile a model in the first of some precisions that agrees with eager float32.
+
+    Args:
+        reference: (2, D) what eager float32 makes of :func:`.agreement.probe`; None for a model that
+            has no other form than this one, whose float32 is then the reference.
+
+    Raises:
+        EnsembleError: ``RUNTIME_DISAGREES``: none of them does.
+    """
+    pictures = probe(size)
+    if reference is None and precisions != (Precision.F32,):
+        reference = OpenVinoEmbedder(model, size, interpolation).embed(pictures)
+    problem = None
+    for precision in precisions:
+        embedder = OpenVinoEmbedder(model, size, interpolation, precision)
+        problem = None if reference is None else disagreement(embedder.embed(pictures), reference)
+        if problem is None:
+            return embedder
+        _log.warning("a member is not run in %s by OpenVINO: %s", precision, problem)
+    raise EnsembleError(
+        f"OpenVINO cannot run this member faithfully in {' or '.join(precisions)} ({problem}): use --runtime torch, or "
+        "--precision f32",
+        reason="RUNTIME_DISAGREES",
+    )
+
+
+def cached_ir(member: MemberSpec, device: str, runtime: str, precision: str = "auto") -> OpenVinoEmbedder | None:
+    """The network converted at an earlier start, which needs neither torch nor conversion; None if there is none.
+
+    Raises:
+        ConfigurationError: The runtime or precision is not there.
+        EnsembleError: ``RUNTIME_DISAGREES``: in the precision that was asked for its embeddings are not those of
+            eager float32.
+    """
+    if member.backend == "openvino" or choose_runtime(device, runtime) != "openvino":
+        return None
+    precisions = choose_precisions("openvino", precision)
+    folder = ir_folder(member)
+    try:
+        form = json.loads((folder / "input.json").read_text())
+        reference = np.load(folder / "reference.npy")
+        model = openvino_core().read_model(folder / "model.xml")
+        return faithful(model, form["size"], form["interpolation"], precisions, reference)
+    except EnsembleError:
+        if Precision.F32 not in precisions:
+            raise
+        # What was kept is not what was converted: convert again.
+        return None
+    except (OSError, ValueError, KeyError, RuntimeError):
+        return None
+
+
+def keep_ir(model: Any, form: InputFormat, member: MemberSpec, reference: NDArray[np.float32]) -> None:
+    """Keep a converted network for the next start, in place of one that could not be used.
+
+    Args:
+        reference: (2, D) the pictures of :func:`cbir.core.ensemble.runtime.agreement.probe`, embedded by eager float32.
+    """
+
+    def write(folder: Path) -> None:
+        import_openvino().save_model(model, folder / "model.xml", compress_to_fp16=False)
+        (folder / "input.json").write_text(json.dumps(asdict(form)))
+        np.save(folder / "reference.npy", reference)
+
+    keep_folder(ir_folder(member), write)
+
+
+def keep_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder of the cache at once, in place of what was there; where that fails, nothing is kept."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+        try:
+            write(partial)
+            if folder.exists():
+                folder.rename(partial / "before")
+            partial.rename(folder)
+            shutil.rmtree(folder / "before", ignore_errors=True)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        _log.info("the converted network is not kept (%s): the next start converts it again", error)
+
+
+def ir_folder(member: MemberSpec) -> Path:
+    """Where a member's converted network is kept."""
+    # The version of a package is read from its metadata: importing it takes a second.
+    version = importlib.metadata.version("openvino")
+    return cache_folder() / "openvino" / f"{version}-{_LAYOUT}" / member_fingerprint(member, Crop.NONE)

@@ -1,0 +1,169 @@
+"""Networks in 8-bit integers: quantised after training, on images like those that they will see."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.core.ensemble.runtime.agreement import disagreement, probe
+from cbir.core.ensemble.runtime.choice import Precision
+from cbir.core.ensemble.runtime.conversion import ir_folder, keep_folder
+from cbir.core.ensemble.runtime.openvino import OpenVinoEmbedder, import_openvino, openvino_core
+from cbir.core.ensemble.runtime.pointwise import as_convolutions, other_products
+from cbir.core.ensemble.spec import MemberSpec
+from cbir.core.errors import ConfigurationError
+
+__all__ = ["LEAST_COSINE", "Pictures", "in_eight_bits"]
+
+_log = logging.getLogger(__name__)
+
+#: Of what lies in a folder of the cache.
+_LAYOUT = 3
+
+#: Gives (N, size, size, 3) uint8 RGB images to calibrate with, for a size and a resampling.
+Pictures = Callable[[int, str], NDArray[np.uint8]]
+
+#: Least mean cosine to float32, over images that the calibration has not seen.  Eight bits cannot agree to 0.999; where
+#: they agreed to 0.985, what was found was as good as with float32.
+LEAST_COSINE = 0.97
+#: A cosine that no other way of quantising is tried to better.
+_GOOD_COSINE = 0.99
+#: Times that float32 takes, from which eight bits are worth what they cost in agreement.
+LEAST_GAIN = 1.05
+#: Of the images, how many are kept out of the calibration to judge it.
+_JUDGES = 16
+
+
+def in_eight_bits(plain: OpenVinoEmbedder, member: MemberSpec, pictures: Pictures) -> OpenVinoEmbedder:
+    """The same network in 8-bit integers, or ``plain`` itself where they are no faster or do not agree with it.
+
+    What was found out is kept for the next start.
+
+    Args:
+        plain: In float32, from the network that is kept in the cache.
+        pictures: What to calibrate with; asked for at the first start only.
+
+    Raises:
+        ConfigurationError: ``CALIBRATION_MISSING``: too few images to calibrate with.
+    """
+    folder = ir_folder(member).with_name(f"{ir_folder(member).name}-int8-{_LAYOUT}")
+    try:
+        reason = (folder / "stays-float32.txt").read_text(encoding="utf-8")
+    except OSError:
+        kept = _kept(folder, plain)
+        if kept is not None:
+            return kept
+        embedder, model, reason = _quantised(plain, member, pictures)
+
+        def write(place: Path) -> None:
+            if reason:
+                (place / "stays-float32.txt").write_text(reason, encoding="utf-8")
+            else:
+                import_openvino().save_model(model, place / "model.xml", compress_to_fp16=False)
+                np.save(place / "own.npy", embedder.embed(probe(plain.size)))
+
+        keep_folder(folder, write)
+        if not reason:
+            return embedder
+    _log.warning("member %r stays in float32: %s", member.name, reason)
+    return plain
+
+
+def _kept(folder: Path, plain: OpenVinoEmbedder) -> OpenVinoEmbedder | None:
+    """The network quantised at an earlier start, if it still computes what it did then."""
+    try:
+        embedder = _embedder(openvino_core().read_model(folder / "model.xml"), plain)
+        own = np.load(folder / "own.npy")
+    except (OSError, ValueError, RuntimeError):
+        return None
+    return embedder if disagreement(embedder.embed(probe(plain.size)), own) is None else None
+
+
+def _quantised(plain: OpenVinoEmbedder, member: MemberSpec, pictures: Pictures) -> tuple[OpenVinoEmbedder, Any, str]:
+    """The best that can be done in 8-bit integers, its model, and what speaks against it."""
+    images = pictures(plain.size, plain.interpolation)
+    if len(images) < 2 * _JUDGES:
+        raise ConfigurationError(
+            f"only {len(images)} images could be read to calibrate 8-bit integers with, of at least {2 * _JUDGES}: "
+            "make the indexed files readable here, or leave --precision out",
+            reason="CALIBRATION_MISSING",
+        )
+    judges, calibrating = images[:_JUDGES], images[_JUDGES:]
+    expected = plain.embed(judges)
+    convolutions = _convolutions_are_faster(member, plain, judges)
+    tried: list[tuple[float, OpenVinoEmbedder, Any]] = []
+    # Which of NNCF's ways of choosing what stays in float32 suits a network is not to be told by its kind.
+    for scheme in ("default", "transformer"):
+        model = _quantise(_network(member, convolutions), calibrating, scheme)
+        embedder = _embedder(model, plain)
+        cosine = float(np.nan_to_num((embedder.embed(judges) * expected).sum(axis=1).mean(), nan=-1.0))
+        tried.append((cosine, embedder, model))
+        if cosine >= _GOOD_COSINE:
+            break
+    cosine, embedder, model = max(tried, key=lambda one: one[0])
+    gain = _seconds(plain, judges) / _seconds(embedder, judges)
+    reason = ""
+    if cosine < LEAST_COSINE:
+        reason = f"8-bit integers are not enough for it (mean cosine {cosine:.3f}, less than {LEAST_COSINE})"
+    elif gain < LEAST_GAIN:
+        reason = f"8-bit integers are no faster here ({gain:.2f} times)"
+    return embedder, model, reason
+
+
+def _convolutions_are_faster(member: MemberSpec, plain: OpenVinoEmbedder, judges: NDArray[np.uint8]) -> bool:
+    """Whether the network's linear layers are better done as convolutions, on this processor.
+
+    Badly calibrated networks take as long as well calibrated ones.
+    """
+    if not as_convolutions(_network(member, False)):
+        return False
+    plainly, convolved = (
+        _embedder(_quantise(_network(member, way), judges[:1], "default"), plain) for way in (False, True)
+    )
+    return _seconds(convolved, judges) < _seconds(plainly, judges)
+
+
+def _network(member: MemberSpec, convolutions: bool) -> Any:
+    model = openvino_core().read_model(ir_folder(member) / "model.xml")
+    if convolutions:
+        as_convolutions(model)
+    return model
+
+
+def _embedder(model: Any, plain: OpenVinoEmbedder) -> OpenVinoEmbedder:
+    return OpenVinoEmbedder(model, plain.size, plain.interpolation, Precision.INT8)
+
+
+def _seconds(embedder: OpenVinoEmbedder, images: NDArray[np.uint8]) -> float:
+    """Of a batch, the shortest of some."""
+    embedder.embed(images)
+    best = np.inf
+    for _ in range(5):
+        begun = perf_counter()
+        embedder.embed(images)
+        best = min(best, perf_counter() - begun)
+    return best
+
+
+def _quantise(model: Any, images: NDArray[np.uint8], scheme: str) -> Any:
+    import_openvino()  # first: without its telemetry, of which NNCF has the same
+    # NNCF shows its progress on stdout, which is for results.
+    with redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import nncf
+
+        logging.getLogger("nncf").setLevel(logging.ERROR)
+        kind = nncf.ModelType.TRANSFORMER if scheme == "transformer" else None
+        data = nncf.Dataset([image[None] for image in images])
+        # Attention and heads are a small part of the work and lose most by it: 0.65 became 0.997 without one head.
+        apart = nncf.IgnoredScope(names=other_products(model))
+        return nncf.quantize(model, data, subset_size=len(images), model_type=kind, ignored_scope=apart)

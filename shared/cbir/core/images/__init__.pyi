@@ -1,0 +1,10 @@
+from .crop import CROP_VERSION as CROP_VERSION
+from .crop import Box as Box
+from .crop import Crop as Crop
+from .crop import find_content as find_content
+from .decode import DecodedImage as DecodedImage
+from .decode import DecodeLimits as DecodeLimits
+from .decode import decode_image as decode_image
+from .phash import distances as distances
+from .phash import perceptual_hash as perceptual_hash
+from .resize import prepare as prepare

@@ -1,0 +1,92 @@
+"""The GLRT metric without labels: neighbours stand in for images of one class.
+
+The differences between near neighbours estimate the within-class covariance.  Two rounds: neighbours under plain
+cosine give a first metric; under it, after augmentation, more neighbours are right, and they give the final one.
+All members look for neighbours together, so that a weak one learns from a strong one.  On the development classes
+this beats k-means clusters as pseudo-labels, and unlike them it does not depend on a random start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.core.metric.expansion import augmented, nearest
+from cbir.core.metric.glrt import glrt_metric
+from cbir.core.metric.unit_vectors import normalise
+
+__all__ = ["SAMPLE", "neighbour_metrics", "neighbour_pairs"]
+
+Floats = NDArray[np.float32]
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+#: Mutual neighbours of the first round, and those of the second.
+FIRST, SECOND = 5, 20
+#: Images that are enough to estimate covariances from.
+SAMPLE = 20_000
+_AUGMENTATION, _EXPONENT = 5, 3.0
+_BLOCK = 65_536
+
+
+def neighbour_metrics(parts: Sequence[Floats], ridge: float = 0.1) -> list[Floats]:
+    """A GLRT metric for each member, learnt together.
+
+    Args:
+        parts: One (N, d_m) a member: the same N images, projected unit vectors.  At least two images.
+        ridge: Added to the covariances, relative to their mean eigenvalue.
+
+    Returns:
+        One (d_m, d_m) float32 a member, as :func:`cbir.core.metric.projection.fit_glrt` gives it.
+    """
+    dims = [part.shape[1] for part in parts]
+    metrics = _fit(parts, neighbour_pairs(_joined(parts), FIRST), ridge)
+    first = [normalise(part @ metric.T) for part, metric in zip(parts, metrics, strict=True)]
+    sharp = augmented(np.concatenate(first, axis=1), dims, _AUGMENTATION, _EXPONENT)
+    return _fit(parts, neighbour_pairs(normalise(sharp), SECOND), ridge)
+
+
+def neighbour_pairs(vectors: Floats, count: int) -> Pairs:
+    """Pairs of rows that are among each other's ``count`` nearest; one-sided ones where no pair is mutual.
+
+    Args:
+        vectors: (N, D) unit vectors.
+
+    Returns:
+        Two (P,) arrays of row numbers, each pair once, the smaller number first.
+    """
+    size = len(vectors)
+    rows, _ = nearest(vectors, vectors, min(count + 1, size))
+    source = np.repeat(np.arange(size), rows.shape[1])
+    target = rows.ravel()
+    kept = (source != target) & (target >= 0)
+    source, target = source[kept], target[kept]
+    keys = np.minimum(source, target) * size + np.maximum(source, target)
+    distinct, found = np.unique(keys, return_counts=True)
+    mutual = distinct[found == 2]
+    chosen = mutual if len(mutual) else distinct
+    return chosen // size, chosen % size
+
+
+def _joined(parts: Sequence[Floats]) -> Floats:
+    return normalise(np.concatenate(parts, axis=1))
+
+
+def _fit(parts: Sequence[Floats], pairs: Pairs, ridge: float) -> list[Floats]:
+    return [glrt_metric(_half_scatter(part, pairs), _covariance(part), ridge) for part in parts]
+
+
+def _half_scatter(z: Floats, pairs: Pairs) -> NDArray[np.float64]:
+    """Half the mean outer product of the pairs' differences: the covariance of one image around its kind."""
+    total = np.zeros((z.shape[1], z.shape[1]))
+    for start in range(0, len(pairs[0]), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        difference = (z[pairs[0][block]] - z[pairs[1][block]]).astype(np.float64)
+        total += difference.T @ difference
+    return total / (2 * max(1, len(pairs[0])))
+
+
+def _covariance(z: Floats) -> NDArray[np.float64]:
+    centred = z.astype(np.float64) - z.mean(axis=0, dtype=np.float64)
+    return np.asarray(centred.T @ centred / max(1, len(z) - 1), dtype=np.float64)

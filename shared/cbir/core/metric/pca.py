@@ -1,0 +1,39 @@
+"""Principal components of a gallery's embeddings."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["fit_pca", "scatter_matrix"]
+
+Floats = NDArray[np.float32]
+
+
+def fit_pca(x: Floats, dim: int, *, centred: bool = True) -> tuple[Floats, Floats]:
+    """Principal components of the rows of (N, D).
+
+    Args:
+        dim: Components to keep; at most min(N, D) are.
+        centred: False keeps the origin, which preserves inner products best.
+
+    Returns:
+        mean (D,) and basis (D, kept) with components by falling variance.
+    """
+    mean = x.mean(axis=0, dtype=np.float64) if centred else np.zeros(x.shape[1])
+    scatter = scatter_matrix(x, mean)
+    _, vectors = np.linalg.eigh(scatter)
+    kept = min(dim, *x.shape)
+    basis = vectors[:, ::-1][:, :kept]
+    # The sign of an eigenvector is arbitrary: fixing it keeps versions reproducible.
+    signs = np.sign(basis[np.abs(basis).argmax(axis=0), np.arange(kept)])
+    return mean.astype(np.float32), (basis * np.where(signs == 0, 1, signs)).astype(np.float32)
+
+
+def scatter_matrix(x: Floats, mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum of (x - mean)(x - mean)ᵀ, in blocks so that a memory map is never copied whole."""
+    total = np.zeros((x.shape[1], x.shape[1]))
+    for start in range(0, len(x), 16384):
+        block = (x[start : start + 16384] - mean).astype(np.float32)
+        total += block.T @ block
+    return total

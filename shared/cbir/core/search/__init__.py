@@ -1,0 +1,7 @@
+"""Search: from query vectors to ranked hits with exact scores."""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

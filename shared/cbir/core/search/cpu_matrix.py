@@ -1,0 +1,175 @@
+"""The gallery's vectors in the memory of a CPU: see :class:`cbir.core.search.gallery_matrix.GalleryMatrix`."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import mmap
+import sys
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cbir.core.machine import jit
+from cbir.core.search.blockwise_top import best_of, best_rows
+
+__all__ = ["CpuMatrix", "HostMatrix", "MappedMatrix"]
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+_BLOCK_ROWS = 65536
+#: Candidates that are widened at once: their vectors stay in the cache.
+_CHUNK = 512
+
+
+class HostMatrix:
+    """float32, the members side by side."""
+
+    #: Candidates are read without being widened first.
+    widened = True
+
+    def __init__(self, embeddings: Sequence[NDArray[np.float16]], stops: tuple[int, ...]) -> None:
+        self.stops = stops
+        self._stops = np.array(stops)
+        self._rows = np.concatenate(embeddings, axis=1, dtype=np.float32)
+        self._matrix = torch.from_numpy(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def best(
+        self, queries: Floats, count: int, allowed: NDArray[np.bool_] | None = None, member: int | None = None
+    ) -> tuple[Rows, Floats]:
+        """See :class:`cbir.core.search.gallery_matrix.GalleryMatrix`."""
+        part = self._matrix if member is None else self._matrix[:, slice(*self.stops[member : member + 2])]
+        asked = torch.from_numpy(np.ascontiguousarray(queries))
+        with torch.inference_mode():
+            return best_of([best_rows(asked @ part.T, count, allowed)], count)
+
+    def similarities(self, rows: Rows, queries: Floats) -> Floats:
+        """See :class:`cbir.core.search.gallery_matrix.GalleryMatrix`."""
+        result = np.empty((len(rows), len(self.stops) - 1, rows.shape[1]), np.float32)
+        _inner_products(self._rows, np.ascontiguousarray(rows), np.ascontiguousarray(queries), self._stops, result)
+        return result
+
+    def stored(self, rows: Rows) -> Floats:
+        """See :class:`cbir.core.search.gallery_matrix.GalleryMatrix`."""
+        return np.take(self._rows, rows, axis=0)
+
+    def sample(self, rows: slice) -> Floats:
+        """(K, D): the vectors of a slice of the rows."""
+        return self._rows[rows]
+
+    def release(self) -> None:
+        """Let go of what was read: nothing, as it is all in memory."""
+        _trim()
+
+
+class MappedMatrix:
+    """float16, member by member as the files are: mapped from them, so that processes share them.
+
+    Vectors are widened when they are needed, row by row or block by block.
+    """
+
+    widened = False
+
+    def __init__(self, embeddings: Sequence[NDArray[np.float16]], stops: tuple[int, ...]) -> None:
+        self.stops = stops
+        self._arrays = [np.ascontiguousarray(part, np.float16) for part in embeddings]
+        self._maps = [m for part in embeddings if (m := getattr(part, "_mmap", None))]
+        with warnings.catch_warnings():
+            # The files are mapped for reading only, and nothing is written here.
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            self._parts = [torch.from_numpy(array) for array in self._arrays]
+
+    def __len__(self) -> int:
+        return len(self._arrays[0])
+
+    def _split(self, queries: Floats) -> list[torch.Tensor]:
+        return [torch.from_numpy(np.ascontiguousarray(queries[:, a:b])) for a, b in itertools.pairwise(self.stops)]
+
+    def best(
+        self, queries: Floats, count: int, allowed: NDArray[np.bool_] | None = None, member: int | None = None
+    ) -> tuple[Rows, Floats]:
+        """See :class:`cbir.core.search.gallery_matrix.GalleryMatrix`."""
+        parts, asked = self._parts, self._split(queries) if member is None else []
+        if member is not None:
+            parts, asked = [self._parts[member]], [torch.from_numpy(np.ascontiguousarray(queries))]
+        found = []
+        with torch.inference_mode():
+            for start in range(0, len(self), _BLOCK_ROWS):
+                stop = min(start + _BLOCK_ROWS, len(self))
+                scores = torch.zeros((len(queries), stop - start))
+                for query, part in zip(asked, parts, strict=True):
+                    scores.addmm_(query, part[start:stop].float().T)
+                found.append(best_rows(scores, count, allowed, start))
+            return best_of(found, count)
+
+    def similarities(self, rows: Rows, queries: Floats) -> Floats:
+        """See :class:`cbir.core.search.gallery_matrix.GalleryMatrix`."""
+        asked = self._split(queries)
+        result = np.empty((len(rows), len(asked), rows.shape[1]), np.float32)
+        places = torch.from_numpy(np.maximum(rows, 0))
+        with torch.inference_mode():
+            for start in range(0, rows.shape[1], _CHUNK):
+                chunk = slice(start, start + _CHUNK)
+                for i, picked in enumerate(places[:, chunk]):
+                    for m, (vectors, half) in enumerate(zip(asked, self._parts, strict=True)):
+                        result[i, m, chunk] = (half[picked].float() @ vectors[i]).numpy()
+        return result
+
+    def stored(self, rows: Rows) -> Floats:
+        """See :class:`cbir.core.search.gallery_matrix.GalleryMatrix`."""
+        return np.concatenate([array[rows].astype(np.float32) for array in self._arrays], axis=1)
+
+    def sample(self, rows: slice) -> Floats:
+        """(K, D) float32: the vectors of a slice of the rows."""
+        return np.concatenate([part[rows].float().numpy() for part in self._parts], axis=1)
+
+    def release(self) -> None:
+        """Let go of the pages of mapped files that were read; they stay in the system's cache while there is room."""
+        for mapped in self._maps:
+            mapped.madvise(mmap.MADV_DONTNEED)
+        _trim()
+
+
+CpuMatrix = HostMatrix | MappedMatrix
+
+
+def _trim() -> None:
+    """What was freed goes back to the system: glibc keeps hundreds of megabytes of it otherwise."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
+
+
+@jit
+def _inner_products(matrix: Floats, rows: Rows, queries: Floats, stops: NDArray[np.int64], result: Floats) -> None:
+    """The members' inner products of (B, C) rows with (B, D) queries, into (B, M, C).
+
+    Rows are read where they lie, which is several times as fast as to gather them; four at a time, as reading one
+    alone waits for the memory.  The last four may overlap with those before: sums in another order would round in
+    another way, and equal images must score the same.
+    """
+    last = rows.shape[1] - 1
+    for b in range(rows.shape[0]):
+        for m in range(len(stops) - 1):
+            low, high = stops[m], stops[m + 1]
+            query = queries[b, low:high]
+            for c in range(0, last + 1, 4):
+                c1, c2, c3 = min(c + 1, last), min(c + 2, last), min(c + 3, last)
+                first = matrix[max(rows[b, c], 0), low:high]
+                second = matrix[max(rows[b, c1], 0), low:high]
+                third = matrix[max(rows[b, c2], 0), low:high]
+                fourth = matrix[max(rows[b, c3], 0), low:high]
+                one = two = three = four = np.float32(0)
+                for d in range(high - low):
+                    value = query[d]
+                    one += first[d] * value
+                    two += second[d] * value
+                    three += third[d] * value
+                    four += fourth[d] * value
+                result[b, m, c], result[b, m, c1], result[b, m, c2], result[b, m, c3] = one, two, three, four

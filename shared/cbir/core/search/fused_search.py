@@ -1,0 +1,147 @@
+"""Search of all members together: the best by fused score, the vote of their labels, and the images that it lifts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.core.artifacts import Gallery
+from cbir.core.machine import jit
+from cbir.core.search.candidates import Candidates, stacked
+from cbir.core.search.gallery_matrix import GalleryMatrix
+from cbir.core.search.member_search import POOL
+from cbir.core.search.nearest_search import NearestSearch
+from cbir.core.vote import LabelVote, Ranker, Ranking, SearchSpec, VoteSettings, fused_scores, leading
+
+__all__ = ["FusedSearch"]
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+
+class FusedSearch:
+    """Ranks batches of queries."""
+
+    def __init__(
+        self,
+        gallery: Gallery,
+        matrix: GalleryMatrix,
+        nearest: NearestSearch,
+        labels: LabelVote,
+        ranker: Ranker,
+        vote: VoteSettings,
+    ) -> None:
+        self._gallery, self._matrix, self._nearest = gallery, matrix, nearest
+        self._labels, self._ranker, self._vote = labels, ranker, vote
+        self._rows_of = _rows_by_label(gallery.label_codes, len(gallery.labels))
+
+    def search(
+        self, queries: Floats, weights: Floats, specs: Sequence[SearchSpec], heads: Floats | None
+    ) -> list[Ranking]:
+        """Rank the gallery for B queries.
+
+        Args:
+            queries: (B, D).
+            weights: (B, M) that sum to 1.
+            heads: (B, L) what the heads say of the labels, where there are any.
+        """
+        voters = self._vote.neighbours if self._gallery.labels else 0
+        near = self._nearest.find(
+            queries,
+            weights,
+            [voters if s.mask is not None else max(voters, s.limit) for s in specs],
+            [max(voters, POOL if s.mask is not None else max(POOL, 4 * s.limit)) for s in specs],
+            [s.exclude_rows for s in specs],
+        )
+        fused = fused_scores(near.similarities, weights)
+        probabilities = self._labels.probabilities(near.rows, fused, heads, specs)
+        candidates = self._filtered(near, queries, weights, specs)
+        if probabilities is not None and self._vote.label_share > 0:
+            candidates = self._with_likely_labels(candidates, queries, weights, specs, probabilities)
+        return self._ranker.rank(candidates.rows, candidates.similarities, weights, specs, probabilities)
+
+    def _filtered(self, near: Candidates, queries: Floats, weights: Floats, specs: Sequence[SearchSpec]) -> Candidates:
+        """The candidates that may be hits: of queries with a filter, their own."""
+        found = [near if s.mask is None else None for s in specs]
+        if all(found):
+            return near
+        parts = []
+        for i, spec in enumerate(specs):
+            one = slice(i, i + 1)
+            if spec.mask is None:
+                parts.append(near.of(one))
+            else:
+                parts.append(
+                    self._nearest.find(
+                        queries[one], weights[one], [spec.limit], [max(POOL, 4 * spec.limit)], [spec.exclude_rows],
+                        spec.mask,
+                    )
+                )  # fmt: skip
+        return stacked(parts)
+
+    def _with_likely_labels(
+        self,
+        found: Candidates,
+        queries: Floats,
+        weights: Floats,
+        specs: Sequence[SearchSpec],
+        probabilities: Floats,
+    ) -> Candidates:
+        """Images of a likely label may rise from anywhere: add those that may be hits and are no candidates yet."""
+        scores = fused_scores(found.similarities, weights) + self._ranker.bonus(found.rows, probabilities)
+        limits = np.array([spec.limit for spec in specs])
+        places = leading(scores, found.rows, limits)
+        rising = np.empty(probabilities.shape, np.bool_)
+        _reach(scores, places, limits, found.bound, probabilities, np.float32(self._vote.label_share), rising)
+        if not rising.any():
+            return found
+        parts = []
+        for i, spec in enumerate(specs):
+            one = slice(i, i + 1)
+            part = found.of(one)
+            labels = np.flatnonzero(rising[i])
+            if len(labels):
+                rows = np.concatenate([self._rows_of[label] for label in labels.tolist()])
+                allowed = spec.allowed(len(self._gallery))
+                if allowed is not None:
+                    rows = rows[allowed[rows]]
+                rows = np.setdiff1d(rows, found.rows[i])[None]
+                similarities = self._matrix.similarities(rows, queries[one])
+                scores = fused_scores(similarities, weights[one])
+                scores += self._ranker.bonus(rows, probabilities[one])
+                best = leading(scores, rows, np.array([max(POOL, 4 * spec.limit)]))
+                part = Candidates(
+                    np.concatenate([part.rows, rows[:, best[0]]], axis=1),
+                    np.concatenate([part.similarities, similarities[:, :, best[0]]], axis=2),
+                    part.bound, part.level,
+                )  # fmt: skip
+            parts.append(part)
+        return stacked(parts)
+
+
+@jit
+def _reach(
+    scores: Floats,
+    places: Rows,
+    limits: Rows,
+    bound: Floats,
+    probabilities: Floats,
+    share: np.float32,
+    rising: NDArray[np.bool_],
+) -> None:
+    """(B, L) whether an image that is no candidate could be a hit by its label: it scores the bound at most, and what
+    the label adds."""
+    for b in range(len(rising)):
+        last = np.float32(-np.inf)
+        if limits[b] <= places.shape[1] and places[b, limits[b] - 1] >= 0:
+            last = scores[b, places[b, limits[b] - 1]]
+        for label in range(rising.shape[1]):
+            rising[b, label] = bound[b] > -np.inf and bound[b] + share * probabilities[b, label] >= last
+
+
+def _rows_by_label(codes: NDArray[np.integer], classes: int) -> list[Rows]:
+    """The rows of each label, rising."""
+    order = np.argsort(codes, kind="stable").astype(np.int64)
+    return np.split(order, np.searchsorted(codes[order], np.arange(classes + 1)))[1:-1] if classes else []

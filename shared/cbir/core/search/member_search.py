@@ -1,0 +1,124 @@
+"""Search member by member: for approximate indexes, which know one member each, and for fusion by rank.
+
+Members propose, everybody rescores: a member that did not propose an image still has its say.  The search goes deeper
+until no image that was not proposed could still enter the answer (Fagin's threshold argument) or a bound is reached.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.core.search.gallery_matrix import GalleryMatrix
+from cbir.core.vector_index import VectorIndex
+from cbir.core.vote import Fusion, LabelVote, Ranker, Ranking, SearchSpec, fused_scores, leading
+
+__all__ = ["POOL", "MemberSearch"]
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+#: Candidates that are rescored by every member, beyond those that are asked for.
+POOL = 128
+#: Deepest candidate list asked of an approximate index.
+DEEPEST = 4096
+
+
+class MemberSearch:
+    """Ranks one query at a time.
+
+    Args:
+        indexes: One a member; None where its part of the matrix is searched.
+    """
+
+    def __init__(
+        self,
+        matrix: GalleryMatrix,
+        indexes: Sequence[VectorIndex | None],
+        ranker: Ranker,
+        labels: LabelVote,
+        label_share: float,
+    ) -> None:
+        self._matrix, self._indexes, self._ranker, self._labels = matrix, indexes, ranker, labels
+        self._label_share = label_share
+        self._parts = [slice(a, b) for a, b in itertools.pairwise(matrix.stops)]
+
+    def search(
+        self, query: Floats, weights: Floats, spec: SearchSpec, allowed: NDArray[np.bool_] | None, heads: Floats | None
+    ) -> Ranking:
+        """Rank the gallery for one query.
+
+        Args:
+            query: (D,).
+            weights: (M,) that sum to 1.
+            allowed: (N,) rows that may be hits, or None for all.
+            heads: (1, L) what the linear heads say, or None.
+        """
+        count = len(self._matrix)
+        possible = count if allowed is None else int(allowed.sum())
+        depth = min(count, max(POOL, 4 * spec.limit))
+        probabilities: Floats | None = None
+        while True:
+            proposed, bound = [], 0.0
+            for m in np.flatnonzero(weights).tolist():
+                rows, similarities = self._propose(m, query, depth)
+                proposed.append(rows)
+                bound += float(weights[m]) * (float(similarities.min()) if len(similarities) else -1.0)
+            rows = np.unique(np.concatenate(proposed))
+            if probabilities is None:
+                probabilities = self._probabilities(rows, query, weights, spec, heads)
+            if allowed is not None and possible <= DEEPEST:
+                # A narrow filter, which the indexes cannot see: scoring its few images is cheaper than digging.
+                return self._rank(np.flatnonzero(allowed), query, weights, spec, probabilities)
+            if allowed is not None:
+                rows = rows[allowed[rows]]
+            exact = spec.fusion is not Fusion.WEIGHTED_VOTE
+            complete = len(rows) >= min(spec.limit, possible)
+            if complete and not exact and len(rows):
+                # What nobody proposed scores at most the sum of the worst proposals, and the best label.
+                if probabilities is not None:
+                    bound += self._label_share * float(probabilities.max(initial=0))
+                whole = SearchSpec(spec.limit)
+                exact = float(self._rank(rows, query, weights, whole, probabilities).fused[-1]) >= bound
+            deepest = depth >= min(count, DEEPEST)
+            if complete and (exact or deepest):
+                return self._rank(rows, query, weights, spec, probabilities)
+            if deepest:
+                # The indexes give up before there is an answer: whatever is allowed is scored one and all.
+                everything = np.arange(count) if allowed is None else np.flatnonzero(allowed)
+                return self._rank(everything, query, weights, spec, probabilities)
+            depth = min(count, 4 * depth)
+
+    def nearest(self, query: Floats, weights: Floats, count: int) -> tuple[Rows, Floats]:
+        """The ``count`` best of what the members propose, best first, and their fused scores."""
+        depth = min(len(self._matrix), max(POOL, count))
+        rows = np.unique(np.concatenate([self._propose(m, query, depth)[0] for m in np.flatnonzero(weights).tolist()]))
+        fused = fused_scores(self._matrix.similarities(rows[None], query[None]), weights[None])
+        best = leading(fused, rows[None], np.array([count]))[0]
+        return rows[best], fused[0, best]
+
+    def _propose(self, m: int, query: Floats, depth: int) -> tuple[Rows, Floats]:
+        part = query[None, self._parts[m]]
+        index = self._indexes[m]
+        if index is None:
+            rows, similarities = self._matrix.best(part, depth, member=m)
+            return rows[0], similarities[0]
+        rows, similarities = index.search(part, depth)
+        found = rows[0] >= 0
+        return rows[0][found], similarities[0][found]
+
+    def _probabilities(
+        self, rows: Rows, query: Floats, weights: Floats, spec: SearchSpec, heads: Floats | None
+    ) -> Floats | None:
+        near = rows[~np.isin(rows, spec.exclude_rows)][None]
+        fused = fused_scores(self._matrix.similarities(near, query[None]), weights[None])
+        return self._labels.probabilities(near, fused, heads, [spec])
+
+    def _rank(
+        self, rows: Rows, query: Floats, weights: Floats, spec: SearchSpec, probabilities: Floats | None
+    ) -> Ranking:
+        similarities = self._matrix.similarities(rows[None], query[None])
+        return self._ranker.rank(rows[None], similarities, weights[None], [spec], probabilities, spec.fusion)[0]

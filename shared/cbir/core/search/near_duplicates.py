@@ -1,0 +1,262 @@
+"""Near duplicates: images that are the same picture, re-encoded, resized, brightened or slightly cut.
+
+Two images are near duplicates when they have the same bytes, or when their perceptual hashes differ in few bits *and*
+the ensemble finds them alike, the more so the more bits differ.  The hash alone would not do: for images without
+structure, such as blank pages and flat colours, rounding noise decides it, and different objects of one outline on
+white have close hashes too.  Mirror images and grey copies of colourful ones are no near duplicates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from math import comb, exp2, log2
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.core.artifacts import IndexVersion
+from cbir.core.images import distances
+from cbir.core.metric import Projection, normalise
+from cbir.core.vote import normalised_weights
+
+__all__ = [
+    "BITS",
+    "SIMILARITY",
+    "SIMILARITY_A_BIT",
+    "SIMILARITY_TOP",
+    "Appearance",
+    "DuplicateGroup",
+    "close_hashes",
+    "close_pairs",
+    "confirmed",
+    "group_near_duplicates",
+]
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+Hashes = NDArray[np.uint64]
+
+#: Bits of 64 in which the hashes of near duplicates differ at most.
+BITS = 4
+#: Least :class:`Appearance` cosine of near duplicates whose hashes are equal, what each bit that differs adds to it,
+#: and the most that is asked for.  Chosen between copies of photos (JPEG, resized, brightened) and pairs of different
+#: motorcycles that were photographed alike on white, whose hashes are close too.
+SIMILARITY, SIMILARITY_A_BIT, SIMILARITY_TOP = 0.88, 0.02, 0.97
+
+_HASH_BITS = 64
+#: Directions that the metric shrinks by more than this, relative to the one that it keeps best, cannot be told from the
+#: rounding of stored vectors.
+_UNDONE = 0.02
+
+
+@dataclass(frozen=True)
+class DuplicateGroup:
+    """Images of which one is worth keeping.
+
+    Attributes:
+        keep: Row of the one that is preferred.
+        extras: Rows of its near duplicates, the likest first.
+        distances: Bits in which the hash of each extra differs from that of ``keep``.
+        similarities: :class:`Appearance` cosine of each extra and ``keep``.
+    """
+
+    keep: int
+    extras: tuple[int, ...]
+    distances: tuple[int, ...]
+    similarities: tuple[float, ...]
+
+
+def group_near_duplicates(
+    hashes: Hashes,
+    digest: Callable[[int], str],
+    vectors: Callable[[Ints], Floats],
+    preference: Callable[[int], Any],
+    bits: int = BITS,
+) -> list[DuplicateGroup]:
+    """Group the near duplicates of a gallery around the images that are worth keeping.
+
+    The best image of those that are linked by close hashes is kept, and its near duplicates are its extras; then the
+    best of what is left, and so on.  So every extra is a near duplicate of the very image that is kept for it: in
+    connected components, a chain of small steps may link images that have nothing in common, and deleting all but
+    one of them would lose pictures.
+
+    Args:
+        hashes: (N,) perceptual hashes.
+        digest: Digest of the bytes of a row.  Images with the same bytes are always grouped.
+        vectors: (S, D) of rows, from :meth:`Appearance.vectors`.
+        preference: Sort key of a row; the lowest is kept.  Only asked of rows that may have near duplicates.
+        bits: Most bits in which hashes differ, 0 to 63.
+
+    Returns:
+        Groups of at least one extra, in the order of the rows that are kept.
+    """
+    groups = []
+    for rows in _linked(hashes, bits):
+        left = np.array(sorted(rows.tolist(), key=preference), np.int64)
+        parts, digests = vectors(left), np.array([digest(row) for row in left.tolist()])
+        while len(left) > 1:
+            bits_off = distances(hashes[left], int(hashes[left[0]]))
+            alike = parts @ parts[0]
+            near = (digests == digests[0]) | ((bits_off <= bits) & confirmed(bits_off, alike))
+            near[0] = False
+            extras = np.flatnonzero(near)
+            if len(extras):
+                extras = extras[np.lexsort((left[extras], -alike[extras], bits_off[extras]))]
+                groups.append(
+                    DuplicateGroup(
+                        int(left[0]),
+                        tuple(left[extras].tolist()),
+                        tuple(bits_off[extras].tolist()),
+                        tuple(np.clip(alike[extras], -1, 1).tolist()),
+                    )
+                )
+                near[0] = True
+                left, parts, digests = left[~near], parts[~near], digests[~near]
+            else:
+                # Views: copies for each of thousands of images that only share a hash would take long.
+                left, parts, digests = left[1:], parts[1:], digests[1:]
+    return sorted(groups, key=lambda group: group.keep)
+
+
+def _linked(hashes: Hashes, bits: int) -> list[Ints]:
+    """Rows that are linked, directly or over others, by close hashes; those that stand alone are left out."""
+    # Images with equal hashes, of which a gallery of blank pages has very many, count as one here.
+    values, place = np.unique(hashes, return_inverse=True)
+    parent = list(range(len(values)))
+
+    def root(value: int) -> int:
+        while parent[value] != value:
+            parent[value] = value = parent[parent[value]]
+        return value
+
+    for one, other in close_pairs(values, bits).tolist():
+        parent[root(one)] = root(other)
+    component = np.array([root(value) for value in range(len(values))], np.int64)[place]
+    order = np.argsort(component, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(component[order])) + 1)
+    return [part for part in parts if len(part) > 1]
+
+
+def close_hashes(hashes: Hashes, other: int, bits: int = BITS) -> tuple[Ints, NDArray[np.uint8]]:
+    """The rows, ascending, whose hash differs from ``other`` in at most ``bits`` bits, and in how many it does."""
+    bits_off = distances(hashes, other)
+    rows = np.flatnonzero(bits_off <= bits)
+    return rows, bits_off[rows]
+
+
+class Appearance:
+    """How images look to the ensemble, whatever class they are of.
+
+    A GLRT metric draws the images of a class together, which is its purpose, and so hides what tells one motorcycle
+    from another.  Here the metric is undone: what is compared are the centred principal components.
+
+    Args:
+        projections: One a member.
+        weights: (M,) weights of the members' votes.
+        gallery: (N, dim) unit vectors a member, as projected; only needed for :meth:`of_rows`.
+    """
+
+    def __init__(
+        self, projections: Sequence[Projection], weights: Floats, gallery: Sequence[NDArray[np.float16]] = ()
+    ) -> None:
+        self._gallery = gallery
+        self._dims = [projection.dim for projection in projections]
+        self._shares = np.sqrt(normalised_weights(np.asarray(weights, np.float32)))
+        self._inverses = [
+            None if p.metric is None else np.linalg.pinv(p.metric, rcond=_UNDONE).T.astype(np.float32)
+            for p in projections
+        ]
+
+    @classmethod
+    def of(cls, version: IndexVersion) -> Appearance:
+        """That of the ensemble of an index version.
+
+        Raises:
+            ArtifactError: A file of the version is damaged.
+        """
+        names = [member.name for member in version.manifest.ensemble.members]
+        weights = np.array([version.vote.weights[name] for name in names], np.float32)
+        gallery = [version.plain_embeddings(name) for name in names]
+        return cls([version.projection(name) for name in names], weights, gallery)
+
+    def of_rows(self, rows: Ints) -> Floats:
+        """:meth:`vectors` of S gallery images; those of the images themselves, also where the index averages them."""
+        return self.vectors(np.concatenate([part[rows] for part in self._gallery], axis=1))
+
+    def vectors(self, projected: Floats) -> Floats:
+        """Vectors whose inner products are weighted means of the members' cosines.
+
+        Args:
+            projected: (S, D) the members' projected unit vectors side by side.
+
+        Returns:
+            (S, D) float32.
+        """
+        blocks, start = [], 0
+        for dim, share, inverse in zip(self._dims, self._shares, self._inverses, strict=True):
+            block = np.asarray(projected[:, start : start + dim], np.float32)
+            blocks.append(share * normalise(block if inverse is None else block @ inverse))
+            start += dim
+        return np.concatenate(blocks, axis=1)
+
+
+def confirmed(bits_off: NDArray[np.uint8], cosines: Floats) -> NDArray[np.bool_]:
+    """(S,) whether images with a close hash are near duplicates.
+
+    Args:
+        bits_off: (S,) bits in which the hashes differ.
+        cosines: (S,) inner products of vectors from :meth:`Appearance.vectors`.
+    """
+    return np.asarray(cosines >= np.minimum(SIMILARITY + SIMILARITY_A_BIT * bits_off, SIMILARITY_TOP))
+
+
+def close_pairs(hashes: Hashes, bits: int = BITS) -> Ints:
+    """All pairs of distinct hashes that differ in at most ``bits`` bits.
+
+    The 64 bits are cut into ``bits`` + k bands; two hashes that differ in at most ``bits`` bits agree in at least k
+    bands.  For each choice of k bands, hashes that agree in all of them are sorted side by side and compared.  k is
+    chosen by the number of hashes.  Source: Manku, Jain, Das Sarma, "Detecting Near-Duplicates for Web Crawling", WWW
+    2007.  A million hashes take seconds, and memory grows with their number only.
+
+    Args:
+        hashes: (N,) all different: a value that many images share would have too many pairs to list.
+        bits: 0 to 63.
+
+    Returns:
+        (P, 2) places i < j in ``hashes``, sorted.
+    """
+    count = len(hashes)
+    found = [np.zeros(0, np.int64)]
+    for mask in _band_masks(count, bits):
+        order = np.argsort(hashes & mask)
+        ordered = hashes[order]
+        keys = ordered & mask
+        # Each hash is compared with the next one of its bucket, then with the one after that, and so on.
+        here, step = np.arange(count), 0
+        while len(here):
+            step += 1
+            here = here[here + step < count]
+            here = here[keys[here] == keys[here + step]]
+            near = here[np.bitwise_count(ordered[here] ^ ordered[here + step]) <= bits]
+            one, other = order[near], order[near + step]
+            found.append(np.minimum(one, other) * count + np.maximum(one, other))
+    pairs = np.unique(np.concatenate(found))
+    return np.stack(np.divmod(pairs, max(count, 1)), axis=1)
+
+
+def _band_masks(count: int, bits: int) -> list[np.uint64]:
+    """The choices of bands of which two close hashes agree in at least one."""
+
+    def cost(chosen: int) -> float:
+        # A table costs a sort, and a comparison for every pair that agrees in the chosen bands by chance.  The bits of
+        # real hashes have unequal odds, so that a band tells less than its length.
+        agreeing = 0.8 * _HASH_BITS * chosen / (bits + chosen)
+        return comb(bits + chosen, chosen) * (log2(count + 2) + count * exp2(1 - agreeing))
+
+    chosen = min((k for k in range(1, 5) if bits + k <= _HASH_BITS), key=cost)
+    edges = np.linspace(0, _HASH_BITS, bits + chosen + 1).round().astype(int).tolist()
+    bands = [((1 << stop) - (1 << start)) for start, stop in pairwise(edges)]
+    return [np.uint64(sum(choice)) for choice in combinations(bands, chosen)]

@@ -1,0 +1,242 @@
+"""The retriever: an index version in memory that ranks projected queries.  It knows no model and no protocol.
+
+Exact galleries keep the members' projected vectors side by side: with the query's parts scaled by the weights, one
+product, or one scan of compressed rows, gives the fused score of every image for any per-request weights
+(:mod:`cbir.core.search.fused_search`).  Approximate indexes propose candidates member by member
+(:mod:`cbir.core.search.member_search`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.core.artifacts import Gallery, IndexVersion
+from cbir.core.ensemble import choose_runtime
+from cbir.core.errors import QueryError
+from cbir.core.machine import jit, keep_compiled
+from cbir.core.metric import Projection, expanded, make_unit
+from cbir.core.search.fused_search import FusedSearch
+from cbir.core.search.gallery_matrix import load_matrix
+from cbir.core.search.member_search import MemberSearch
+from cbir.core.search.nearest_search import NearestSearch, Strategy
+from cbir.core.vector_index import VectorIndex, index_file, load_index
+from cbir.core.vote import (
+    Fusion,
+    Heads,
+    LabelVote,
+    LinearHead,
+    Ranker,
+    Ranking,
+    SearchSpec,
+    VoteSettings,
+    fused_scores,
+    normalised_weights,
+)
+
+__all__ = ["Ranking", "Retriever", "SearchSpec"]
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+_BAD_WEIGHTS = "weights must be one finite number of at least 0 for each member"
+
+
+class Retriever:
+    """Ranks queries against one index version.  One caller at a time.
+
+    Args:
+        embeddings: (N, d) float16 unit vectors a member; arrays mapped from files stay so where they are large.
+        indexes: One a member, None where the search is exact.
+        device: ``cpu`` or ``cuda``.
+        strategy: How an exact search finds its candidates.
+    """
+
+    def __init__(
+        self,
+        gallery: Gallery,
+        members: Sequence[str],
+        embeddings: Sequence[NDArray[np.float16]],
+        projections: Sequence[Projection],
+        vote: VoteSettings,
+        indexes: Sequence[VectorIndex | None],
+        index_name: str,
+        device: str,
+        heads: Mapping[str, LinearHead] | None = None,
+        strategy: Strategy = "auto",
+    ) -> None:
+        keep_compiled()
+        self.gallery, self.members, self.index_name = gallery, tuple(members), index_name
+        self.dims = tuple(int(e.shape[1]) for e in embeddings)
+        self.raw_dims = tuple(int(p.mean.shape[0]) for p in projections)
+        self.weights = normalised_weights(np.array([vote.weights[m] for m in members], np.float32))
+        self._projections, self._vote = projections, vote
+        self._stops = tuple(itertools.accumulate(self.dims, initial=0))
+        self._approximate = any(index is not None for index in indexes)
+        self._bounds = np.array(self._stops)
+        self._matrix = load_matrix(embeddings, device)
+        codes = gallery.label_codes
+        by_member = [(heads or {}).get(name) for name in self.members]
+        joined = Heads(by_member, self.dims) if any(by_member) else None
+        self._labels = LabelVote(codes, len(gallery.labels), joined, vote)
+        ranker = Ranker(codes, gallery.labels, vote)
+        self._by_member = MemberSearch(self._matrix, indexes, ranker, self._labels, vote.label_share)
+        self._nearest = NearestSearch(self._matrix, self.weights, "product" if self._approximate else strategy)
+        self._fused = FusedSearch(gallery, self._matrix, self._nearest, self._labels, ranker, vote)
+
+    @classmethod
+    def load(
+        cls, version: IndexVersion, device: str = "auto", index: str | None = None, strategy: Strategy = "auto"
+    ) -> Retriever:
+        """Load a version.
+
+        Args:
+            device: ``auto``, ``cpu`` or ``cuda``.
+            index: ``exact`` ignores approximate indexes; None uses what the indexer built.
+            strategy: How an exact search finds its candidates; ``auto`` chooses by the gallery's size and vectors.
+
+        Raises:
+            ArtifactError: A file is damaged.
+            ConfigurationError: The device or an index's package is missing.
+        """
+        place = "cuda" if choose_runtime(device, "torch") == "torch-cuda" else "cpu"
+        members = [m.name for m in version.manifest.ensemble.members]
+        embeddings = [version.embeddings(m) for m in members]
+        indexes: list[VectorIndex | None] = []
+        names = [str(version.manifest.members[m]["index"]) for m in members]
+        if index == "exact" or all(name == "exact" for name in names):
+            names = ["exact"] * len(members)
+            indexes = [None] * len(members)
+        else:
+            for member, name, vectors in zip(members, names, embeddings, strict=True):
+                file = version.path / "members" / member / (index_file(name) or "-")
+                indexes.append(load_index(name, file, vectors, place))
+        projections = [version.projection(m) for m in members]
+        label = names[0] if len(set(names)) == 1 else ", ".join(f"{m}={n}" for m, n in zip(members, names, strict=True))
+        return cls(
+            version.gallery, members, embeddings, projections, version.vote, indexes, label, place,
+            version.heads(), strategy,
+        )  # fmt: skip
+
+    def project(self, raw: Mapping[str, Floats]) -> Floats:
+        """Project raw embeddings.
+
+        Args:
+            raw: (B, raw_dim) by member; members that are left out get zeros and so have no say.
+
+        Returns:
+            (B, sum of dims) float32, the members' unit vectors side by side.
+
+        Raises:
+            QueryError: An unknown member, another length, or numbers that are not finite.
+        """
+        if not raw:
+            raise QueryError("the query holds no embedding", reason="EMPTY_QUERY")
+        count = len(next(iter(raw.values())))
+        result = np.zeros((count, self._stops[-1]), np.float32)
+        for name, vectors in raw.items():
+            if name not in self.members:
+                raise QueryError(
+                    f"the ensemble has no member {name!r}; members are {', '.join(self.members)}",
+                    reason="UNKNOWN_MEMBER",
+                    member=name,
+                )
+            m = self.members.index(name)
+            if vectors.shape[1] != self.raw_dims[m]:
+                raise QueryError(
+                    f"the embedding of member {name!r} has {vectors.shape[1]} components; it must have "
+                    f"{self.raw_dims[m]}",
+                    reason="BAD_EMBEDDING",
+                    member=name,
+                )
+            unit = np.array(vectors, np.float32, order="C")
+            if not make_unit(unit):
+                raise QueryError(
+                    f"the embedding of member {name!r} is zero or not finite", reason="BAD_EMBEDDING", member=name
+                )
+            result[:, self._stops[m] : self._stops[m + 1]] = self._projections[m].apply(unit)
+        return result
+
+    def stored(self, rows: Sequence[int]) -> Floats:
+        """The projected vectors of gallery rows, (B, sum of dims) float32."""
+        return self._matrix.stored(np.asarray(rows, np.int64))
+
+    def search(self, queries: Floats, specs: Sequence[SearchSpec]) -> list[Ranking]:
+        """Rank the gallery for a batch of queries.
+
+        Args:
+            queries: (B, sum of dims) from :meth:`project` or :meth:`stored`.
+            specs: B of them.
+
+        Raises:
+            QueryError: A limit or weight that cannot be met.
+        """
+        if not specs:
+            return []
+        queries = np.ascontiguousarray(queries, np.float32)
+        weights = self._weights(queries, specs)
+        heads = self._labels.heads_say(queries, weights)
+        if self._vote.expansion_neighbours > 0:
+            queries = self._expand(queries, weights, specs)
+        if self._approximate or any(s.fusion is Fusion.RECIPROCAL_RANK for s in specs):
+            said = [None] * len(specs) if heads is None else np.split(heads, len(specs))
+            return [
+                self._by_member.search(queries[i], weights[i], spec, spec.allowed(len(self.gallery)), said[i])
+                for i, spec in enumerate(specs)
+            ]
+        return self._fused.search(queries, weights, specs, heads)
+
+    def _weights(self, queries: Floats, specs: Sequence[SearchSpec]) -> Floats:
+        """(B, M) that sum to 1."""
+        weights = np.empty((len(specs), len(self.members)), np.float32)
+        for i, spec in enumerate(specs):
+            if spec.limit < 1:
+                raise QueryError(f"limit is {spec.limit}; it must be at least 1", reason="BAD_LIMIT")
+            given = self.weights if spec.weights is None else np.asarray(spec.weights, np.float32)
+            if given.shape != self.weights.shape:
+                raise QueryError(_BAD_WEIGHTS, reason="BAD_WEIGHT")
+            weights[i] = given
+        if not (weights.min() >= 0 and weights.max() < np.inf):
+            raise QueryError(_BAD_WEIGHTS, reason="BAD_WEIGHT")
+        if not _share_out(queries, self._bounds, weights):
+            raise QueryError("no member has a positive weight in this query: raise one", reason="BAD_WEIGHT")
+        return weights
+
+    def _expand(self, queries: Floats, weights: Floats, specs: Sequence[SearchSpec]) -> Floats:
+        """Move every query towards its nearest images, those left out of its hits not among them."""
+        count = min(self._vote.expansion_neighbours, len(self.gallery))
+        rows, fused = np.full((len(specs), count), -1, np.int64), np.zeros((len(specs), count), np.float32)
+        if self._approximate:
+            for i, (query, weight, spec) in enumerate(zip(queries, weights, specs, strict=True)):
+                near, scores = self._by_member.nearest(query, weight, count + len(spec.exclude_rows))
+                kept = np.flatnonzero(~np.isin(near, spec.exclude_rows))[:count]
+                rows[i, : len(kept)], fused[i, : len(kept)] = near[kept], scores[kept]
+        else:
+            wanted = [count] * len(specs)
+            found = self._nearest.find(queries, weights, wanted, wanted, [s.exclude_rows for s in specs])
+            rows, fused = found.rows, fused_scores(found.similarities, weights)
+        neighbours = self._matrix.stored(np.maximum(rows, 0).ravel()).reshape(*rows.shape, -1)
+        neighbours[rows < 0] = 0
+        return expanded(queries, neighbours, fused, self._vote.expansion_exponent, self.dims)
+
+
+@jit
+def _share_out(queries: Floats, bounds: Rows, weights: Floats) -> bool:
+    """Scale each query's weights to sum 1, in place; False where nobody has any.
+
+    A member without an embedding of the query has no say: its weight goes to the others.
+    """
+    for b in range(weights.shape[0]):
+        total = 0.0
+        for m in range(weights.shape[1]):
+            if not queries[b, bounds[m] : bounds[m + 1]].any():
+                weights[b, m] = 0
+            total += weights[b, m]
+        if total <= 0:
+            return False
+        for m in range(weights.shape[1]):
+            weights[b, m] /= total
+    return True

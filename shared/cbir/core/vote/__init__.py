@@ -1,0 +1,7 @@
+"""The vote: the members' similarities become one score, labels get probabilities, and candidates become ranked hits."""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

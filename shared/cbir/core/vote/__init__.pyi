@@ -1,0 +1,17 @@
+from .calibration import Curve as Curve
+from .calibration import fit_calibration as fit_calibration
+from .calibration import probability_of_relevance as probability_of_relevance
+from .fusion import Fusion as Fusion
+from .fusion import fused_scores as fused_scores
+from .fusion import normalised_weights as normalised_weights
+from .fusion import rank_contributions as rank_contributions
+from .fusion import vote_contributions as vote_contributions
+from .label_vote import Heads as Heads
+from .label_vote import LinearHead as LinearHead
+from .label_vote import fit_head as fit_head
+from .order import leading as leading
+from .query_labels import LabelVote as LabelVote
+from .ranking import Ranker as Ranker
+from .ranking import Ranking as Ranking
+from .ranking import SearchSpec as SearchSpec
+from .settings import VoteSettings as VoteSettings

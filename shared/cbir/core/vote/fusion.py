@@ -1,0 +1,81 @@
+"""Fusion: many members' opinions become one ranking.  Pure functions of arrays.
+
+Shapes: B queries, C candidates a query, M members.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.core.machine import jit
+
+__all__ = [
+    "RANK_OFFSET",
+    "Fusion",
+    "fused_scores",
+    "normalised_weights",
+    "rank_contributions",
+    "vote_contributions",
+]
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+#: Cormack, Clarke, Buettcher, "Reciprocal Rank Fusion", SIGIR 2009.
+RANK_OFFSET = 60
+
+
+class Fusion(StrEnum):
+    """A rule that merges the members' opinions."""
+
+    WEIGHTED_VOTE = "weighted-vote"
+    RECIPROCAL_RANK = "reciprocal-rank"
+
+
+def normalised_weights(weights: Floats) -> Floats:
+    """Scale (..., M) non-negative weights to sum 1, so that a fused cosine stays a cosine."""
+    total = weights.sum(axis=-1, keepdims=True)
+    return np.asarray(weights / np.where(total > 0, total, 1), dtype=np.float32)
+
+
+def fused_scores(similarities: Floats, weights: Floats) -> Floats:
+    """(B, C) weighted sums of (B, M, C) cosines by (B, M) weights."""
+    result = np.empty((similarities.shape[0], similarities.shape[2]), np.float32)
+    _fuse(similarities, weights, result)
+    return result
+
+
+@jit
+def _fuse(similarities: Floats, weights: Floats, result: Floats) -> None:
+    for b in range(similarities.shape[0]):
+        for c in range(similarities.shape[2]):
+            result[b, c] = similarities[b, 0, c] * weights[b, 0]
+        for m in range(1, similarities.shape[1]):
+            for c in range(similarities.shape[2]):
+                result[b, c] += similarities[b, m, c] * weights[b, m]
+
+
+def vote_contributions(similarities: Floats, weights: Floats) -> Floats:
+    """Each member's share of the weighted vote.
+
+    Args:
+        similarities: (..., C, M) cosines.
+        weights: (..., M) weights that sum to 1.
+
+    Returns:
+        (..., C, M); the sum over M is the fused score.
+    """
+    return np.asarray(similarities * weights[..., None, :], dtype=np.float32)
+
+
+def rank_contributions(ranks: Ints, weights: Floats) -> Floats:
+    """Each member's share of reciprocal rank fusion, scaled so that rank 1 everywhere scores 1.
+
+    Args:
+        ranks: (C, M), from 1.
+        weights: (M,) weights that sum to 1.
+    """
+    return np.asarray(weights * (RANK_OFFSET + 1) / (RANK_OFFSET + ranks), dtype=np.float32)

@@ -1,0 +1,140 @@
+"""P(label | query): what the neighbours' labels, linear heads on the embeddings, and class names say of a query.
+
+Pure functions of arrays.  C classes, D components, N gallery images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.core.machine import jit
+
+__all__ = ["Heads", "LinearHead", "fit_head"]
+
+Floats = NDArray[np.float32]
+
+#: Relative to the mean eigenvalue of the features' covariance.
+RIDGE = 0.1
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """A linear classifier on one member's projected vectors.
+
+    Attributes:
+        weight: (D, C) float32.
+        bias: (C,) float32.
+    """
+
+    weight: Floats
+    bias: Floats
+
+    def scores(self, z: Floats) -> Floats:
+        """(B, C): near 1 for a class that is likely and near 0 for others, not normalised."""
+        return np.asarray(z @ self.weight + self.bias, dtype=np.float32)
+
+
+class Heads:
+    """The members' heads as one: a single product gives their weighted mean.
+
+    Args:
+        heads: One a member, None where it has none; at least one is there.
+        dims: Components of each member.
+    """
+
+    def __init__(self, heads: Sequence[LinearHead | None], dims: Sequence[int]) -> None:
+        classes = next(len(head.bias) for head in heads if head is not None)
+        self._weight = np.concatenate([
+            np.zeros((dim, classes), np.float32) if head is None else head.weight
+            for head, dim in zip(heads, dims, strict=True)
+        ])  # fmt: skip
+        self._biases = np.stack([np.zeros(classes, np.float32) if head is None else head.bias for head in heads])
+        self._there = np.array([head is not None for head in heads])
+        self._stops = np.cumsum((0, *dims))
+
+    def probabilities(self, queries: Floats, weights: Floats, temperature: float) -> Floats:
+        """Softmax of the members' weighted mean scores.
+
+        Args:
+            queries: (B, sum of dims) the members' vectors side by side; a zero block means that the member has no say
+                in that query.
+            weights: (B, M), those of the members' votes.
+            temperature: Of the softmax; scores are on the scale of class indicators.
+
+        Returns:
+            (B, C) with rows that sum to 1; the row of a query in which no member with a head has a say is zero.
+        """
+        weighted, shares = np.empty_like(queries), np.empty_like(weights)
+        _weigh(queries, weights, self._there, self._stops, weighted, shares)
+        scores: Floats = weighted @ self._weight + shares @ self._biases
+        _softmax(scores, shares, temperature)
+        return scores
+
+
+@jit
+def _weigh(
+    queries: Floats,
+    weights: Floats,
+    there: NDArray[np.bool_],
+    stops: NDArray[np.int64],
+    weighted: Floats,
+    shares: Floats,
+) -> None:
+    """The members' shares, (B, M), which sum to 1 or are all zero, and the queries times these."""
+    for b in range(queries.shape[0]):
+        total = 0.0
+        for m in range(len(there)):
+            speaks = there[m] and queries[b, stops[m] : stops[m + 1]].any()
+            shares[b, m] = weights[b, m] if speaks else 0
+            total += shares[b, m]
+        for m in range(len(there)):
+            shares[b, m] /= max(total, 1e-12)
+            for d in range(stops[m], stops[m + 1]):
+                weighted[b, d] = queries[b, d] * shares[b, m]
+
+
+@jit
+def _softmax(scores: Floats, shares: Floats, temperature: float) -> None:
+    """In place, row by row; zeros where nobody has a share."""
+    for b in range(scores.shape[0]):
+        top, there = scores[b].max(), shares[b].any()
+        total = 0.0
+        for c in range(scores.shape[1]):
+            scores[b, c] = np.exp((scores[b, c] - top) / temperature) if there else 0
+            total += scores[b, c]
+        for c in range(scores.shape[1]):
+            scores[b, c] /= max(total, 1e-30)
+
+
+def fit_head(z: Floats, codes: NDArray[np.integer], classes: int, ridge: float = RIDGE) -> LinearHead:
+    """Ridge regression of class indicators, in closed form (regularised least-squares classification).
+
+    Rifkin, Yeo, Poggio, "Regularized Least-Squares Classification", 2003: on a level with logistic regression, and
+    one solve for all classes.  Every labelled image weighs the same.
+
+    Args:
+        z: (N, D) projected unit vectors.
+        codes: (N,) class numbers, negative for images without a label, which are left out.
+
+    Raises:
+        ValueError: No image has a label.
+    """
+    known = codes >= 0
+    if not known.any():
+        raise ValueError("no image has a label: there is nothing to fit a head to")
+    x, y = np.asarray(z[known], np.float64), codes[known]
+    counts = np.bincount(y, minlength=classes).astype(np.float64)
+    mean = x.mean(axis=0)
+    sums = np.zeros((classes, x.shape[1]))
+    np.add.at(sums, y, x)
+    # With X and Y centred: XᵀY is the sum of each class less its share of the mean.
+    cross = (sums - counts[:, None] * mean).T
+    scatter = x.T @ x - len(x) * np.outer(mean, mean)
+    scatter[np.diag_indices(len(scatter))] += ridge * np.trace(scatter) / len(scatter) + 1e-9
+    weight = np.linalg.solve(scatter, cross)
+    bias = counts / len(x) - mean @ weight
+    return LinearHead(weight.astype(np.float32), bias.astype(np.float32))

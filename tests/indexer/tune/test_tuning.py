@@ -1,0 +1,291 @@
+"""Tuning: folds that keep queries honest, the objective by hand, the search, and what is published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from plain_votes import mixed_probabilities, neighbour_probabilities
+
+from cbir.client.cli.program import main
+from cbir.core.artifacts import IndexStore
+from cbir.core.ensemble import load_ensemble
+from cbir.core.errors import ArtifactError
+from cbir.core.metric import normalise
+from cbir.core.search import Retriever
+from cbir.core.vote import Heads, SearchSpec, fit_head
+from cbir.indexer.build import FitSettings, RunSettings, build
+from cbir.indexer.sources import open_sources
+from cbir.indexer.tune import SearchBudget, tune
+from cbir.indexer.tune.cross_fit import MemberSpace, Sharpening, cross_splits, member_space
+from cbir.indexer.tune.objective import Trial, average_precisions, top_hits
+from cbir.indexer.tune.score_table import ScoreTable, score_table
+from cbir.indexer.tune.vote_search import search_vote
+
+SETTINGS = RunSettings(device="cpu", runtime="torch")
+
+
+def table_of(
+    similarities: list[list[list[float]]],
+    candidate_codes: list[list[int]],
+    codes: list[int],
+    names: dict[int, list[list[float]]] | None = None,
+) -> ScoreTable:
+    """From a list of members' (Q, C) similarities, and what (Q, 2) the class names say by member number."""
+    found = torch.tensor(candidate_codes)
+    totals = torch.tensor([row.count(code) for row, code in zip(candidate_codes, codes, strict=True)])
+    return ScoreTable(
+        {(m, 8): torch.tensor(s, dtype=torch.float32) for m, s in enumerate(similarities)}, {},
+        {m: torch.tensor(said) for m, said in (names or {}).items()}, found,
+        torch.ones_like(found, dtype=torch.bool), torch.tensor(codes), totals, np.arange(len(codes)), 2,
+    )  # fmt: skip
+
+
+def blobs(noise: float, seed: int, classes: int = 8, each: int = 12, width: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    codes = np.repeat(np.arange(classes), each)
+    centres = np.random.default_rng(99).normal(size=(classes, width))
+    return normalise((centres[codes] + noise * rng.normal(size=(len(codes), width))).astype(np.float32)), codes
+
+
+def spaces_of(*raws: np.ndarray) -> list[MemberSpace]:
+    return [member_space(f"m{i}", raw, len(raw), "pca", 8, 8) for i, raw in enumerate(raws)]
+
+
+def test_average_precision_of_a_vote_by_hand() -> None:
+    # One member likes candidates 0, 1, 2 in this order, the other 2, 1, 0, three times as surely.
+    table = table_of([[[0.3, 0.2, 0.1]], [[0.1, 0.4, 0.7]]], [[0, 1, 0]], [0])
+    first, second = Trial((1.0, 0.0), (8, 8)), Trial((1.0, 1.0), (8, 8))
+    assert average_precisions(table, first) == pytest.approx([(1 + 2 / 3) / 2])
+    # Means 0.2, 0.3, 0.4: order 2, 1, 0.
+    assert average_precisions(table, second) == pytest.approx([(1 + 2 / 3) / 2])
+    assert top_hits(table, second)[0][0].tolist() == pytest.approx([0.4, 0.3, 0.2])
+    # With labels: two neighbours vote, 0.4 for class 0 and 0.3 for class 1, at T 0.1: odds e : 1.
+    voted = replace(second, neighbours=2, temperature=0.1, label_share=1.0)
+    likely = np.e / (np.e + 1)
+    scores, relevant = top_hits(table, voted)
+    assert scores[0].tolist() == pytest.approx([0.4 + likely, 0.2 + likely, 0.3 + 1 - likely], abs=1e-5)
+    assert relevant[0].tolist() == [True, True, False]
+    assert average_precisions(table, voted) == pytest.approx([1.0])
+
+
+def test_names_vote_by_weight_and_trust_by_hand() -> None:
+    # Trusted by a half, the first member's names say 0.8 and 0.2; fully trusted, the second's say 0.1 and 0.9.
+    said = {0: [[0.4, 0.1]], 1: [[0.1, 0.9]]}
+    table = table_of([[[0.3, 0.2]], [[0.3, 0.2]], [[0.3, 0.2]]], [[0, 1]], [1], said)
+    trial = Trial((1.0, 2.0, 4.0), (8, 8, 8), neighbours=2, temperature=0.1, label_share=1.0, text_share=0.8)
+    # Weights times trust are 0.5 and 2: the names sum to (0.5 * 0.5 + 2 * 1) / 2.5 = 0.9, of which the share is 0.8.
+    names = np.array([(0.5 * 0.4 + 2 * 0.1) / 2.5, (0.5 * 0.1 + 2 * 0.9) / 2.5])
+    near = np.array([np.e, 1]) / (np.e + 1)
+    want = 0.8 * names + (1 - 0.8 * 0.9) * near + [0.3, 0.2]
+    assert want.argmax() == 1
+    assert top_hits(table, trial)[0][0].tolist() == pytest.approx([want[1], want[0]], abs=1e-6)
+    mute = replace(table, names={})
+    near_alone = sorted((near[0] + 0.3, near[1] + 0.2), reverse=True)
+    for without in (top_hits(mute, trial), top_hits(table, replace(trial, text_share=0.0))):
+        assert without[0][0].tolist() == pytest.approx(near_alone, abs=1e-6)
+
+
+def test_names_get_the_share_that_they_deserve() -> None:
+    # Neighbours that tell little, beside names that are always right, or that were drawn at random.
+    raw, codes = blobs(2.5, 5, each=20)
+    splits = cross_splits(codes, [str(i) for i in range(len(codes))])
+    start = Trial((1.0,), (8,), label_share=1.0, text_share=0.25)
+    right = (0.9 * np.eye(8)[codes]).astype(np.float32)
+    drawn = (0.9 * np.eye(8)[np.random.default_rng(6).integers(0, 8, len(codes))]).astype(np.float32)
+    shares, values = {}, {}
+    for name, said in (("right", right), ("drawn", drawn)):
+        table = score_table(spaces_of(raw), [(8,)], codes, splits, names={0: said})
+        best = search_vote(table, start, [(8,)], SearchBudget(150))
+        shares[name], values[name] = best.text_share, average_precisions(table, best).mean()
+    assert shares["right"] > 0.5 > shares["drawn"]
+    assert values["right"] > 0.8 > values["drawn"]
+
+
+def test_ties_break_by_row_and_the_scale_of_weights_does_not_matter() -> None:
+    table = table_of([[[0.5, 0.5, 0.5]], [[0.5, 0.5, 0.5]]], [[1, 0, 0]], [0])
+    assert average_precisions(table, Trial((1, 2), (8, 8))) == pytest.approx([(1 / 2 + 2 / 3) / 2])
+    mixed = table_of([[[0.3, 0.2, 0.1]], [[0.1, 0.2, 0.9]]], [[1, 0, 0]], [0])
+    one, ten = (top_hits(mixed, Trial(w, (8, 8)))[0] for w in ((0.3, 0.7), (3.0, 7.0)))
+    assert torch.allclose(one, ten)
+
+
+def test_no_fold_sees_its_own_labels_and_the_same_bytes_stay_together() -> None:
+    codes = np.array([0, 0, 0, 0, 1, 1, 1, 1, -1, -1])
+    groups = ["a", "a", "b", "c", "d", "e", "f", "g", "h", "i"]
+    splits = cross_splits(codes, groups, folds=3)
+    asked = np.concatenate([split.queries for split in splits])
+    assert sorted(asked.tolist()) == list(range(8)), "every labelled image asks once, the others never"
+    for split in splits:
+        assert not set(split.queries) & set(split.gallery)
+        assert not set(split.queries) & set(split.teachers)
+        assert {8, 9} <= set(split.gallery.tolist())
+        assert (codes[split.teachers] >= 0).all()
+    (with_copies,) = [split for split in splits if 0 in split.queries]
+    assert 1 in with_copies.queries
+
+
+def test_the_objective_agrees_with_the_retriever() -> None:
+    raw, codes = blobs(0.9, 0, classes=4, each=10)
+    table = score_table(spaces_of(raw), [(8,)], codes, cross_splits(codes, [str(i) for i in range(len(codes))]))
+    trial = Trial((1.0,), (8,), neighbours=5, temperature=0.1, label_share=0.7, head_share=0.4, head_temperature=0.2)
+    scores, _ = top_hits(table, trial)
+    split = cross_splits(codes, [str(i) for i in range(len(codes))])[0]
+    z = spaces_of(raw)[0].unit(8)
+    query, gallery = z[split.queries[0]], z[split.gallery]
+    fused = gallery @ query
+    head = fit_head(z[split.teachers], codes[split.teachers], 4)
+    heads = Heads([head], (8,)).probabilities(query[None], np.ones((1, 1), np.float32), 0.2)
+    near = neighbour_probabilities(fused, codes[split.gallery], 5, 0.1, 4)
+    label = mixed_probabilities({"h": heads[0], "n": near}, {"h": 0.4, "n": 0.6})
+    assert label is not None
+    want = np.sort(fused + 0.7 * label[codes[split.gallery]])[::-1][:10]
+    np.testing.assert_allclose(scores[0].numpy(), want, atol=1e-4)
+
+
+def test_a_member_of_noise_loses_its_vote_and_a_good_pair_beats_equal_weights_and_each_alone() -> None:
+    clean, codes = blobs(1.1, 1, each=40)
+    other, _ = blobs(1.6, 2, each=40)
+    noise = normalise(np.random.default_rng(3).normal(size=clean.shape).astype(np.float32))
+    groups = [str(i) for i in range(len(codes))]
+    dims = [(8,)] * 3
+    table = score_table(spaces_of(clean, other, noise), dims, codes, cross_splits(codes, groups))
+    best = search_vote(table, Trial((1.0, 1.0, 1.0), (8, 8, 8)), dims, SearchBudget(300))
+    assert best.weights[2] == 0
+    value = average_precisions(table, best).mean()
+    for weights in ((1.0, 1.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)):
+        assert value > average_precisions(table, replace(best, weights=weights)).mean()
+
+
+def test_sharpening_helps_queries_near_their_kind() -> None:
+    raw, codes = blobs(0.8, 4, each=20)
+    splits = cross_splits(codes, [str(i) for i in range(len(codes))])
+    plain = score_table(spaces_of(raw), [(8,)], codes, splits)
+    sharp = score_table(spaces_of(raw), [(8,)], codes, splits, sharpening=Sharpening(5, 3.0, 5, 3.0))
+    trial = Trial((1.0,), (8,))
+    assert average_precisions(sharp, trial).mean() > average_precisions(plain, trial).mean() + 0.02
+
+
+@pytest.fixture
+def indexed(pictures: Callable[..., Path], tmp_path: Path, tiny: Path) -> Path:
+    build(open_sources([str(pictures(15))]), tmp_path / "index", load_ensemble(tiny), SETTINGS, FitSettings())
+    return tmp_path / "index"
+
+
+def test_a_gain_is_published_and_used_and_kept_when_the_gallery_grows(
+    indexed: Path, pictures: Callable[..., Path], tiny: Path
+) -> None:
+    before = IndexStore(indexed).open()
+    report = tune(indexed, settings=SETTINGS, budget=SearchBudget(60))
+    assert report.queries == 60
+    assert report.gain is not None
+    after = IndexStore(indexed).open()
+    if report.version is None:
+        assert report.gain[0] <= 0
+        assert after.name == before.name
+        return
+    assert after.name == report.version
+    assert after.vote == report.vote
+    assert after.vote.tuned
+    assert set(after.heads()) == {m.name for m in after.manifest.ensemble.members}
+    build(open_sources([str(pictures(16))]), indexed, load_ensemble(tiny), SETTINGS, FitSettings())
+    grown = IndexStore(indexed).open()
+    assert grown.name != after.name
+    assert grown.vote == after.vote
+    build(
+        open_sources([str(pictures(16))]), indexed, load_ensemble(tiny), SETTINGS, FitSettings(keep_tuning=False)
+    )  # fmt: skip
+    assert not IndexStore(indexed).open().vote.tuned
+    # Tuned again, it is forgotten again, although no image and no setting of the run differs.
+    assert tune(indexed, settings=SETTINGS, budget=SearchBudget(30)).version is not None
+    assert IndexStore(indexed).open().vote.tuned
+    build(
+        open_sources([str(pictures(16))]), indexed, load_ensemble(tiny), SETTINGS, FitSettings(keep_tuning=False)
+    )  # fmt: skip
+    assert not IndexStore(indexed).open().vote.tuned
+
+
+def test_a_loss_is_not_published(indexed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    from cbir.indexer.tune import tuning
+
+    # A search whose choice serves other queries badly.
+    monkeypatch.setattr(tuning, "search_vote", lambda table, start, *rest: replace(start, temperature=0.5))
+    monkeypatch.setattr(
+        tuning._Tuning, "_held_out", lambda self, table, start, dims: np.zeros(len(table)), raising=True
+    )
+    live = IndexStore(indexed).current()
+    assert main(["tune", str(indexed), "--json", "--device", "cpu", "--runtime", "torch"]) == 0
+    printed = capsys.readouterr()
+    document = json.loads(printed.out)
+    assert document["published"] is False
+    assert document["gain"]["mean"] < 0
+    assert "nothing was published" in printed.err
+    assert IndexStore(indexed).current() == live
+
+
+def test_a_vote_that_stays_is_calibrated_once(
+    indexed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from cbir.indexer.tune import tuning
+
+    monkeypatch.setattr(tuning, "search_vote", lambda table, start, *rest: replace(start, temperature=0.3))
+    monkeypatch.setattr(tuning._Tuning, "_held_out", lambda self, table, start, dims: np.ones(len(table)))
+    first = tune(indexed, settings=SETTINGS)
+    store = IndexStore(indexed)
+    tuned = store.open()
+    assert tuned.name == first.version
+    # As a version before calibration had it.
+    vote = replace(tuned.vote, calibration=None)
+    path = tuned.path / "vote.json"
+    path.write_text(json.dumps(vote.to_json()))
+    manifest = json.loads((tuned.path / "manifest.json").read_text())
+    manifest["files"]["vote.json"]["size"] = path.stat().st_size
+    (tuned.path / "manifest.json").write_text(json.dumps(manifest))
+    second = tune(indexed, settings=SETTINGS)
+    assert store.open().name == second.version != tuned.name
+    assert second.gain == (0, 0, 0)
+    assert store.open().vote == replace(vote, calibration=first.vote.calibration)
+    assert first.vote.calibration is not None
+    capsys.readouterr()
+    assert main(["tune", str(indexed), "--device", "cpu", "--runtime", "torch"]) == 0
+    assert "no other vote is better\n" in capsys.readouterr().err
+    assert store.current() == second.version
+
+
+def test_without_labels_vectors_are_sharpened(indexed: Path) -> None:
+    report = tune(indexed, settings=SETTINGS, use_labels=False)
+    version = IndexStore(indexed).open()
+    assert (report.queries, report.version) == (0, version.name)
+    assert version.vote.augmentation_neighbours > 1
+    assert version.vote.expansion_neighbours > 0
+    retriever = Retriever.load(version, "cpu")
+    # Expansion never lets an image that is left out pull the query.
+    stored = retriever.stored([0])
+    hits = retriever.search(stored, [SearchSpec(exclude_rows=(0,))])[0]
+    assert 0 not in hits.rows
+    assert len(hits.rows) == 10
+
+
+def test_tuning_needs_the_raw_embeddings(indexed: Path) -> None:
+    import shutil
+
+    shutil.rmtree(indexed / "cache")
+    with pytest.raises(ArtifactError, match="no longer in its cache"):
+        tune(indexed, settings=SETTINGS)
+
+
+def test_given_queries_judge(indexed: Path, pictures: Callable[..., Path], capsys: pytest.CaptureFixture) -> None:
+    queries = pictures(22, "other")
+    assert main(
+        ["tune", str(indexed), "--queries", str(queries), "--trials", "20", "--json", "--device", "cpu",
+         "--runtime", "torch"]
+    ) == 0  # fmt: skip
+    document = json.loads(capsys.readouterr().out)
+    # The first 15 of each class are in the gallery and so do not ask.
+    assert document["queries"] == 28
+    assert document["query_source"] == "given query images"
