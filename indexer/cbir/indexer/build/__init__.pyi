@@ -2,10 +2,11 @@ from .class_names import class_name_digest as class_name_digest
 from .embedding import EmbeddingRun as EmbeddingRun
 from .embedding import Progress as Progress
 from .embedding import RunSettings as RunSettings
-from .embedding import SkippedImage as SkippedImage
+from .image_facts import SkippedImage as SkippedImage
 from .pipeline import FitSettings as FitSettings
 from .pipeline import ImageSources as ImageSources
 from .pipeline import IndexReport as IndexReport
 from .pipeline import build as build
 from .publishing import VersionContent as VersionContent
 from .publishing import write_version as write_version
+from .runner import Runner as Runner

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,22 +28,17 @@ from cbir.core.images import (
     Crop,
     DecodedImage,
     DecodeLimits,
-    decode_image,
+    Decoder,
+    InProcessDecoder,
     find_content,
     perceptual_hash,
     prepare,
 )
+from cbir.indexer.build.image_facts import ImageFacts, SkippedImage
+from cbir.indexer.build.runner import ImageReader
 from cbir.indexer.sources import SourceImage
 
-__all__ = ["EmbeddingRun", "ImageFacts", "Progress", "RunSettings", "SkippedImage"]
-
-
-class ImageReader(Protocol):
-    """Gives the bytes of a source's images; safe for concurrent calls."""
-
-    def read(self, image: SourceImage) -> bytes:
-        """The file's bytes, or ImageError."""
-        ...
+__all__ = ["EmbeddingRun", "Progress", "RunSettings"]
 
 
 @dataclass(frozen=True)
@@ -66,39 +60,6 @@ class RunSettings:
     commit_seconds: float = 2.0
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     precision: str = "auto"
-
-
-@dataclass(frozen=True)
-class ImageFacts:
-    """What decoding an image tells: digest of its bytes, upright size, crop box and perceptual hash."""
-
-    sha256: bytes
-    width: int
-    height: int
-    crop: Box
-    phash: int
-
-    def to_row(self) -> list[int]:
-        """Seven whole numbers for the cache; :meth:`from_row` takes them back."""
-        signed = self.phash - (1 << 64) if self.phash >= 1 << 63 else self.phash
-        box = self.crop
-        return [self.width, self.height, box.left, box.top, box.right, box.bottom, signed]
-
-    @classmethod
-    def from_row(cls, sha256: bytes, row: NDArray[np.int64]) -> ImageFacts:
-        """Inverse of :meth:`to_row`."""
-        width, height, left, top, right, bottom, phash = (int(v) for v in row)
-        return cls(sha256, width, height, Box(left, top, right, bottom), phash % (1 << 64))
-
-
-@dataclass(frozen=True)
-class SkippedImage:
-    """An image that was left out, and why."""
-
-    uri: str
-    reason: str
-    code: str
-    stamp: str
 
 
 @dataclass(frozen=True)
@@ -125,6 +86,7 @@ class EmbeddingRun:
 
     Args:
         pictures: What 8-bit integers are calibrated with.
+        decoder: Where images are decoded; None: on the threads of this run.
     """
 
     def __init__(
@@ -134,8 +96,10 @@ class EmbeddingRun:
         settings: RunSettings,
         on_progress: Callable[[Progress], None] | None = None,
         pictures: Pictures | None = None,
+        decoder: Decoder | None = None,
     ) -> None:
         self.ensemble, self.settings, self._pictures = ensemble, settings, pictures
+        self._decoder = decoder or InProcessDecoder()
         self._report = on_progress or (lambda _: None)
         self.fingerprints = {m.name: member_fingerprint(m, ensemble.crop) for m in ensemble.members}
         self._caches = {name: EmbeddingCache(cache, print_) for name, print_ in self.fingerprints.items()}
@@ -220,7 +184,7 @@ class EmbeddingRun:
         digest = hashlib.sha256(data).digest()
         if self.known(digest):
             return digest
-        decoded = decode_image(data, self.settings.limits)
+        decoded = self._decoder.decode(data, self.settings.limits)
         facts, box = _look(digest, decoded, self.ensemble.crop)
         # Only now is a model needed: a run in which every image is known or bad loads none.
         if len(self._embedders) < len(self.ensemble.members):

@@ -14,8 +14,10 @@ from cbir.core.errors import ArtifactError, SourceError
 from cbir.core.machine import keep_compiled
 from cbir.core.vector_index import check_index
 from cbir.core.vote import VoteSettings
-from cbir.indexer.build.embedding import EmbeddingRun, ImageFacts, Progress, RunSettings, SkippedImage
+from cbir.indexer.build.embedding import EmbeddingRun, Progress, RunSettings
+from cbir.indexer.build.image_facts import ImageFacts, SkippedImage
 from cbir.indexer.build.publishing import VersionContent, write_version
+from cbir.indexer.build.runner import Runner
 from cbir.indexer.sources import ScanProblem, SourceImage
 
 __all__ = ["FitSettings", "ImageSources", "IndexReport", "build"]
@@ -203,7 +205,7 @@ class _Plan:
     unchanged: bool
 
     @classmethod
-    def make(cls, found: Sequence[SourceImage], previous: IndexVersion | None, run: EmbeddingRun) -> _Plan:
+    def make(cls, found: Sequence[SourceImage], previous: IndexVersion | None, run: Runner) -> _Plan:
         before: dict[str, GalleryImage] = {}
         refused: dict[tuple[str, str], Mapping[str, str]] = {}
         if previous:
@@ -230,7 +232,7 @@ class _Plan:
 
 def _same_make(
     previous: IndexVersion,
-    run: EmbeddingRun,
+    run: Runner,
     ensemble: EnsembleSpec,
     settings: Mapping[str, Any],
     skipped: Sequence[SkippedImage],
@@ -263,7 +265,7 @@ def _vote(previous: IndexVersion | None, ensemble: EnsembleSpec, fit: FitSetting
     return VoteSettings({m.name: m.weight for m in ensemble.members}, label_share=fit.label_share or 0.0)
 
 
-def _count_embedded(images: Sequence[GalleryImage], run: EmbeddingRun) -> int:
+def _count_embedded(images: Sequence[GalleryImage], run: Runner) -> int:
     """Images whose bytes were new; of several images with the same bytes one counts."""
     return len({image.sha256 for image in images} & {digest.hex() for digest in run.embedded})
 

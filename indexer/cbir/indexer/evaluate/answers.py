@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cbir.core.artifacts import Gallery
 from cbir.core.evaluation import Measures, measure
-from cbir.core.search import Retriever
+from cbir.core.search import Searcher
 from cbir.core.vote import Fusion, SearchSpec
 from cbir.indexer.evaluate.query_set import QuerySet
 
@@ -71,7 +71,7 @@ class Judge:
 
 
 def ask(
-    retriever: Retriever,
+    retriever: Searcher,
     queries: QuerySet,
     judge: Judge,
     weights: NDArray[np.float32] | None = None,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cbir.core.artifacts import IndexVersion
 from cbir.core.errors import SourceError
 from cbir.core.evaluation import CONVENTIONS, Measures, bootstrap_interval, calibration_error
-from cbir.core.search import BITS, Appearance, Retriever
+from cbir.core.search import BITS, Appearance, Searcher
 from cbir.core.vote import Fusion
 from cbir.indexer.build import Progress, SkippedImage
 from cbir.indexer.evaluate.answers import DEEPEST_RANK, SHOWN, Answer, Judge, ask, measured
@@ -123,7 +123,7 @@ class EvaluationReport:
 def evaluate(
     index: Path,
     version: IndexVersion,
-    retriever: Retriever,
+    retriever: Searcher,
     queries: QuerySet,
     query_source: str,
     on_progress: Callable[[Progress], None] | None = None,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.evaluation import Measures, bootstrap_interval
-from cbir.core.search import Retriever
+from cbir.core.search import Searcher
 from cbir.indexer.build import Progress
 from cbir.indexer.evaluate.answers import Judge, ask, measured
 from cbir.indexer.evaluate.query_set import QuerySet
@@ -68,7 +68,7 @@ def subset_weights(weights: NDArray[np.float32], members: Sequence[str], subset:
 
 
 def measure_subsets(
-    retriever: Retriever,
+    retriever: Searcher,
     queries: QuerySet,
     judge: Judge,
     known: Mapping[Subset, Measures],

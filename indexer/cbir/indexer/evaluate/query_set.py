@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cbir.core.artifacts import IndexVersion, gallery_pictures
 from cbir.core.errors import SourceError
-from cbir.core.search import JointSpace, Retriever
+from cbir.core.search import JointSpace, Searcher
 from cbir.indexer.build import EmbeddingRun, ImageSources, Progress, RunSettings, SkippedImage
 
 __all__ = ["NamedClasses", "QuerySet", "gallery_queries", "source_queries"]
@@ -65,7 +65,7 @@ class QuerySet:
 
 def source_queries(
     version: IndexVersion,
-    retriever: Retriever,
+    retriever: Searcher,
     sources: ImageSources,
     cache: Path,
     settings: RunSettings,
@@ -116,7 +116,7 @@ def source_queries(
 
 
 def gallery_queries(
-    retriever: Retriever, most: int | None = None, seed: int = 0, version: IndexVersion | None = None
+    retriever: Searcher, most: int | None = None, seed: int = 0, version: IndexVersion | None = None
 ) -> QuerySet:
     """The labelled gallery images themselves, for leave-one-out figures.
 

@@ -18,7 +18,7 @@ from cbir.core.artifacts import IndexVersion
 from cbir.core.ensemble import choose_runtime
 from cbir.core.evaluation import Measures, bootstrap_interval
 from cbir.core.metric import MIN_IMAGES, Projection, augmented, fit_projection
-from cbir.core.search import Retriever
+from cbir.core.search import Retriever, Searcher
 from cbir.core.vote import VoteSettings, fit_head
 from cbir.indexer.build import EmbeddingRun, Progress, RunSettings
 from cbir.indexer.evaluate.answers import SHOWN, Judge, ask, measured
@@ -126,7 +126,7 @@ class RecipeTable:
 
 def measure_recipe(
     version: IndexVersion,
-    published: Retriever,
+    published: Searcher,
     queries: QuerySet,
     judge: Judge,
     cache: Path,
@@ -176,7 +176,7 @@ def measure_recipe(
     return RecipeTable(tuple(results), _explain(left_out, len(gallery)))
 
 
-def _retriever(version: IndexVersion, published: Retriever, step: Step, fitted: _Fitted, place: str) -> Retriever:
+def _retriever(version: IndexVersion, published: Searcher, step: Step, fitted: _Fitted, place: str) -> Retriever:
     gallery, members = published.gallery, version.manifest.ensemble.members
     vote = VoteSettings({m.name: m.weight for m in members}, **step.vote)
     vectors, heads = fitted.vectors, {}
@@ -212,7 +212,7 @@ def _tell(on_progress: Callable[[Progress], None] | None, name: str, done: int) 
 
 def _measure(
     name: str,
-    retriever: Retriever,
+    retriever: Searcher,
     queries: QuerySet,
     judge: Judge,
     ap: dict[str, Sequence[float]],

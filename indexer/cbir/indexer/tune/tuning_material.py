@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cbir.core.artifacts import IndexVersion
 from cbir.core.errors import ArtifactError, SourceError
 from cbir.core.search import names_trust, zero_shot_probabilities
-from cbir.indexer.build import EmbeddingRun, ImageSources
+from cbir.indexer.build import ImageSources, Runner
 from cbir.indexer.tune.cross_fit import Split, cross_splits
 
 __all__ = ["TuningMaterial", "gather"]
@@ -37,7 +37,7 @@ class TuningMaterial:
     source: str
 
 
-def gather(version: IndexVersion, run: EmbeddingRun, queries: ImageSources | None) -> TuningMaterial:
+def gather(version: IndexVersion, run: Runner, queries: ImageSources | None) -> TuningMaterial:
     """Take the gallery's raw embeddings from its cache, and embed the queries.
 
     Args:

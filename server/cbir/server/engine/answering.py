@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cbir.core.ensemble import Embedder, embed_all
 from cbir.core.errors import CbirError
-from cbir.core.search import Appearance, Retriever, confirmed
+from cbir.core.search import Appearance, Searcher, confirmed
 from cbir.core.vote import Ranking, SearchSpec
 from cbir.server.engine.feedback import apply_feedback
 from cbir.server.engine.preparation import PreparedQuery
@@ -35,7 +35,7 @@ class Answering:
 
     def __init__(
         self,
-        retriever: Retriever,
+        retriever: Searcher,
         embedders: Mapping[str, Embedder],
         words: Words | None,
         appearance: Appearance,

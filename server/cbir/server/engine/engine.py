@@ -19,8 +19,9 @@ from safetensors import SafetensorError
 from cbir.core.artifacts import IndexStore, IndexVersion, gallery_pictures
 from cbir.core.ensemble import Embedder, EnsembleSpec, load_embedder
 from cbir.core.errors import ArtifactError, CbirError, ConfigurationError
+from cbir.core.images import Decoder
 from cbir.core.machine import search_alone
-from cbir.core.search import Appearance, Retriever
+from cbir.core.search import Appearance, Retriever, Searcher
 from cbir.server.engine.answering import Answering
 from cbir.server.engine.preparation import Preparation, PreparedQuery
 from cbir.server.engine.query import EngineInfo, EngineQuery, EngineResult, ImageBytes, MemberInfo, Text
@@ -43,6 +44,7 @@ class Engine:
     Args:
         embedders: One for each member of the version's ensemble, by name.
         words: What the version has for words, if anything.
+        decoder: Where query images are decoded; None: on the thread that prepares the query.
 
     Raises:
         ArtifactError: ``INDEX_MISMATCH``: an embedder gives vectors of another length than the index was made of.
@@ -51,33 +53,35 @@ class Engine:
     def __init__(
         self,
         version: IndexVersion,
-        retriever: Retriever,
+        searcher: Searcher,
         embedders: Mapping[str, Embedder],
         limits: Limits,
         words: Words | None = None,
+        decoder: Decoder | None = None,
     ) -> None:
-        for name, dim in zip(retriever.members, retriever.raw_dims, strict=True):
+        for name, dim in zip(searcher.members, searcher.raw_dims, strict=True):
             if embedders[name].dim != dim:
                 raise ArtifactError(
                     f"member {name!r} gives embeddings of {embedders[name].dim} components; the index {version.path} "
                     f"was made with {dim}: put the old model back, or index again",
                     reason="INDEX_MISMATCH",
                 )
-        self._retriever, self._version = retriever, version
-        self.embedders = {name: embedders[name] for name in retriever.members}
+        self._searcher, self._version = searcher, version
+        self.embedders = {name: embedders[name] for name in searcher.members}
         self.buckets = limits.buckets
-        self.gallery = retriever.gallery
+        self.gallery = searcher.gallery
         crop = version.manifest.ensemble.crop
         self._asked_in_words = words.members if words else ()
         self._prepare = Preparation(
             self.gallery,
-            retriever.members,
+            searcher.members,
             ((embedder.size, embedder.interpolation) for embedder in self.embedders.values()),
             crop,
             limits,
             self._asked_in_words,
+            decoder,
         )
-        self._answer = Answering(retriever, self.embedders, words, Appearance.of(version), version.name)
+        self._answer = Answering(searcher, self.embedders, words, Appearance.of(version), version.name)
 
     @classmethod
     def load(
@@ -95,6 +99,7 @@ class Engine:
         beside: Engine | None = None,
         on_device: Callable[[Callable[[], None]], None] | None = None,
         precision: str = "auto",
+        decoder: Decoder | None = None,
     ) -> Engine:
         """Load an index version and its models, and answer queries with them.
 
@@ -109,6 +114,7 @@ class Engine:
             beside: An engine that was loaded the same way; its models are used again where they are the same.
             on_device: Runs what it is given on the thread that owns the device, and waits for it; None: runs it here.
             precision: ``auto``, ``f32``, ``bf16``, ``f16`` or ``int8``.
+            decoder: Where query images are decoded; None: on the thread that prepares the query.
 
         Raises:
             ArtifactError: The index is absent, half copied, damaged, or of another ensemble or other weights.
@@ -135,7 +141,7 @@ class Engine:
             words = Words.load(opened, spec, device, text)
             if len(opened.gallery) * sum(retriever.dims) < _SEARCHED_ALONE:
                 search_alone(with_torch=all(e.runtime != "torch-cpu" for e in embedders.values()))
-            engine = cls(opened, retriever, embedders, limits or Limits(), words)
+            engine = cls(opened, retriever, embedders, limits or Limits(), words, decoder)
             # Models that serve already know every size; a large batch would hold up the queries meanwhile.
             warm = all(_fingerprint(opened, name) in known for name in embedders)
             engine.warm_up((1,) if warm else engine.buckets, on_device)
@@ -164,8 +170,8 @@ class Engine:
     @property
     def info(self) -> EngineInfo:
         """What is loaded."""
-        manifest, retriever = self._version.manifest, self._retriever
-        facts = zip(manifest.ensemble.members, retriever.weights, retriever.raw_dims, retriever.dims, strict=True)
+        manifest, searcher = self._version.manifest, self._searcher
+        facts = zip(manifest.ensemble.members, searcher.weights, searcher.raw_dims, searcher.dims, strict=True)
         members = tuple(
             MemberInfo(
                 name=member.name,
@@ -189,7 +195,7 @@ class Engine:
             ensemble=manifest.ensemble.name,
             members=members,
             crop=manifest.ensemble.crop,
-            index=retriever.index_name,
+            index=searcher.index_name,
         )
 
     def warm_up(

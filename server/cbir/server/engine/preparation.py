@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cbir.core.artifacts import Gallery
 from cbir.core.errors import QueryError
-from cbir.core.images import Box, Crop, decode_image, find_content, perceptual_hash, prepare
+from cbir.core.images import Box, Crop, Decoder, InProcessDecoder, find_content, perceptual_hash, prepare
 from cbir.core.search import close_hashes
 from cbir.core.vote import SearchSpec
 from cbir.server.engine.query import Embedding, EngineQuery, ImageBytes, StoredImage, Text
@@ -59,6 +59,7 @@ class Preparation:
 
     Args:
         words: The members that can be asked in words.
+        decoder: Where images are decoded; None: on the thread that prepares the query.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class Preparation:
         crop: Crop,
         limits: Limits,
         words: tuple[str, ...] = (),
+        decoder: Decoder | None = None,
     ) -> None:
+        self._decoder = decoder or InProcessDecoder()
         self._gallery, self._members, self._crop, self._limits, self._words = gallery, members, crop, limits, words
         self._forms = tuple(dict.fromkeys(forms))
 
@@ -217,7 +220,7 @@ class Preparation:
         return {anchor: close_hashes(hashes, int(hashes[anchor])) for anchor in _anchors(query, row, positives)}
 
     def _inputs(self, data: bytes, query: EngineQuery) -> tuple[dict[InputForm, NDArray[np.uint8]], Box, int | None]:
-        image = decode_image(data, self._limits.decode)
+        image = self._decoder.decode(data, self._limits.decode)
         box = find_content(image.pixels, self._crop if query.crop is None else query.crop)
         inputs = {form: prepare(image.pixels, box, *form) for form in self._forms}
         phash = perceptual_hash(image.pixels, box) if query.exclude_query else None

@@ -5,6 +5,8 @@ from .crop import find_content as find_content
 from .decode import DecodedImage as DecodedImage
 from .decode import DecodeLimits as DecodeLimits
 from .decode import decode_image as decode_image
+from .decoder import Decoder as Decoder
+from .decoder import InProcessDecoder as InProcessDecoder
 from .phash import distances as distances
 from .phash import perceptual_hash as perceptual_hash
 from .resize import prepare as prepare

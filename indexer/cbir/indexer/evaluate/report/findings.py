@@ -12,7 +12,7 @@ import numpy as np
 
 from cbir.core.artifacts import Gallery, IndexVersion
 from cbir.core.evaluation import Measures, bootstrap_interval, reliability
-from cbir.core.search import Retriever
+from cbir.core.search import Searcher
 from cbir.indexer.build import Progress, RunSettings
 from cbir.indexer.evaluate.answers import Judge
 from cbir.indexer.evaluate.confusion import ConfusionTable, confusions
@@ -114,7 +114,7 @@ class Findings:
 
 def examine(
     version: IndexVersion,
-    retriever: Retriever,
+    retriever: Searcher,
     queries: QuerySet,
     evaluation: EvaluationReport,
     cache: Path,
