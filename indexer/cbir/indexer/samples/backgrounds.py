@@ -1,4 +1,4 @@
-"""What stands behind the subjects: each background is drawn over the whole picture."""
+"""Backgrounds: each fills the whole picture, and the subject is drawn on it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _WOODS: tuple[Color, ...] = ((156, 108, 72), (184, 138, 96), (118, 82, 62), (206
 
 
 def pick(rng: np.random.Generator, options: Sequence[Color]) -> Color:
-    """Choose a colour from a list, moved a little, so that no two are the same."""
+    """Choose a colour from a list and vary it a little, so that pictures seldom share one exactly."""
     color = options[int(rng.integers(len(options)))]
     red, green, blue = (int(np.clip(part + rng.integers(-14, 15), 0, 255)) for part in color)
     return red, green, blue
@@ -65,7 +65,7 @@ def _hills(c: Canvas, rng: np.random.Generator, level: float, color: Color, heig
 
 
 def meadow(c: Canvas, rng: np.random.Generator) -> None:
-    """Hills and grass below the sky; the ground begins at about two thirds."""
+    """Hills and grass below the sky; the ground begins at about two thirds of the height."""
     _sky(c, rng)
     green = pick(rng, _GREENS)
     _hills(c, rng, rng.uniform(0.58, 0.66), mix(green, (150, 180, 200), 0.5), 0.14)
@@ -99,7 +99,7 @@ def forest(c: Canvas, rng: np.random.Generator) -> None:
 
 
 def street(c: Canvas, rng: np.random.Generator) -> None:
-    """House fronts above a road that begins at about seven tenths."""
+    """House fronts above a road that begins at about 70 % of the height."""
     _sky(c, rng, clouds=2)
     x = -rng.uniform(0, 0.15)
     while x < 1:
@@ -119,7 +119,7 @@ def street(c: Canvas, rng: np.random.Generator) -> None:
 
 
 def sea(c: Canvas, rng: np.random.Generator) -> None:
-    """Open water; the horizon lies at about six tenths."""
+    """Open water; the horizon lies at about 60 % of the height."""
     _sky(c, rng)
     if rng.random() < 0.5:
         x, y = rng.uniform(0.1, 0.9), rng.uniform(0.12, 0.4)
@@ -138,7 +138,7 @@ def sea(c: Canvas, rng: np.random.Generator) -> None:
 
 
 def underwater(c: Canvas, rng: np.random.Generator) -> None:
-    """Blue depth with rays, weed, sand and bubbles."""
+    """Blue water with rays of light, weed, sand and bubbles."""
     c.whole()
     water = pick(rng, ((30, 120, 170), (24, 140, 150), (40, 90, 160), (60, 160, 190)))
     c.rectangle(0, 0, 1, 1, (lighter(water, 0.5), darker(water, 0.45)))
@@ -159,7 +159,7 @@ def underwater(c: Canvas, rng: np.random.Generator) -> None:
 
 
 def room(c: Canvas, rng: np.random.Generator) -> None:
-    """A wall with paper and a table whose edge lies at about seven tenths."""
+    """A papered wall and a table whose edge lies at about 70 % of the height."""
     wall(c, rng)
     wood = pick(rng, _WOODS)
     level = rng.uniform(0.66, 0.72)
@@ -218,7 +218,7 @@ def night(c: Canvas, rng: np.random.Generator) -> None:
 
 
 def sky(c: Canvas, rng: np.random.Generator) -> None:
-    """High air over far hills."""
+    """Sky above distant hills."""
     _sky(c, rng, clouds=6)
     _hills(c, rng, 0.95, mix(pick(rng, _GREENS), (150, 180, 205), 0.35), 0.1)
     for _ in range(int(rng.integers(0, 6))):

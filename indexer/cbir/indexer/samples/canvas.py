@@ -1,6 +1,6 @@
-"""Drawing with Pillow in a subject's own units, smoothed by drawing large and shrinking.
+"""Drawing with Pillow in a subject's own coordinates; edges are smoothed by drawing larger and shrinking at the end.
 
-A subject is drawn with x to the right, y downwards, about -1..1 each way; a :class:`Pose` puts it into the picture.
+A subject is drawn with x to the right and y downwards, each about -1..1; a :class:`Pose` places it in the picture.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ Color = tuple[int, int, int]
 #: One colour, or two for a gradient from the top of the shape to its bottom.
 Fill = Color | tuple[Color, Color]
 
-#: Pixels drawn for one pixel of the finished picture, each way.
+#: Pixels drawn for one pixel of the finished picture, in each direction.
 SUPERSAMPLING = 2
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a subject stands.
+    """Where and how a subject stands in the picture.
 
     Attributes:
-        x: Centre, as a fraction of the picture.
-        y: Likewise.
+        x: Its centre, as a fraction of the picture's width.
+        y: Its centre, as a fraction of the picture's height.
         size: Half the subject's height, as a fraction of the picture.
-        turn: Degrees, clockwise.
-        flip: Mirrored.
-        stretch: Width over height.
+        turn: Rotation in degrees, clockwise.
+        flip: Whether it is mirrored.
+        stretch: Factor of its width.
     """
 
     x: float = 0.5
@@ -63,7 +63,7 @@ def darker(color: Color, share: float = 0.3) -> Color:
 
 
 def smooth_path(points: Sequence[Point], *, closed: bool = True, steps: int = 8) -> list[Point]:
-    """Pass a Catmull-Rom curve through the points."""
+    """Points of a Catmull-Rom curve through the given ones, ``steps`` for each of its segments."""
     p = np.asarray(points, np.float64)
     around = np.vstack([p[-1:], p, p[:2]]) if closed else np.vstack([p[:1], p, p[-1:]])
     t = np.linspace(0, 1, steps, endpoint=False)[:, None, None]
@@ -85,7 +85,7 @@ class Canvas:
         self.place(Pose())
 
     def place(self, pose: Pose) -> None:
-        """Draw what follows in this pose."""
+        """Draw everything that follows in this pose."""
         self.pose = pose
         angle = math.radians(pose.turn)
         self._unit = pose.size * self.pixels
@@ -97,11 +97,11 @@ class Canvas:
         self._offset = np.array([pose.x, pose.y]) * self.pixels
 
     def whole(self) -> None:
-        """Draw what follows with (0, 0) at the top left and (1, 1) at the bottom right of the picture."""
+        """Draw everything that follows with (0, 0) at the top left and (1, 1) at the bottom right of the picture."""
         self.place(Pose(0.0, 0.0, 1.0))
 
     def polygon(self, points: Sequence[Point], fill: Fill, alpha: int = 255) -> None:
-        """Fill a polygon; alpha 0..255 (ignored by gradients)."""
+        """Fill a polygon; ``alpha`` is 0 (invisible) to 255 and does not apply to gradients."""
         corners = self._to_pixels(points)
         if len(fill) == 2:
             self._gradient(corners, *fill)
@@ -109,7 +109,7 @@ class Canvas:
             self._draw.polygon(corners, (*fill, alpha))
 
     def smooth(self, points: Sequence[Point], fill: Fill, alpha: int = 255) -> None:
-        """Fill the smooth shape through the points."""
+        """Fill the shape that a closed smooth curve through the points bounds."""
         self.polygon(smooth_path(points), fill, alpha)
 
     def ellipse(
@@ -162,7 +162,7 @@ class Canvas:
                 self._draw.ellipse((x - r, y - r, x + r, y + r), fill=ink)
 
     def ring(self, x: float, y: float, radius: float, width: float, color: Color) -> None:
-        """Draw a circle's line."""
+        """Draw the outline of a circle."""
         t = np.linspace(0, 2 * math.pi, 49)
         self.stroke(
             [(x + math.cos(a) * radius, y + math.sin(a) * radius) for a in t.tolist()], width, color, smooth=False
@@ -180,13 +180,13 @@ class Canvas:
         self._blend_soft(box, color, strength)
 
     def blur(self, radius: float) -> None:
-        """Blur all that is drawn so far; the radius is a fraction of the picture."""
+        """Blur everything drawn so far; the radius is a fraction of the picture's width."""
         # Blurring a shrunken picture is faster and looks the same.
         small = self._image.reduce(4).filter(ImageFilter.GaussianBlur(radius * self.pixels / 4))
         self._image.paste(small.resize(self._image.size, Image.Resampling.BILINEAR))
 
     def finish(self, rng: np.random.Generator) -> Image.Image:
-        """Shrink the drawing, light it unevenly, as a photo is, and add a little grain."""
+        """Shrink the drawing, light it unevenly like a photo, add a little grain, and return it."""
         pixels = np.asarray(self._image.reduce(SUPERSAMPLING), np.float32)
         axis = np.linspace(-1, 1, self.size, dtype=np.float32)
         slope = rng.uniform(-0.09, 0.09, 2)

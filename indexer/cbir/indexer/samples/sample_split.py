@@ -9,27 +9,30 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cbir.indexer.samples import nature, things, vehicles
+from cbir.indexer.samples import animals, nature, things, vehicles
 from cbir.indexer.samples.backgrounds import BACKGROUNDS
 from cbir.indexer.samples.canvas import Canvas, Pose
 
 __all__ = ["LABELS", "SampleSplit", "draw_sample", "is_query", "write_samples", "write_split"]
 
-#: Every how-manieth picture of a class is a query.
+#: One picture of a class in so many is held out as a query.
 QUERY_STEP = 5
 
 
 @dataclass(frozen=True)
 class _Subject:
-    """How a class is drawn: the subject, what stands behind it, and how freely it is placed."""
+    """How a class is drawn: the subject, the backgrounds it may have, and the ranges its pose is drawn from.
+
+    Sizes and places are fractions of the picture, as in :class:`Pose`; ``turn`` is the largest tilt in degrees.
+    """
 
     draw: Callable[[Canvas, np.random.Generator], None]
     backgrounds: tuple[str, ...]
     size: tuple[float, float] = (0.3, 0.42)
     turn: float = 6.0
-    #: Where the centre may lie, top to bottom.
+    #: Range of the centre's y.
     height: tuple[float, float] = (0.48, 0.56)
-    #: Where the subject's foot (y = 0.9) is to stand; overrules ``height``.
+    #: Range of the y at which the subject's foot (its own y = 0.9) stands; replaces ``height``.
     ground: tuple[float, float] | None = None
 
 
@@ -37,10 +40,10 @@ _SUBJECTS: dict[str, _Subject] = {
     "balloon": _Subject(vehicles.balloon, ("sky", "sky", "meadow"), (0.4, 0.46), 8, (0.46, 0.54)),
     "bicycle": _Subject(vehicles.bicycle, ("street", "meadow", "wall"), (0.36, 0.43), 4, (0.52, 0.62)),
     "car": _Subject(vehicles.car, ("street", "meadow", "rain"), (0.34, 0.45), 3, (0.6, 0.72)),
-    "cat": _Subject(nature.cat, ("room", "bokeh", "studio", "wall"), (0.4, 0.48), 8, (0.46, 0.56)),
+    "cat": _Subject(animals.cat, ("room", "bokeh", "studio", "wall"), (0.4, 0.48), 8, (0.46, 0.56)),
     "clock": _Subject(things.clock, ("wall", "studio", "wall", "room"), (0.34, 0.44), 5, (0.46, 0.54)),
     "cup": _Subject(things.cup, ("room", "studio", "bokeh"), (0.32, 0.42), 4, (0.52, 0.6)),
-    "fish": _Subject(nature.fish, ("underwater",), (0.3, 0.44), 22, (0.36, 0.62)),
+    "fish": _Subject(animals.fish, ("underwater",), (0.3, 0.44), 22, (0.36, 0.62)),
     "flower": _Subject(nature.flower, ("bokeh", "bokeh", "meadow", "studio"), (0.42, 0.52), 8, (0.5, 0.6)),
     "guitar": _Subject(things.guitar, ("room", "wall", "studio", "meadow"), (0.4, 0.48), 40, (0.46, 0.54)),
     "house": _Subject(things.house, ("meadow", "forest", "meadow"), (0.34, 0.42), 2, ground=(0.82, 0.92)),
@@ -54,7 +57,7 @@ _SUBJECTS: dict[str, _Subject] = {
     "umbrella": _Subject(things.umbrella, ("rain", "rain", "studio", "street"), (0.38, 0.46), 14, (0.46, 0.56)),
 }
 
-#: The classes.
+#: The names of the classes.
 LABELS = tuple(_SUBJECTS)
 
 
@@ -85,7 +88,7 @@ def draw_sample(label: str, number: int, seed: int = 0, size: int = 256) -> Imag
     subject = _SUBJECTS[label]
     rng = np.random.default_rng([seed, LABELS.index(label), number])
     canvas = Canvas(size)
-    # Counted through, so that every background gets its share even of a few pictures.
+    # In turn rather than at random, so that even a few pictures show every background.
     background = subject.backgrounds[number % len(subject.backgrounds)]
     BACKGROUNDS[background](canvas, rng)
     half = rng.uniform(*subject.size)
@@ -115,7 +118,7 @@ def write_samples(folder: Path, per_class: int = 30, seed: int = 0) -> list[Path
 
 
 def write_split(folder: Path, per_class: int = 30, seed: int = 0) -> SampleSplit:
-    """Write the same pictures as :func:`write_samples`, parted into ``folder/gallery`` and ``folder/queries``."""
+    """Write the same pictures as :func:`write_samples`, divided into ``folder/gallery`` and ``folder/queries``."""
     split = SampleSplit(folder / "gallery", folder / "queries")
     for label in LABELS:
         for number in range(1, per_class + 1):

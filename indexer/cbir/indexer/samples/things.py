@@ -1,4 +1,4 @@
-"""Subjects that are made to be used: house, clock, umbrella, cup, guitar."""
+"""Buildings and objects: house, clock, umbrella, cup, guitar."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def clock(c: Canvas, rng: np.random.Generator) -> None:
             _tick(
                 c, cy, radius, hour * 5, (0.6 if hour % 3 == 0 else 0.67, 0.77), 0.035 if hour % 3 == 0 else 0.022, ink
             )
-    # Not always a time that a clock can show; a look is all it gets.
+    # The hands are turned independently: a time that no clock shows does not matter here.
     for turn, length, width in ((rng.uniform(0, 360), 0.42, 0.06), (rng.uniform(0, 360), 0.64, 0.04)):
         angle = math.radians(turn)
         dx, dy = math.sin(angle), -math.cos(angle)
@@ -175,7 +175,7 @@ def umbrella(c: Canvas, rng: np.random.Generator) -> None:
 
 
 def _rib(x: float, low: float, high: float, t: float) -> Point:
-    """A point of the rib that ends at x on the rim, from the rim (0) to the top (1)."""
+    """A point of the rib that ends at x on the rim; t runs from 0 (the rim) to 1 (the top)."""
     angle = t * math.pi / 2
     return x * math.cos(angle) ** 0.9, low + (high - low) * math.sin(angle)
 

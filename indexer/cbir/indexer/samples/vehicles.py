@@ -1,4 +1,4 @@
-"""Subjects that carry someone: sailboat, car, balloon, rocket, bicycle."""
+"""Vehicles: sailboat, car, balloon, rocket, bicycle."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def rocket(c: Canvas, rng: np.random.Generator) -> None:
 
 
 def bicycle(c: Canvas, rng: np.random.Generator) -> None:
-    """Side view, ahead to the right."""
+    """Side view, facing right."""
     paint = pick(rng, _PAINTS)
     tyre: Color = (44, 46, 52)
     steel: Color = (150, 156, 166)
