@@ -28,7 +28,7 @@ from cbir.indexer.train import (
     FinetuneRecipe,
     Recipe,
     StudentSpec,
-    Trained,
+    TrainedBlocks,
     TrainedMember,
     TrainingImages,
     TrainingProgress,
@@ -190,7 +190,7 @@ def _train(args: argparse.Namespace, student: StudentSpec, report: Callable[[Pro
             sources, load_ensemble(args.teacher), student, recipe, args.out, settings, report, on_training
         )
 
-    def on_trained(what: Trained, images: TrainingImages) -> None:
+    def on_trained(what: TrainedBlocks, images: TrainingImages) -> None:
         left = f" ({images.unlabelled} images without a label are left out)" if images.unlabelled else ""
         _say(f"{what}; {len(images)} images of {len(images.classes)} classes{left}")
 

@@ -1,4 +1,4 @@
-"""Near duplicates within an index, listed and drawn."""
+"""Near duplicates within an index: finding them, and a picture that shows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The near duplicates of an index: which images are one picture, and which of them is worth keeping."""
+"""The near duplicates of an index: which images show the same picture, and which of them to keep."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["DedupReport", "Duplicate", "ImageGroup", "StoredFile", "find_duplica
 
 @dataclass(frozen=True)
 class StoredFile:
-    """An image of the gallery and its file.
+    """An image of the gallery and the size of its file.
 
     Attributes:
-        bytes: Size of the file now; None where it is gone.
+        bytes: Present size of the file in bytes; None if the file is gone.
     """
 
     image: GalleryImage
     bytes: int | None
 
     def to_json(self) -> dict[str, Any]:
-        """The facts a user chooses by."""
+        """What ``cbir dedup --json`` prints about an image."""
         image = self.image
         return {
             "id": image.id,
@@ -40,12 +40,12 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Duplicate:
-    """An image that is superfluous beside the one that is kept.
+    """A near duplicate of the image that is kept.
 
     Attributes:
         bits: In how many of 64 bits its perceptual hash differs from that of the kept image.
-        similarity: How alike the ensemble finds the two, -1..1.
-        same_bytes: The files are equal.
+        similarity: Similarity of the two images under the ensemble, -1..1.
+        same_bytes: Whether the two files have the same content.
     """
 
     file: StoredFile
@@ -54,14 +54,14 @@ class Duplicate:
     same_bytes: bool
 
     def to_json(self) -> dict[str, Any]:
-        """One extra in the document of ``cbir dedup --json``."""
+        """One element of ``extras`` in the document that ``cbir dedup --json`` prints."""
         alike = {"bits": self.bits, "similarity": round(self.similarity, 4), "same_bytes": self.same_bytes}
         return {**self.file.to_json(), **alike}
 
 
 @dataclass(frozen=True)
 class ImageGroup:
-    """One picture: the image to keep, and its near duplicates, the likest first."""
+    """Images that show the same picture: the one to keep, and its near duplicates, the most similar first."""
 
     keep: StoredFile
     extras: tuple[Duplicate, ...]
@@ -79,16 +79,16 @@ class DedupReport:
 
     @property
     def extras(self) -> int:
-        """Images that are superfluous."""
+        """Number of images that are near duplicates of a kept one."""
         return sum(len(group.extras) for group in self.groups)
 
     @property
     def extra_bytes(self) -> int:
-        """Size of their files; those that are gone count nothing."""
+        """Total size of their files in bytes; files that are gone count as 0."""
         return sum(extra.file.bytes or 0 for group in self.groups for extra in group.extras)
 
     def to_json(self) -> dict[str, Any]:
-        """The document ``cbir dedup --json`` prints."""
+        """The document that ``cbir dedup --json`` prints."""
         return {
             "index": self.index,
             "version": self.version,
@@ -104,15 +104,15 @@ class DedupReport:
 
 
 def find_duplicates(index: str, version: IndexVersion, bits: int = BITS) -> DedupReport:
-    """Group the near duplicates of an index version.
+    """Group the near duplicates of an index version and choose which image of each group to keep.
 
-    Of each group the image whose content has the most pixels is kept (of a photo and a screenshot that shows it, the
-    photo), then the one with the larger file, then the one with the lower id.  What has no file any more is not kept
-    while there is another.
+    That is the image whose content (without uniform borders) has the most pixels, so that a photo is preferred to a
+    screenshot of it; among equals the one with the larger file, then the first in the gallery.  An image whose file is
+    gone is kept only if all files of its group are gone.
 
     Args:
-        index: The name of the index, for the report.
-        bits: Most bits of 64 in which perceptual hashes differ.
+        index: Name of the index, for the report.
+        bits: Near duplicates differ in at most this many of the 64 bits of their perceptual hashes.
 
     Raises:
         ArtifactError: A file of the version is damaged.

@@ -1,4 +1,4 @@
-"""A picture of near duplicates: one row a group, the image to keep on the left."""
+"""A picture of near duplicates: one row for each group, with the image to keep on the left."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cbir.indexer.dedup.duplicates import Duplicate, ImageGroup, StoredFile
 
 __all__ = ["GROUPS_SHOWN", "draw_duplicates", "size_text"]
 
-#: A picture of more groups than this would be too tall to look at.
+#: Most groups that are drawn: a picture of more would be too tall to look at.
 GROUPS_SHOWN = 40
 
 _PAPER, _CARD, _MAT = "#EEF1F6", "#FFFFFF", "#F2F4F8"
 _INK, _SOFT, _FAINT = "#1A2233", "#5B667A", "#8A94A6"
 _KEEP, _EXTRA = "#17A673", "#C9D0DC"
 
-#: Cells a row; groups of more images end in a number.  The title needs the room of the least.
+#: Most images in a row (larger groups end in a count of the others), and the fewest columns, which the title needs.
 _COLUMNS, _LEAST_COLUMNS = 6, 3
 _CELL, _PICTURE, _GAP, _MARGIN, _PADDING = 240, 180, 20, 40, 24
 _HEADER = 110
@@ -31,7 +31,7 @@ def draw_duplicates(groups: Sequence[ImageGroup], heading: str) -> Image.Image:
     """Draw the first :data:`GROUPS_SHOWN` groups.
 
     Args:
-        heading: Facts for the line below the title.
+        heading: Text of the line below the title.
 
     Returns:
         An RGB picture, at most 1668 pixels wide and as high as it needs to be.
@@ -86,7 +86,7 @@ def _draw_picture(
 
 
 def _thumbnail(file: StoredFile) -> Image.Image | None:
-    """The image, to fit into its cell; None where the file cannot be read any more."""
+    """The image, scaled to fit its cell; None if the file cannot be read any more."""
     try:
         pixels = decode_image(read_uri(file.image.uri), DecodeLimits(draft_side=_PICTURE)).pixels
     except ImageError:
@@ -101,7 +101,7 @@ def _likeness(extra: Duplicate) -> str:
 
 
 def size_text(size: int | None) -> str:
-    """A number of bytes for people."""
+    """A number of bytes in units that are easy to read, such as ``1.5 MiB``; ``gone`` for None."""
     if size is None:
         return "gone"
     value, unit = float(size), "bytes"
@@ -121,7 +121,7 @@ def _write(
     room: int,
     keep_end: bool = False,
 ) -> None:
-    """Write one line, shortened to its room."""
+    """Write one line of text, shortened with an ellipsis to ``room`` pixels."""
     font = _font(size)
     line = "".join(letter if letter.isprintable() else " " for letter in text)
     cut = line

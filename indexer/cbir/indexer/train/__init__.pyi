@@ -5,7 +5,7 @@ from .finetune import OBJECTIVES as OBJECTIVES
 from .finetune import FinetuneRecipe as FinetuneRecipe
 from .finetune import finetune_member as finetune_member
 from .images import TrainingImages as TrainingImages
-from .network.layers import Trained as Trained
+from .network.layers import TrainedBlocks as TrainedBlocks
 from .network.layers import parse_blocks as parse_blocks
 from .network.student import StudentSpec as StudentSpec
 from .progress import TrainingProgress as TrainingProgress

@@ -1,4 +1,4 @@
-"""Random views of a batch of images, as one affine resampling; feature maps can be resampled by the same views."""
+"""Random crops and flips of a batch of images, each an affine map, so that feature maps can be cut the same way."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from torch.nn import functional as F
 
 __all__ = ["augment", "random_views", "sample_map"]
 
-#: Half-width of the logarithm of a crop's stretch in x against y.
+#: The logarithm of a crop's aspect ratio is drawn from plus or minus twice this.
 _STRETCH = 0.15
-#: A map is sampled at no fewer points a side than this, then averaged: a coarser grid would skip parts of it.
+#: Feature maps are sampled at this many points a side at least and averaged down: fewer would skip parts of them.
 _LEAST_POINTS = 4
 
 
 def random_views(count: int, min_area: float, generator: torch.Generator) -> Tensor:
-    """Random crops with horizontal flips, as (count, 2, 3) affine maps from view to image, both in -1..1.
+    """Random crops with horizontal flips.
 
     Args:
-        min_area: Least area of a crop, as a fraction of the image's.
+        min_area: Least area of a crop, as a fraction of the image's area.
+
+    Returns:
+        (count, 2, 3) affine maps from coordinates in the view to those in the image, both -1..1, on the CPU.
     """
 
     def uniform(low: float, high: float) -> Tensor:
@@ -43,10 +46,12 @@ def augment(images: Tensor, views: Tensor, size: int, jitter: float, generator: 
         images: (B, 3, H, W) float32 in 0..1.
         views: (B, 2, 3) from :func:`random_views`, on the CPU.
         size: Side of the result in pixels.
-        jitter: Half-width of the factor of contrast, and twice that of the term of brightness.
+        jitter: Contrast is multiplied by 1 ± ``jitter``; brightness is moved by up to half of it, each colour channel
+            by up to 0.6 of it.
 
     Returns:
-        (B, 3, size, size) float32, not clipped: jitter may leave 0..1 slightly, as normalisation follows.
+        (B, 3, size, size) float32.  Values may lie slightly outside 0..1: they are not clipped, as the network's
+        normalisation follows.
     """
     count, device = len(images), images.device
 
@@ -62,15 +67,15 @@ def augment(images: Tensor, views: Tensor, size: int, jitter: float, generator: 
 
 
 def sample_map(maps: Tensor, views: Tensor, side: int) -> Tensor:
-    """Feature maps as the views see them.
+    """Cut views out of feature maps.
 
     Args:
-        maps: (B, D, S, S) of the whole images.
+        maps: (B, D, S, S) feature maps of the whole images.
         views: (B, 2, 3) from :func:`random_views`.
-        side: Locations a side of the result.
+        side: Number of locations a side in the result.
 
     Returns:
-        (B, side * side, D), row by row.
+        (B, side * side, D), the locations row by row.
     """
     points = max(side, _LEAST_POINTS)
     grid = F.affine_grid(views.to(maps), [len(maps), maps.shape[1], points, points], align_corners=False)

@@ -1,4 +1,4 @@
-"""The checkpoint of a run: replaced at once or not at all, and of one run only."""
+"""The checkpoint of a training run: replaced atomically, and accepted by the run that wrote it only."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Checkpoint:
     """A file that holds the state of one run.
 
     Attributes:
-        identity: What the run is made of: recipe, network, images, teachers.
-        seconds: How often it is replaced, which is the most that a kill can cost.
+        identity: Hash of what the run is made of: recipe, network, images, teachers.
+        seconds: Seconds between two saves: the most training time that a killed process loses.
     """
 
     path: Path
@@ -31,7 +31,7 @@ class Checkpoint:
     seconds: float = 120.0
 
     def load(self, device: str) -> dict[str, Any] | None:
-        """The state that was saved last, None at a first start.
+        """The state that was saved last; None if there is no checkpoint yet.
 
         Raises:
             EnsembleError: The file belongs to another run, or cannot be read.
@@ -62,9 +62,12 @@ class Checkpoint:
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Keep Ctrl-C from striking in the middle of a step; yields whether it was pressed.  A second one strikes at once.
+    """Hold back Ctrl-C, so that it does not interrupt a training step; a second one interrupts at once.
 
-    Elsewhere than in the main thread, where Python delivers signals, it changes nothing.
+    Outside the main thread, where Python delivers no signals, this changes nothing.
+
+    Yields:
+        A function that says whether Ctrl-C was pressed.
     """
     pressed = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""The course of a run as a picture: losses, and MAP@10 of the held-out images."""
+"""A picture of the training curves: the losses, and MAP@10 of the held-out images."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _NOT_LOSSES = ("epoch", "fraction", "seconds", "map@10")
 
 
 def draw_curves(history: Sequence[dict[str, float]], best: dict[str, float] | None, title: str, file: Path) -> None:
-    """Draw losses over epochs, and below them MAP@10 where it was measured, into a PNG file.
+    """Draw the losses over the epochs, and below them MAP@10 where it was measured, into a PNG file.
 
     Args:
-        history: Points by rising ``epoch`` (see :class:`cbir.indexer.train.loop.Result`).
-        best: The point whose weights were kept.
+        history: Points by ascending ``epoch`` (see :class:`cbir.indexer.train.progress.Result`).
+        best: The point whose weights were exported.
     """
-    # Both on first use: importing matplotlib takes a second, and pyplot would keep every figure.
+    # Imported here because importing matplotlib takes a second; without pyplot, which would keep every figure alive.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -34,7 +34,7 @@ def draw_curves(history: Sequence[dict[str, float]], best: dict[str, float] | No
     panels[0].set_title(title)
     panels[0].set_ylabel("running mean")
     if names:
-        panels[0].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))  # beside the curves, which it would hide
+        panels[0].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))  # beside the curves, so as not to cover them
     if measured:
         panels[1].plot(*zip(*measured, strict=True), marker="o", markersize=4, color="black")
         panels[1].set_ylabel("MAP@10, held-out images")

@@ -1,8 +1,8 @@
 """Train a compact backbone by distillation: it regresses the features of larger, frozen teachers.
 
-The student's output at every location must point where the teacher's feature map points there, whitened in part and
-cut by the same random view as the student's image, and its pooled output where the mean of that map points.  Where a
-teacher has a classifier its logits are matched too, and labels add a cross-entropy.  Methods: Hinton et al.,
+The loss is the cosine distance between the student's output and the teacher's partially whitened feature map, at every
+location (the map is cut by the same random view as the student's image) and between their means.  Where a teacher has a
+classifier, its logits are matched too; where images have labels, a cross-entropy is added.  Methods: Hinton et al.,
 "Distilling the Knowledge in a Neural Network", arXiv 1503.02531 (logits); Romero et al., "FitNets", arXiv 1412.6550
 (feature maps); Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", arXiv 2106.05237
 (teacher and student see the same view).
@@ -38,16 +38,17 @@ __all__ = ["DistillObjective", "DistillRecipe", "distill_member"]
 
 @dataclass(frozen=True)
 class DistillRecipe(Recipe):
-    """Values of a distillation.
+    """The hyperparameters of a distillation run.
 
     Attributes:
-        components: Principal components of each teacher that the student regresses.
-        whiten: Exponent of the standard deviation that a component is divided by: 0 plain, 1 fully whitened.
-        dense: Weight of the cosine at every location, beside that of the pooled output, which has 1.
-        kl: Weight of the divergence from the teachers' own classifiers.
-        temperature: Of the softmax on either side of that divergence.
-        label_weight: Weight of the cross-entropy on labels; 0 ignores them.
-        whiten_head: The embedding is the whitened feature before the head, not what regresses the teachers.
+        components: Number of principal components of each teacher that the student regresses.
+        whiten: Each component is divided by its standard deviation to this power: 0 not at all, 1 fully whitened.
+        dense: Weight of the cosine distance at every location; that of the pooled output has weight 1.
+        kl: Weight of the Kullback-Leibler divergence from the logits of the teachers' classifiers.
+        temperature: Temperature of the two softmaxes in that divergence.
+        label_weight: Weight of the cross-entropy on labels; 0 ignores labels.
+        whiten_head: Whether the exported embedding is the whitened feature before the head, instead of the output that
+            regresses the teachers.
     """
 
     sizes: Sizes = ((48, 0.4), (64, 0.8), (80, 1.0))
@@ -65,13 +66,14 @@ class DistillRecipe(Recipe):
 
 
 class DistillObjective(nn.Module):
-    """Cosine to the teachers' features, divergence from their logits, cross-entropy on labels.
+    """Cosine distance to the teachers' features, divergence from their logits, and cross-entropy on labels.
 
     Args:
-        teachers: The student's output holds the components of each, side by side.
-        codes: (N,) class numbers, negative without a label.
-        width: Length of the student's features before its head, which the classifier of the labels reads.
-        side: Locations a side of the student's map; 0 where it has none, and only pooled outputs are compared.
+        teachers: The student's output is the concatenation of the components of each.
+        codes: (N,) class numbers; negative without a label.
+        width: Length of the student's features before its head; labels are classified from these.
+        side: Number of locations a side of the student's feature map; 0 if it has none, then only pooled outputs are
+            compared.
     """
 
     def __init__(
@@ -126,11 +128,11 @@ class DistillObjective(nn.Module):
 
     @property
     def compares_locations(self) -> bool:
-        """Whether the student has a map to compare with a teacher's."""
+        """Whether outputs are compared at every location: the student and a teacher have feature maps."""
         return self.side > 0 and self.recipe.dense > 0 and any(teacher.dense for teacher in self.teachers)
 
     def _targets(self, i: int, rows: NDArray[np.int64], views: Tensor, side: int, device: torch.device) -> Tensor:
-        """(B, locations, d): what teacher i sees in the views; one location where it has no map."""
+        """Features (B, locations, d) of teacher i in the views; a single location where it has no map."""
         teacher = self.teachers[i]
         features = torch.from_numpy(np.asarray(teacher.features[rows])).to(device).float()
         if not teacher.dense:
@@ -153,27 +155,28 @@ def distill_member(
     on_progress: Callable[[Progress], None] | None = None,
     on_training: Callable[[TrainingProgress], None] | None = None,
 ) -> TrainedMember:
-    """Distil teachers into a student, whose linear head becomes part of the member.
+    """Distil teachers into a student and write it as a member.
 
-    A run that was stopped goes on: images and teachers' features are kept in ``out``, training has a checkpoint.
+    A run that was stopped goes on where it was: the images, the teachers' features and a checkpoint are kept in
+    ``out``.
 
     Raises:
         SourceError: No image can be used.
-        EnsembleError: A teacher or the student cannot be built; the checkpoint belongs to another run.
-        KeyboardInterrupt: After the checkpoint was written.
+        EnsembleError: A teacher or the student cannot be built, or the checkpoint belongs to another run.
+        KeyboardInterrupt: The user interrupted; the checkpoint was saved.
     """
     recipe.check()
     settings = settings or RunSettings()
     device = "cuda" if choose_runtime(settings.device, "torch") == "torch-cuda" else "cpu"
     precision = choose_precision(device, recipe.precision)
-    # Built before the teachers run, so that mistakes are found in the first second.
+    # Built once before the teachers run (which may take hours), so that mistakes show at once.
     network, form = build_student(student, recipe.components * len(teachers.members))
     sides = tuple(size for size, _ in recipe.sizes)
     probe(network, sides)
     form = replace(form, size=recipe.size)
     ensemble_text(student, form, 1)
     out.mkdir(parents=True, exist_ok=True)
-    # Whole images: a teacher's map and the student's image must show the same.
+    # Whole images, uncropped: the teacher's map and the student's image must show the same.
     images = read_images(sources, out, student.image_size or max(sides), on_progress=on_progress)
     training, held_out = hold_out(images.codes, recipe.validation, recipe.seed)
     known = learn_teachers(teachers, images, sources, out, recipe.components, settings, on_progress)

@@ -1,4 +1,4 @@
-"""The files a run leaves: weights in float16, an ensemble file that names them, the recipe and the curves."""
+"""The files of a trained member: its weights in float16 and an ensemble file that refers to them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,21 @@ __all__ = ["TrainedMember", "ensemble_text", "export_member"]
 
 @dataclass(frozen=True)
 class TrainedMember:
-    """What a training run left.
+    """The files that a training run wrote, and figures of the run.
 
     Attributes:
-        map_at_10: Of the held-out images before training and for the weights that were kept; None: not measured.
-        unlabelled: Images left out for want of a label.
-        skipped: Images that could not be read.
+        weights: The ``.safetensors`` file.
+        ensemble: The ensemble file, which ``cbir index`` takes.
+        curves: Picture of the training curves.
+        images: Images that were trained on or held out.
+        classes: Classes among them.
+        parameters: Parameters of the network.
+        trained: Parameters that were trained; the others were frozen.
+        unlabelled: Images left out because they have no label.
+        skipped: Images left out because they could not be read.
+        map_at_10: MAP@10 of the held-out images before training and with the exported weights; None where no images
+            were held out.
+        stopped: What ended the run: ``schedule`` or ``patience``.
     """
 
     weights: Path
@@ -41,20 +50,21 @@ class TrainedMember:
     stopped: str = "schedule"
 
     def to_json(self) -> dict[str, Any]:
-        """The document `cbir train --json` prints."""
+        """The document that ``cbir train --json`` prints."""
         files = {name: str(getattr(self, name)) for name in ("weights", "ensemble", "curves")}
         return {**vars(self), **files}
 
 
 def export_member(network: nn.Module, spec: StudentSpec, form: InputFormat, out: Path) -> tuple[Path, Path]:
-    """Write a network as a member: ``<name>.safetensors`` (float16) and ``<name>.toml``, which `cbir index` takes.
+    """Write a network as an ensemble of one: ``<name>.safetensors`` (float16) and ``<name>.toml`` for ``cbir index``.
 
-    The linear head, if the network has one (``get_classifier()``), is written with it and its output is the embedding;
-    a further linear map can be folded into that head before this is called.
+    If the network has a linear head (``get_classifier()``), the head is written too and its output is the embedding.
 
     Args:
-        network: With the weights to write; it is not changed.
-        form: Its input, which the ensemble file repeats.
+        network: The network with the weights to write; it is not changed.
+        spec: Names, model and options for the ensemble file.
+        form: The input of the network, for the ensemble file.
+        out: Folder of the two files.
 
     Returns:
         The paths of the weights and of the ensemble file.
@@ -66,7 +76,7 @@ def export_member(network: nn.Module, spec: StudentSpec, form: InputFormat, out:
     weights, ensemble = out / f"{spec.name}.safetensors", out / f"{spec.name}.toml"
     text = ensemble_text(spec, form, int(getattr(network, "num_classes", 0)))
     partial = weights.with_suffix(".partial")
-    # Not save_file(), which lets only the owner read the file.
+    # save_file() would make a file that only its owner can read.
     partial.write_bytes(save(half))
     partial.replace(weights)
     ensemble.write_text(text)
@@ -74,10 +84,10 @@ def export_member(network: nn.Module, spec: StudentSpec, form: InputFormat, out:
 
 
 def ensemble_text(spec: StudentSpec, form: InputFormat, head: int) -> str:
-    """The ensemble file of a member whose weights lie beside it.
+    """The text of the ensemble file for a member whose weights file lies beside it.
 
     Args:
-        head: Outputs of the linear head, 0 without one.
+        head: Number of outputs of the linear head; 0 without one.
 
     Raises:
         EnsembleError: The options cannot be written as TOML.

@@ -1,14 +1,14 @@
-"""Fine-tune a member on labelled images: its last blocks learn to bring images of one class together.
+"""Fine-tune a member on labelled images: its last blocks learn to place images of one class close together.
 
-Objectives, all on class-balanced batches (K images each of P classes):
+The objectives, all on class-balanced batches (K images of each of P classes):
 
 - ``glrt``: the likelihood-ratio statistic as a loss (see :mod:`cbir.indexer.train.glrt_loss`);
 - ``cross-entropy``: a linear classifier on the embedding, dropped afterwards;
 - ``triplet``: Schroff et al., "FaceNet", arXiv 1503.03832, with semi-hard triplets;
 - ``multi-similarity``: Wang et al., "Multi-Similarity Loss with General Pair Weighting", arXiv 1904.06627.
 
-The last two are those of pytorch-metric-learning.  Frozen layers, augmentation and the losses' place in retrieval:
-Zhang et al., arXiv 2410.05773.
+The last two are implemented by pytorch-metric-learning.  Freezing the first layers and augmentation follow Zhang et
+al., arXiv 2410.05773.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from cbir.indexer.build import ImageSources, Progress, RunSettings
 from cbir.indexer.train.export import TrainedMember, ensemble_text
 from cbir.indexer.train.glrt_loss import GlrtLoss
 from cbir.indexer.train.images import TrainingImages, hold_out, read_images
-from cbir.indexer.train.network.layers import Trained, train_last_blocks
+from cbir.indexer.train.network.layers import TrainedBlocks, train_last_blocks
 from cbir.indexer.train.network.student import StudentSpec, build_student, probe
 from cbir.indexer.train.precision import choose_precision
 from cbir.indexer.train.progress import TrainingProgress
@@ -42,11 +42,11 @@ __all__ = ["OBJECTIVES", "FinetuneRecipe", "LabelObjective", "balanced_batches",
 
 @dataclass(frozen=True)
 class FinetuneRecipe(Recipe):
-    """Values of a fine-tuning.
+    """The hyperparameters of a fine-tuning run.
 
     Attributes:
         objective: One of :data:`OBJECTIVES`.
-        train_blocks: A number of last blocks, or (as a float) their share; what comes before is frozen.
+        train_blocks: How many of the last blocks are trained: an int is a number, a float a share of all blocks.
         per_class: Images of each class in a batch; the batch holds ``batch / per_class`` classes.
     """
 
@@ -91,13 +91,13 @@ class _Glrt(nn.Module):
         self.loss = GlrtLoss(width)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        # Unit vectors, as retrieval takes them.
+        # Retrieval compares unit vectors.
         loss: Tensor = self.loss(F.normalize(embeddings, dim=1), labels)
         return loss
 
 
 class _Mined(nn.Module):
-    """A loss of pytorch-metric-learning on the pairs or triplets that its miner picks; both normalise."""
+    """A loss of pytorch-metric-learning on the pairs or triplets that a miner selects; both normalise embeddings."""
 
     def __init__(self, loss: Any, miner: Any) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ def _multi_similarity(width: int, classes: int) -> nn.Module:
     return _Mined(MultiSimilarityLoss(alpha=2, beta=50, base=0.5), MultiSimilarityMiner(epsilon=0.1))
 
 
-#: Objective name -> factory of a module that maps embeddings (B, D) and labels (B,) to a loss, from D and the classes.
+#: Name -> factory that takes D and the number of classes and makes a module (embeddings (B, D), labels (B,)) -> loss.
 OBJECTIVES: dict[str, Callable[[int, int], nn.Module]] = {
     "cross-entropy": _CrossEntropy,
     "glrt": _Glrt,
@@ -156,14 +156,17 @@ class LabelObjective(nn.Module):
 def balanced_batches(
     rows: NDArray[np.int64], codes: NDArray[np.int64], recipe: FinetuneRecipe
 ) -> Callable[[int], list[NDArray[np.int64]]]:
-    """Batches of an epoch, each of ``per_class`` images of as many classes as fit; as many images as there are rows."""
+    """A function that gives the batches of an epoch, each of ``per_class`` images of as many classes as fit.
+
+    An epoch has about as many images as there are rows.
+    """
     from pytorch_metric_learning.samplers import MPerClassSampler
 
     classes = len(np.unique(codes[rows]))
     size = min(recipe.batch // recipe.per_class, classes) * recipe.per_class
 
     def batches(epoch: int) -> list[NDArray[np.int64]]:
-        # The sampler draws from NumPy's global generator: for a moment it is one of this epoch alone.
+        # The sampler draws from NumPy's global generator: seed it for this epoch, and restore it afterwards.
         before = np.random.get_state()
         np.random.seed(int(np.random.SeedSequence((recipe.seed, epoch)).generate_state(1)[0]))
         try:
@@ -184,18 +187,18 @@ def finetune_member(
     settings: RunSettings | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_training: Callable[[TrainingProgress], None] | None = None,
-    on_trained: Callable[[Trained, TrainingImages], None] | None = None,
+    on_trained: Callable[[TrainedBlocks, TrainingImages], None] | None = None,
 ) -> TrainedMember:
     """Fine-tune a network on labelled images and write it as a member.
 
     Args:
-        on_trained: Called before the first step with what is trained, and on which images.
+        on_trained: Called before the first step with the blocks that are trained and the images.
 
     Raises:
-        SourceError: Labels are missing or too few.
-        EnsembleError: The network cannot be built; the checkpoint belongs to another run.
-        ConfigurationError: A value of the recipe.
-        KeyboardInterrupt: After the checkpoint was written.
+        SourceError: There are no labels, or too few.
+        EnsembleError: The network cannot be built, or the checkpoint belongs to another run.
+        ConfigurationError: A value of the recipe is out of its range.
+        KeyboardInterrupt: The user interrupted; the checkpoint was saved.
     """
     recipe.check()
     settings = settings or RunSettings()

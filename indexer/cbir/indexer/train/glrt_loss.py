@@ -1,4 +1,4 @@
-"""The GLRT statistic as a loss: embeddings for which a likelihood ratio tells same-class pairs from others.
+"""The GLRT statistic as a loss: it trains embeddings whose likelihood ratio tells same-class pairs from others.
 
 Two embeddings x, y with difference d = x - y.  H1, same class: d ~ N(0, S1); H0, any two: d ~ N(0, S0).  The log of
 the likelihood ratio is
@@ -9,18 +9,18 @@ positive where H1 explains the pair better.  Source: Zhang, Liu, Wang, Li, He, "
 Sensing Object Retrieval", arXiv 2410.05773 (GLRTML); the statistic itself is that of Koestinger et al., CVPR 2012.
 After training, :func:`cbir.core.metric.projection.fit_glrt` learns the same metric in closed form on any gallery.
 
-Choices of ours, which the source leaves open or does otherwise:
+Choices made here, where the source leaves them open or does otherwise:
 
-- Covariances are running (exponential) estimates over batches and are held constant in the gradient, as an EM step
-  would: the network cannot lower the loss by inflating its estimate of what differs, only by moving pairs.
-- A batch is judged by the covariances of those before it.  Its own would flatter it: with fewer images than dimensions
-  they explain its same-class pairs all but perfectly.
-- Both get a ridge relative to their mean eigenvalue, 0.1 as in the closed form; S1 comes from deviations from class
-  means and S0 from those from the mean, doubled, which equals averaging over all pairs.
-- In D dimensions s grows like D and the logistic function saturates: it is scaled by 1/√D at first, then by a learnt
-  factor, and a learnt offset moves the threshold.
-- A pair weighs by the probability that it is taken for the wrong kind, under the current statistic; the weights are
-  constant in the gradient, and same-class and different-class pairs have half of the loss each, whatever their number.
+- The covariances are exponential moving averages over batches, and no gradient flows into them: the network can lower
+  the loss only by moving embeddings, not by inflating the covariances.
+- The statistic of a batch uses the covariances of the batches before it.  Its own would overfit: with fewer images than
+  dimensions they explain its same-class pairs almost perfectly.
+- Both get a ridge relative to their mean eigenvalue, 0.1 as in the closed form.  S1 is computed from deviations from
+  the class means and S0 from deviations from the overall mean, both doubled, which equals averaging over all pairs.
+- In D dimensions s grows like D and the logistic function would saturate.  So s is multiplied by a learnt factor, 1/√D
+  at first, and a learnt offset is added.
+- A pair is weighted by the probability, under the current statistic, that it is classified wrongly; no gradient flows
+  through the weights.  Same-class and different-class pairs make up half of the loss each, whatever their numbers.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ class GlrtLoss(nn.Module):
 
     Args:
         width: Length D of an embedding.
-        ridge: Added to both covariances, relative to their mean eigenvalue.
-        momentum: Share of the estimates that a batch keeps, once there were enough of them.
-        hardness: Exponent of the hard pairs' weight; 0 weighs all pairs alike.
+        ridge: Added to the diagonal of both covariances, relative to their mean eigenvalue.
+        momentum: Decay of the moving averages per batch; during the first batches plain means are used.
+        hardness: Exponent of the pairs' weights; 0 weights all pairs equally.
 
     Attributes:
         within: (D, D) running estimate of S1, without ridge.
         total: (D, D) running estimate of S0, without ridge.
-        log_scale: Logarithm of the factor of the statistic.
-        offset: Added to the scaled statistic.
+        log_scale: Logarithm of the learnt factor of the statistic.
+        offset: The learnt offset of the scaled statistic.
     """
 
     within: Tensor
@@ -67,16 +67,16 @@ class GlrtLoss(nn.Module):
         """The loss of a batch.
 
         Args:
-            embeddings: (B, D), in whatever scale retrieval uses them (unit vectors).
+            embeddings: (B, D), scaled as in retrieval, that is to unit length.
             labels: (B,) class numbers.
 
         Returns:
-            A scalar.  In training mode the batch then goes into the running covariances.
+            A scalar.  In training mode the covariances are then updated with the batch.
 
         Raises:
             ValueError: The batch lacks same-class or different-class pairs.
         """
-        # Half floats cannot hold an inverse covariance: autocast ends here.
+        # Inverse covariances need float32, so autocast is switched off.
         with torch.autocast(embeddings.device.type, enabled=False):
             z = embeddings.to(self.within.dtype)
             first, second = torch.triu_indices(len(z), len(z), offset=1, device=z.device)
@@ -92,31 +92,31 @@ class GlrtLoss(nn.Module):
             return loss
 
     def _share(self, right: Tensor) -> Tensor:
-        """Mean logistic loss of pairs whose margin should be large, weighted by how likely they are taken wrong."""
+        """Weighted mean logistic loss of pairs whose (signed) statistics ``right`` should be large."""
         weights = torch.sigmoid(-right.detach()) ** self.hardness
         return (weights * F.softplus(-right)).sum() / weights.sum().clamp(min=1e-12)
 
     def statistic(self, differences: Tensor) -> Tensor:
-        """s of each row of (N, D) differences x - y."""
+        """The statistic s of each row of (N, D) differences x - y."""
         within, total = self._factors()
         quadratic = _squared_norms(within, differences) - _squared_norms(total, differences)
         return _log_determinant(total) - _log_determinant(within) - 0.5 * quadratic
 
     def pair_statistics(self, z: Tensor) -> Tensor:
-        """(B, B) symmetric matrix of s over all pairs of the rows of (B, D)."""
+        """The symmetric (B, B) matrix of s for all pairs of rows of (B, D)."""
         within, total = self._factors()
-        centred = z - z.mean(dim=0)  # differences stay, and squares lose fewer digits
+        centred = z - z.mean(dim=0)  # the differences stay the same, and smaller squares lose fewer digits
         quadratic = _squared_distances(within, centred) - _squared_distances(total, centred)
         return _log_determinant(total) - _log_determinant(within) - 0.5 * quadratic
 
     @torch.no_grad()
     def update(self, z: Tensor, labels: Tensor) -> None:
-        """Take a batch (B, D) into the running covariances: a plain mean at first, later an exponential one."""
+        """Update the covariances with a batch (B, D): plain means over the first batches, moving averages later."""
         classes, inverse, counts = torch.unique(labels, return_inverse=True, return_counts=True)
         members = F.one_hot(inverse, len(classes)).to(z)
         deviations = z - (members.T @ z / counts[:, None].to(z))[inverse]
         paired = counts[inverse] >= 2
-        # One degree of freedom a class goes into its mean.
+        # Estimating a class mean takes one degree of freedom.
         freedom = max(1, int(paired.sum() - (counts >= 2).sum()))
         within = 2 * deviations[paired].T @ deviations[paired] / freedom
         centred = z - z.mean(dim=0)

@@ -1,4 +1,4 @@
-"""Training images: decoded once, cut and resampled to one size, kept in a file that is mapped into memory."""
+"""Training images: decoded once, cropped and resampled to one size, and kept in a memory-mapped file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cbir.indexer.sources import SourceImage
 __all__ = ["TrainingImages", "hold_out", "prepared", "read_images"]
 
 _CHUNK = 1024
-#: A leave-one-out ranking of more held-out images than this costs more than it tells.
+#: Most images to hold out: ranking more of them after every epoch costs time and makes MAP@10 hardly more precise.
 _MOST_HELD_OUT = 2000
 
 
@@ -30,12 +30,12 @@ class TrainingImages:
 
     Attributes:
         pixels: (N, side, side, 3) uint8, a memory map.
-        images: Where each comes from, in the same order.
+        images: The source of each image, in the same order.
         digests: SHA-256 of each file.
-        codes: (N,) class numbers, -1 without a label.
-        classes: Names of the classes by number.
-        skipped: Images that could not be read.
-        unlabelled: Images that were left out for want of a label.
+        codes: (N,) class numbers; -1 without a label.
+        classes: Names of the classes, by class number.
+        skipped: How many images could not be read.
+        unlabelled: How many images were left out because they have no label.
     """
 
     pixels: NDArray[np.uint8]
@@ -51,7 +51,7 @@ class TrainingImages:
 
     @property
     def content(self) -> str:
-        """Identity of the images and their labels, as hexadecimal digits."""
+        """Hash of the images and their labels, as hexadecimal digits."""
         digest = hashlib.sha256(b"".join(self.digests))
         digest.update(self.codes.tobytes())
         return digest.hexdigest()
@@ -67,11 +67,12 @@ def read_images(
     labelled: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> TrainingImages:
-    """Scan sources and read their images, or find them in ``folder`` from an earlier run.
+    """Read the images of the sources, or take the pixels that an earlier run left in ``folder``.
 
     Args:
-        folder: Keeps the pixels (3 · side² bytes an image).
-        labelled: Leave images without a label out, and insist on classes that can be told apart.
+        folder: Where the pixels are kept, 3 · side² bytes for each image.
+        side: Side of the images in pixels after cropping and resampling.
+        labelled: Leave out images without a label, and require at least two classes of at least two images each.
 
     Raises:
         SourceError: Nothing can be read; with ``labelled``, fewer than two classes or one with a single image.
@@ -154,7 +155,11 @@ def _decode(
 def prepared(
     images: Sequence[SourceImage], sources: ImageSources, side: int, crop: Crop, interpolation: str
 ) -> Iterator[tuple[int, tuple[NDArray[np.uint8], bytes] | ImageError]]:
-    """Read images in order, in threads: each row with its (side, side, 3) pixels and digest, or what is wrong."""
+    """Read images in several threads and yield them in order.
+
+    Yields:
+        (row, result): the result is the (side, side, 3) uint8 pixels and the SHA-256 of the file, or the error.
+    """
 
     def one(image: SourceImage) -> tuple[NDArray[np.uint8], bytes] | ImageError:
         try:
@@ -173,17 +178,19 @@ def prepared(
 def hold_out(
     codes: NDArray[np.int64], share: float, seed: int, most: int = _MOST_HELD_OUT
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split rows into those to train on and those to measure with, the same share of each class.
+    """Split images into a training set and a validation set, with the same share of each class held out.
 
-    A class gives at least two images (an image needs a partner to be found) and keeps at least two; classes of fewer
-    than four give none, and images without a label are never held out.
+    Of a class at least two images are held out (so that each has another to find) and at least two are trained on;
+    nothing is held out of classes with fewer than four images, nor of images without a label.
 
     Args:
-        codes: (N,) class numbers, negative without a label.
-        most: Bound on the held-out images; beyond it, classes in random order give none.
+        codes: (N,) class numbers; negative without a label.
+        share: Share of each class to hold out, 0..1.
+        most: Upper bound on the images held out: of a class that would exceed it, nothing is held out.  Classes are
+            taken in random order.
 
     Returns:
-        Ascending row numbers: to train on, and held out.
+        Ascending row numbers of the images to train on, and of those held out.
 
     Raises:
         SourceError: No class has four images.

@@ -1,4 +1,4 @@
-"""The training loop: augmented batches, an objective, averaged weights, validation, a checkpoint to go on from."""
+"""The training loop: augmentation, optimisation, averaging of weights, validation and checkpoints."""
 
 from __future__ import annotations
 
@@ -25,37 +25,40 @@ from cbir.indexer.train.validation import normalised
 
 __all__ = ["Objective", "TrainingLoop"]
 
-#: Gradient norm of what AdamW trains; Muon's step does not depend on the length of a gradient.
+#: Gradients of the parameters that AdamW trains are clipped to this norm; Muon's steps do not depend on it.
 _MOST_GRADIENT = 2.0
-#: Share of the schedule between two points of the curves.
+#: Fraction of the schedule between two points of the training curves.
 _POINT = 0.01
 
 
 class Objective(Protocol):
-    """What is minimised: a torch module that may have parameters (heads) and buffers of its own."""
+    """What is minimised: a torch module, which may have parameters and buffers of its own (such as a classifier)."""
 
     def __call__(
         self, network: nn.Module, images: Tensor, rows: NDArray[np.int64], views: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch, and its parts by name for the curves.
+        """The loss of a batch, and its parts by name for the training curves.
 
         Args:
-            images: (B, 3, size, size) as the network takes them.
-            rows: (B,) numbers of the images.
-            views: (B, 2, 3) how each was cut (see :mod:`cbir.indexer.train.augmentation`).
+            images: (B, 3, size, size) augmented and normalised images.
+            rows: (B,) row numbers of the images.
+            views: (B, 2, 3) the crop of each (see :func:`.augmentation.random_views`).
         """
         ...
 
 
 class TrainingLoop:
-    """Trains what is trainable in ``network`` and ``objective``.
+    """Trains the parameters of ``network`` and ``objective`` that require gradients.
+
+    If there is a checkpoint of the same run, training goes on from it.
 
     Args:
-        network: A network of timm; its frozen parameters stay.
+        network: A timm network.
         objective: See :class:`Objective`.
-        pixels: (N, H, W, 3) uint8 (a memory map is fine).
-        batches: Row numbers of every batch of an epoch; the same epoch must give the same.
-        validate: MAP@10 of a network; measured before training, after every epoch and at the end.
+        pixels: (N, H, W, 3) uint8 images, possibly a memory map.
+        batches: Gives the row numbers of every batch of an epoch; must always give the same for the same epoch.
+        form: Input of the network, for its mean and standard deviation.
+        validate: Measures MAP@10 of a network; called before training, after every epoch and at the end.
 
     Raises:
         EnsembleError: The checkpoint belongs to another run.
@@ -136,10 +139,10 @@ class TrainingLoop:
         return self.at.epoch + self.at.batch / len(self.order)
 
     def run(self) -> Result:
-        """Train to the end of the schedule.
+        """Train to the end of the schedule, or until validation stops improving.
 
         Raises:
-            KeyboardInterrupt: After the state was saved.
+            KeyboardInterrupt: The user interrupted; the checkpoint was saved.
         """
         at = self.at
         saved = time.monotonic()
@@ -172,7 +175,7 @@ class TrainingLoop:
                 raise
         state = self.best_state or self.average
         kept = {k: v.float() if v.dtype.is_floating_point else v for k, v in state.items()}
-        # Contiguous, as safetensors takes no channels_last tensor.
+        # safetensors does not take channels_last tensors.
         kept = {k: v.cpu().contiguous() for k, v in kept.items()}
         return Result(kept, at.history, at.best, at.stopped, at.spent)
 
@@ -209,7 +212,7 @@ class TrainingLoop:
 
     @torch.no_grad()
     def _average(self) -> None:
-        # The average starts short, so that the first weights are forgotten quickly.
+        # A shorter average at first, so that the untrained weights leave it quickly.
         keep = min(self.recipe.ema, (2 + self.at.step) / (11 + self.at.step))
         for name, value in self.network.state_dict().items():
             if value.dtype.is_floating_point:
@@ -225,7 +228,7 @@ class TrainingLoop:
             self.at.stopped = "patience"
 
     def _validate(self) -> None:
-        """Measure the averaged weights, keep them if they are the best so far, and mark the point on the curves."""
+        """Validate the averaged weights, keep them if they are the best so far, and add a point to the curves."""
         at = self.at
         at.measured = self.epoch
         point = self._point()

@@ -1,4 +1,4 @@
-"""Muon for hidden weights, AdamW for the rest."""
+"""The optimisers: Muon for the weights of hidden layers, AdamW for the other parameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BETAS = (0.9, 0.98)
 
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Push the singular values of a (rows, columns) matrix towards 1 by Newton and Schulz's quintic iteration."""
+    """Move the singular values of a (rows, columns) matrix towards 1 by the quintic Newton-Schulz iteration."""
     x = matrix / (matrix.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     if tall:
@@ -30,10 +30,11 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum orthogonalised by Newton-Schulz, for matrices and convolutions (flattened to out x rest).
+    """Muon: momentum orthogonalised by Newton-Schulz, for matrices and convolutions (as outputs x everything else).
 
-    Method: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.  torch's takes matrices
-    only; timm's iterates in bf16 always, which on a CPU that only emulates it takes thirty times as long as float32.
+    Method: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.  Written here because
+    torch's Muon takes matrices only, and timm's always iterates in bf16, which takes thirty times as long as float32 on
+    CPUs that emulate it.
     """
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.01):
@@ -53,20 +54,21 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
                 update = parameter.grad.lerp(state["momentum"], group["momentum"])
                 flat = orthogonalise(update.reshape(len(update), -1).float())
-                # Tall matrices have fewer directions than outputs: their step is longer, so that outputs move alike.
+                # A tall matrix has more outputs than directions; a longer step makes each output move as far as in a
+                # square one.
                 flat = flat * max(1.0, flat.shape[0] / flat.shape[1]) ** 0.5
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(flat.reshape(parameter.shape).to(parameter), alpha=-group["lr"])
 
 
 def uses_muon(name: str, parameter: Tensor, outside: Iterable[str]) -> bool:
-    """Whether a parameter is a hidden matrix or convolution.
+    """Whether a parameter is the matrix or convolution of a hidden layer, which Muon is made for.
 
-    Stem and head are not hidden; depthwise kernels and tables (position embeddings, attention biases) are no matrices
-    that map one layer to the next.
+    Stem and head are not hidden layers; depthwise kernels and tables (position embeddings, attention biases) do not map
+    one layer to the next.
 
     Args:
-        outside: Prefixes of the names in stem and head.
+        outside: Prefixes of the names of the parameters in stem and head.
     """
     if parameter.ndim < 2 or parameter.shape[0] == 1 or parameter.shape[1] == 1 or "attention_bias" in name:
         return False
@@ -74,10 +76,10 @@ def uses_muon(name: str, parameter: Tensor, outside: Iterable[str]) -> bool:
 
 
 def make_optimisers(network: nn.Module, objective: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Optimisers of all that can be trained in a network of timm and an objective's own heads.
+    """Optimisers for the parameters of a timm network that require gradients, and for those of the objective.
 
     Returns:
-        AdamW, and Muon where the recipe asks for it; the learning rates in their groups are the highest of the run.
+        AdamW, and Muon if the recipe asks for it; the learning rates in their groups are the peaks of the schedule.
     """
     outside = _stem_and_head(network)
     muon: list[Tensor] = []
@@ -108,7 +110,7 @@ def _stem_and_head(network: nn.Module) -> list[str]:
     for key in ("first_conv", "classifier"):
         value = config.get(key) or ()
         names.extend([value] if isinstance(value, str) else value)
-    # timm names the head as it is in the released weights; what its class builds may be deeper.
+    # The configuration names the head as in the released weights; in the network built here it may lie deeper.
     heads = classifiers(network)
     names.extend(name for name, module in network.named_modules() if any(module is head for head in heads))
     first = next((name for name, p in network.named_parameters() if p.ndim >= 2 and p.shape[1] == 3), None)

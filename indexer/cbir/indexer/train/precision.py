@@ -1,4 +1,4 @@
-"""Mixed precision: half floats where the machine computes them faster, float32 elsewhere."""
+"""Mixed precision: bf16 or fp16 where the hardware computes it faster, float32 elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cbir.core.errors import ConfigurationError
 __all__ = ["Precision", "choose_precision"]
 
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-#: Any of them means that bf16 is computed, not emulated (which is many times slower than float32).
+#: CPU features of which any one means bf16 in hardware; emulated bf16 is many times slower than float32.
 _CPU_BF16 = ("amx_bf16", "avx512_bf16", "bf16")
 
 
@@ -22,8 +22,8 @@ class Precision:
     """How forward passes are computed on a device.
 
     Attributes:
-        half: Type of autocast, or None for float32 throughout.
-        scaled: Whether gradients need a scaler (fp16 underflows).
+        half: The type that autocast uses; None for float32 throughout.
+        scaled: Whether gradients need a scaler, as those of fp16 would underflow.
     """
 
     device: str
@@ -31,15 +31,17 @@ class Precision:
     scaled: bool
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context of a forward pass."""
+        """The autocast context to run a forward pass in."""
         return torch.autocast(self.device, self.half or torch.bfloat16, enabled=self.half is not None)
 
 
 def choose_precision(device: str, wanted: str = "auto") -> Precision:
-    """Precision for ``cuda`` or ``cpu``; ``auto`` takes bf16 where it is computed, on older GPUs fp16, else float32.
+    """Choose the precision for a device, ``cuda`` or ``cpu``.
+
+    ``auto`` is bf16 where the hardware has it, fp16 on older GPUs, and float32 on other CPUs.
 
     Raises:
-        ConfigurationError: An unknown name, or fp16 on a CPU.
+        ConfigurationError: The name is unknown, or fp16 is asked for on a CPU.
     """
     if wanted == "auto":
         wanted = _best(device)
@@ -56,6 +58,6 @@ def choose_precision(device: str, wanted: str = "auto") -> Precision:
 def _best(device: str) -> str:
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    # Releases of torch before 2.9 do not say what the CPU can: float32 is right everywhere.
+    # Before 2.9, torch does not report the CPU's features; float32 always works.
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return "bf16" if any(known.get(name) for name in _CPU_BF16) else "float32"

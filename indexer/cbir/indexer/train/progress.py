@@ -1,4 +1,4 @@
-"""How far a run is, what it reports on the way, and what it leaves."""
+"""The state of a training run: how far it is, what it reports on the way, and its result."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ __all__ = ["Position", "Result", "TrainingProgress"]
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """One report from the loop.
+    """A progress report from the training loop.
 
     Attributes:
-        fraction: Place in the schedule, 0..1.
-        epoch: Passes over the images, with decimals.
-        losses: Running means of the loss (``loss``) and its parts.
-        map_at_10: The last validation, None before the first.
+        fraction: Fraction of the schedule that is done, 0..1.
+        step: Batches trained so far.
+        epoch: Passes over the images so far, with decimals.
+        losses: Running means of the loss (``loss``) and of its parts.
+        map_at_10: Result of the last validation; None before the first.
     """
 
     fraction: float
@@ -32,13 +33,14 @@ class TrainingProgress:
 
 @dataclass(frozen=True)
 class Result:
-    """What the loop left.
+    """What a training run ends with.
 
     Attributes:
-        state: The averaged weights that are kept: of the best epoch where there was validation, else the last.
-        history: Points of the curves, by rising ``epoch``; those with ``map@10`` are validations.
-        best: The validation that gave ``state``, None without validation.
-        stopped: ``schedule`` or ``patience``.
+        state: The averaged weights to export: those of the best validation, or the last ones without validation.
+        history: Points of the training curves by ascending ``epoch``; a point with ``map@10`` is a validation.
+        best: The point whose weights are in ``state``; None without validation.
+        stopped: What ended the run: ``schedule`` or ``patience``.
+        seconds: Time spent training, over all runs that were resumed.
     """
 
     state: dict[str, Tensor]
@@ -50,7 +52,20 @@ class Result:
 
 @dataclass
 class Position:
-    """How far a run is; all of it goes into the checkpoint."""
+    """How far a run is; saved in the checkpoint.
+
+    Attributes:
+        step: Batches trained so far.
+        epoch: Completed passes over the images.
+        batch: Batches trained in the current epoch.
+        spent: Seconds spent training.
+        stale: Validations since the best one.
+        measured: Epoch (with decimals) of the last validation; -1 before the first.
+        stopped: Why training ended (see :class:`Result`); empty while it goes on.
+        losses: Running means of the loss and its parts.
+        history: See :class:`Result`.
+        best: See :class:`Result`.
+    """
 
     step: int = 0
     epoch: int = 0

@@ -1,4 +1,4 @@
-"""The values of a training run that every objective has."""
+"""The hyperparameters that every training run has, whatever its objective."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ Sizes = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What one run does; every value lands in the ``.json`` beside the weights.
+    """The hyperparameters of one run; all are written to the ``.json`` beside the weights.
 
     Attributes:
-        sizes: Sides of the network's input in pixels, each with the fraction of the schedule at which it ends (the
-            last is 1): small images first cost less and teach most of it.
+        sizes: Progressive resizing: sides of the network's input in pixels, each with the fraction of the schedule at
+            which it ends (1 for the last).  Beginning with small images saves time and costs little accuracy.
         epochs: Upper bound on passes over the images.
         minutes: Wall-clock budget; the schedule ends at whichever of ``epochs`` and ``minutes`` comes first.
         optimizer: ``muon`` (hidden matrices and convolutions by Muon, the rest by AdamW) or ``adamw``.
         lr: Learning rate of AdamW.
         muon_lr: Learning rate of Muon.
-        warmup: Fraction of the schedule in which the learning rates rise.
-        decay: Fraction of the schedule, at its end, in which they fall to 0; between the two they stay.
-        ema: Decay per step of the averaged weights, which are the ones that are kept.
-        min_area: Least area of a random crop, as a fraction of the image's.
-        jitter: Half-width of the random contrast, and half that of brightness.
-        validation: Share of the labelled images that is held out and measured after every epoch; 0: none.
-        patience: Epochs without a better MAP@10 after which training stops; 0: it never does.
-        whiten_head: The finished network's head whitens its features (:mod:`cbir.indexer.train.network.whitened_head`).
+        warmup: Fraction of the schedule, at its beginning, in which the learning rates rise from 0.
+        decay: Fraction of the schedule, at its end, in which they fall to 0; in between they are constant.
+        ema: Decay per step of the exponential moving average of the weights; the averaged weights are exported.
+        min_area: Least area of a random crop, as a fraction of the image's area.
+        jitter: Strength of the random contrast, brightness and colour (see :func:`.augmentation.augment`).
+        validation: Share of the labelled images that is held out and measured after every epoch; 0 for none.
+        patience: Epochs without a better MAP@10 after which training stops early; 0 for never.
+        whiten_head: Whether the finished network's head is replaced by one that whitens its features (see
+            :mod:`cbir.indexer.train.network.whitened_head`).
         precision: ``auto``, ``float32``, ``bf16`` or ``fp16`` (see :mod:`cbir.indexer.train.precision`).
     """
 
@@ -60,20 +61,20 @@ class Recipe:
         return self.sizes[-1][0]
 
     def size_at(self, fraction: float) -> int:
-        """Side in pixels at a place in the schedule, 0..1."""
+        """Side of the input in pixels at a fraction (0..1) of the schedule."""
         return next((size for size, end in self.sizes if fraction < end), self.size)
 
     def rate_at(self, fraction: float) -> float:
-        """What the learning rates are multiplied by: a trapezium over the schedule."""
+        """Factor (0..1) of the learning rates at a fraction of the schedule: it rises, stays at 1, then falls to 0."""
         rise = min(1.0, fraction / self.warmup) if self.warmup > 0 else 1.0
         fall = min(1.0, (1 - fraction) / self.decay) if self.decay > 0 else 1.0
         return rise * max(0.0, fall)
 
     def check(self) -> None:
-        """Refuse values with which nothing can be trained.
+        """Check that every value is in its range.
 
         Raises:
-            ConfigurationError: Naming the value.
+            ConfigurationError: One is not; the message names it.
         """
         bounds: list[tuple[str, float, bool, str]] = [
             ("epochs", self.epochs, self.epochs > 0, "positive"),
@@ -95,10 +96,12 @@ class Recipe:
 
 
 def parse_sizes(text: str) -> Sizes:
-    """Read ``48:0.4,64:0.8,80:1.0``: sides in pixels and where in the schedule each ends.  ``64`` is ``64:1``.
+    """Read ``48:0.4,64:0.8,80:1.0``: sides in pixels, each with the fraction of the schedule at which it ends.
+
+    ``64`` is short for ``64:1``.
 
     Raises:
-        ValueError: Not of that form, a side outside 8..2048, or ends that do not rise to 1.
+        ValueError: The text has another form, a side lies outside 8..2048, or the fractions do not rise to 1.
     """
     sizes = []
     for part in text.split(","):

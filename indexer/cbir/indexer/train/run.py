@@ -1,4 +1,4 @@
-"""One training run from prepared images to the files of a member; every objective ends here."""
+"""One training run, from prepared images to the files of a member; distillation and fine-tuning share it."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ __all__ = ["random_batches", "train_and_export"]
 
 
 def random_batches(rows: NDArray[np.int64], recipe: Recipe) -> Callable[[int], list[NDArray[np.int64]]]:
-    """Batches of an epoch: a permutation of the rows, of which the last incomplete batch is dropped."""
+    """A function that gives the batches of an epoch: the rows in random order, without the last incomplete batch."""
 
     def batches(epoch: int) -> list[NDArray[np.int64]]:
         order = np.random.default_rng((recipe.seed, epoch)).permutation(rows)
         count = max(1, len(order) // recipe.batch)
-        # Ascending within a batch: a memory map is then read in one direction.
+        # Ascending within a batch, so that the memory map is read in one direction.
         return [np.sort(order[i * recipe.batch : (i + 1) * recipe.batch]) for i in range(count)]
 
     return batches
@@ -58,16 +58,17 @@ def train_and_export(
 ) -> TrainedMember:
     """Train, and write ``<name>.safetensors``, ``.toml``, ``.json`` and ``.curves.png`` into ``out``.
 
-    A run that was stopped goes on from ``<name>.checkpoint``; a finished one writes its files again.
+    A run that was stopped goes on from ``<name>.checkpoint``; one that had finished only writes its files again.
 
     Args:
-        held_out: Rows of the images that are measured, not trained on.
-        origin: What else the run is made of (teachers, objective): part of the checkpoint's identity and of the
+        held_out: Rows of the images to validate on.
+        batches: Gives the row numbers of every batch of an epoch.
+        origin: What else the run is made of (teachers, objective); it goes into the checkpoint's identity and the
             ``.json``.
 
     Raises:
         EnsembleError: The checkpoint belongs to another run.
-        KeyboardInterrupt: After the checkpoint was written.
+        KeyboardInterrupt: The user interrupted; the checkpoint was saved.
     """
     start = member_fingerprint(spec.as_member(), Crop.NONE)
     identity = json.dumps([asdict(spec), asdict(recipe), start, images.content, dict(origin)], default=str)

@@ -1,8 +1,8 @@
-"""What teachers know of the training images: feature maps where a teacher has them, pooled embeddings elsewhere.
+"""The targets of distillation: each teacher's feature maps of the training images, or its pooled embeddings.
 
-Either is centred and projected to the principal components of the teacher's pooled embeddings, once, and kept in half
-precision in a memory map.  A component is later divided by a power of its standard deviation (partial whitening), as
-plain PCA would let a few components have all the say.
+Both are centred and projected to the principal components of the teacher's pooled embeddings, once, and kept in float16
+in a memory-mapped file.  In training each component is divided by a power of its standard deviation (partial
+whitening), because otherwise a few components of large variance would dominate the cosine.
 """
 
 from __future__ import annotations
@@ -39,19 +39,20 @@ from cbir.indexer.train.network.student import dense_embeddings, probe
 
 __all__ = ["Teacher", "learn_teachers", "principal_components", "whitening"]
 
-#: Images that the principal components are taken from, drawn at random.
+#: Number of images, drawn at random, that the principal components are computed from.
 _SAMPLE = 4096
 _COMMIT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """Targets of one teacher.
+    """The targets that one teacher gives.
 
     Attributes:
-        features: (N, S, S, d) float16 map of each image, or (N, d) where the teacher has pooled embeddings only.
+        features: (N, S, S, d) float16 feature map of each image, or (N, d) pooled embeddings where there is no map.
         deviations: (d,) float32 standard deviation of each component.
-        classifier: (classes, d) and (classes,) float32: the teacher's own classifier, on features; None without one.
+        classifier: Weight (classes, d) and bias (classes,), float32, of the teacher's classifier applied to
+            ``features``; None without one.
     """
 
     name: str
@@ -61,21 +62,25 @@ class Teacher:
 
     @property
     def width(self) -> int:
-        """Components d."""
+        """Number of components d."""
         return int(self.features.shape[-1])
 
     @property
     def dense(self) -> bool:
-        """Whether there is a map."""
+        """Whether there are feature maps."""
         return self.features.ndim == 4
 
 
 def principal_components(
     pooled: NDArray[np.float32], most: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Mean (D,), orthonormal basis (D, d) and standard deviations (d,) of the rows of (N, D), by falling variance.
+    """Principal component analysis of the rows of (N, D).
 
-    Components that the rows do not vary in are left out, so that whitening divides by nothing tiny.
+    Components with hardly any variance are left out, so that whitening does not divide by almost 0.
+
+    Returns:
+        Mean (D,), orthonormal basis (D, d) and standard deviations (d,) of at most ``most`` components, by descending
+        variance.
     """
     mean = pooled.mean(axis=0, dtype=np.float64)
     centred = pooled - mean
@@ -88,7 +93,7 @@ def principal_components(
 
 
 def whitening(deviations: NDArray[np.float32], exponent: float) -> NDArray[np.float32]:
-    """What components are multiplied by: 1 / deviation^exponent, so 0 leaves them and 1 whitens them fully."""
+    """Factors (d,) of the components: 1 / deviation^exponent.  An exponent of 0 changes nothing, 1 whitens fully."""
     return np.asarray(deviations ** np.float32(-exponent), dtype=np.float32)
 
 
@@ -101,14 +106,15 @@ def learn_teachers(
     settings: RunSettings,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> list[Teacher]:
-    """Embed the images with every teacher, or find what an earlier run embedded.
+    """Embed the images with every teacher, or take the features that an earlier run left in ``folder``.
 
-    Members of backend timm whose network has a square map of at least two locations a side give maps, of whole images,
-    so that they can be cut as the student's images are; other members give pooled embeddings.
+    Members of the timm backend whose network has a square feature map of at least two locations a side give maps of the
+    whole images, which are later cut by the same random view as the student's images.  Other members give pooled
+    embeddings.
 
     Args:
-        folder: Keeps the maps: 2 · S² · d bytes an image.
-        components: Most components d of a teacher.
+        folder: Where the maps are kept, 2 · S² · d bytes for each image.
+        components: Most components d for a teacher.
 
     Raises:
         EnsembleError: A teacher cannot be built.
@@ -134,7 +140,10 @@ def learn_teachers(
 
 
 def _network(member: MemberSpec) -> tuple[nn.Module | None, InputFormat | None, int]:
-    """A member's network, its input, and the locations a side of its map (0 where it has none that can be used)."""
+    """A member's network, its input, and the number of locations a side of its feature map (0: no square map).
+
+    (None, None, 0) where the member is not of the timm backend or its network cannot be probed.
+    """
     if member.backend != "timm":
         return None, None, 0
     network, form = build_network(member)
@@ -146,9 +155,9 @@ def _network(member: MemberSpec) -> tuple[nn.Module | None, InputFormat | None, 
 
 
 class _Locations(nn.Module):
-    """(B, 3, S, S) to the embeddings of all locations, side by side, and a 1.
+    """Maps (B, 3, side, side) images to the embeddings of all locations, concatenated, followed by a 1.
 
-    Embedders scale their output to unit length; the 1 says by how much.
+    An embedder scales its output to unit length; dividing by what became of the 1 undoes that.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -161,7 +170,10 @@ class _Locations(nn.Module):
 
 
 class _Maps:
-    """The maps of one teacher: its principal components first, then a memory map that a stopped run fills further."""
+    """Computes the feature maps of one teacher: first the principal components, then the maps of all images.
+
+    The maps go into a memory-mapped file; a run that was stopped goes on where the file ends.
+    """
 
     def __init__(
         self,
@@ -222,7 +234,7 @@ class _Maps:
         """Yields (place in rows, (B, S, S, D) float32 maps) over the images at some rows."""
         if self.embedder is None:
             self.report(Progress(f"load {self.member.name}", 0, 1))
-            # Under a name of its own: the converted network is not that of the member.
+            # Another model name, as converted networks are cached by it and this is not the member's own network.
             member = replace(self.member, model=f"{self.member.model}/locations")
             self.embedder = run_network(
                 _Locations(self.network), self.form, self.settings.device, self.settings.runtime, member
@@ -231,7 +243,7 @@ class _Maps:
         size, started = self.form.size, time.monotonic()
         batch: list[NDArray[np.uint8]] = []
         for place, result in prepared(wanted, self.sources, size, Crop.NONE, self.form.interpolation):
-            # Readable a moment ago: what changed under us becomes a black image.
+            # The file was readable when the training images were read; if it is not any more, a black image stands in.
             batch.append(result[0] if isinstance(result, tuple) else np.zeros((size, size, 3), np.uint8))
             if len(batch) == self.settings.batch or place + 1 == len(wanted):
                 yield place + 1 - len(batch), self._maps(np.stack(batch))
@@ -250,7 +262,7 @@ class _Maps:
 def _classifier(
     member: MemberSpec, network: nn.Module, mean: NDArray[np.float32], basis: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    """The linear classifier in a weights file, moved to projected features: W·(basis·z + mean) + b."""
+    """The linear classifier W, b of a member's weights file, for projected features z: W·(basis·z + mean) + b."""
     from safetensors import safe_open
 
     names: Sequence[str] = classifier_names(network)

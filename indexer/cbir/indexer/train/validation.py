@@ -1,4 +1,4 @@
-"""MAP@10 of a network on held-out images, each searched among the others by cosine."""
+"""MAP@10 of a network on held-out images: each is searched among the others by cosine similarity."""
 
 from __future__ import annotations
 
@@ -24,10 +24,15 @@ def embed(
     network: nn.Module, pixels: NDArray[np.uint8], rows: NDArray[np.int64], size: int, form: InputFormat,
     precision: Precision, batch: int = 64,
 ) -> NDArray[np.float32]:  # fmt: skip
-    """(len(rows), D) float32 unit vectors of images, in eval mode.
+    """Embed images with a network in eval mode.
 
     Args:
         pixels: (N, side, side, 3) uint8; resampled if side is not ``size``.
+        rows: Which of them to embed.
+        size: Side of the network's input in pixels.
+
+    Returns:
+        (len(rows), D) float32 unit vectors.
     """
     network.eval()
     mean = torch.tensor(form.mean, device=precision.device).view(1, 3, 1, 1)
@@ -44,7 +49,7 @@ def embed(
 
 
 def leave_one_out_map(unit: NDArray[np.float32], codes: NDArray[np.int64]) -> float:
-    """MAP@10 where every image is a query and the others are the gallery.
+    """MAP@10 with every image as a query once and all others as the gallery.
 
     Args:
         unit: (N, D) unit vectors.

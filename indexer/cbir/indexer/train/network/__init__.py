@@ -1,1 +1,1 @@
-"""The network that is trained, which of its layers are, and the head that it leaves."""
+"""The network that is trained, which of its layers are trained, and the head it is exported with."""

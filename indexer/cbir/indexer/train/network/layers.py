@@ -1,4 +1,4 @@
-"""Which layers of a network are trained: its last blocks, while what comes before stays as it is."""
+"""Which layers of a network are trained: its last blocks; the layers before them are frozen."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import nn
 
 from cbir.core.errors import ConfigurationError, EnsembleError
 
-__all__ = ["Trained", "block_parameters", "classifiers", "keep_frozen_norms", "parse_blocks", "train_last_blocks"]
+__all__ = ["TrainedBlocks", "block_parameters", "classifiers", "keep_frozen_norms", "parse_blocks", "train_last_blocks"]
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What :func:`train_last_blocks` left trainable: blocks and parameters, each of how many."""
+class TrainedBlocks:
+    """How many blocks and parameters :func:`train_last_blocks` left trainable, and how many the network has."""
 
     blocks: int
     of_blocks: int
@@ -31,10 +31,13 @@ class Trained:
 
 
 def parse_blocks(text: str) -> int | float:
-    """Read a number of last blocks (``3``), a share of all blocks (``0.5``), or ``all``.
+    """Read how many of the last blocks to train: a number (``3``), a share of all blocks (``0.5``) or ``all``.
+
+    Returns:
+        An int for a number, a float for a share.
 
     Raises:
-        ValueError: None of these.
+        ValueError: The text is none of these.
     """
     if text == "all":
         return 1.0
@@ -45,10 +48,10 @@ def parse_blocks(text: str) -> int | float:
 
 
 def block_parameters(network: nn.Module) -> list[list[str]]:
-    """Names of the parameters of each block of a network of timm, the first one being the stem.
+    """Names of the parameters of each block of a timm network; the first block is the stem.
 
-    The blocks are those that timm lists for layer-wise learning rates, each a residual block or a transformer layer.
-    The classifier and norms behind the last block belong to no block.
+    The blocks are the groups that timm defines for layer-wise learning rates: residual blocks or transformer layers.
+    The classifier and the norms after the last block belong to no block.
 
     Raises:
         EnsembleError: timm does not know the blocks of this network.
@@ -74,11 +77,11 @@ def block_parameters(network: nn.Module) -> list[list[str]]:
     return [block for block in blocks if block]
 
 
-def train_last_blocks(network: nn.Module, wanted: float) -> Trained:
-    """Freeze a network but for its last blocks; what lies behind them (norm, classifier) is always trained.
+def train_last_blocks(network: nn.Module, wanted: float) -> TrainedBlocks:
+    """Freeze all of a network except its last blocks and what follows them (norm, classifier).
 
     Args:
-        wanted: A whole number of blocks, or as a float (0.0 to 1.0) their share, rounded up.
+        wanted: An int is a number of blocks, a float (0.0 to 1.0) a share of all blocks, rounded up.
 
     Raises:
         ConfigurationError: The network has fewer blocks.
@@ -96,13 +99,15 @@ def train_last_blocks(network: nn.Module, wanted: float) -> Trained:
         parameter.requires_grad_(name not in frozen)
     sizes = [(p.numel(), p.requires_grad) for p in network.parameters()]
     total = len(blocks) if blocks else len(_blocks_or_none(network))
-    return Trained(total if everything else count, total, sum(n for n, on in sizes if on), sum(n for n, _ in sizes))
+    return TrainedBlocks(
+        total if everything else count, total, sum(n for n, on in sizes if on), sum(n for n, _ in sizes)
+    )
 
 
 def keep_frozen_norms(network: nn.Module) -> None:
     """Put batch norms whose parameters are frozen into eval mode; call it after every ``train()``.
 
-    Left in training mode they would go on changing their statistics, and with them the layers that nobody trains.
+    In training mode they would go on updating their statistics, and so change the output of frozen layers.
     """
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -112,7 +117,7 @@ def keep_frozen_norms(network: nn.Module) -> None:
 
 
 def classifiers(network: nn.Module) -> list[nn.Module]:
-    """The linear heads of a network of timm; distilled transformers have two."""
+    """The linear heads of a timm network: none, one, or two in transformers made for distillation (LeViT, DeiT)."""
     found = cast(Callable[[], Any], network.get_classifier)()
     heads = found if isinstance(found, tuple) else (found,)
     return [head for head in heads if isinstance(head, nn.Module)]

@@ -1,4 +1,4 @@
-"""The network that is trained: built from timm or from a member of an ensemble, and seen location by location."""
+"""The network that is trained (the student): how it is built, and its output at every location of its feature map."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from cbir.core.images import Crop
 
 __all__ = ["StudentSpec", "build_student", "dense_embeddings", "keep_head_norms", "probe"]
 
-#: Input of networks that no ensemble file describes.
+#: Input of a network that is not the member of an ensemble file.
 _INPUT = InputSpec(None, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
 
 
 @dataclass(frozen=True)
 class StudentSpec:
-    """The network to train, and what the ensemble file will say of it.
+    """The network to train, and what is written about it to its ensemble file.
 
     Attributes:
         name: The member's name in the ensemble file.
-        model: timm's name.
-        options: For timm's factory.
-        weights: A ``.safetensors`` file or a tag of timm's to start from, or None for random weights.
-        input: Mean, std and resampling of the input; the size is the recipe's.
-        image_size: Side in pixels at which training images are kept; 0 means the recipe's input size.
-        crop: How images are cut before they are seen, in training and in the ensemble file.
-        dim: Components after projection, for the ensemble file.
-        metric: For the ensemble file.
+        model: Name of the model in timm.
+        options: Keyword arguments for timm's factory.
+        weights: Weights to start from: a ``.safetensors`` file, a pretrained tag of timm, or None for random ones.
+        input: Mean, standard deviation and resampling of the input; its size comes from the recipe.
+        image_size: Side in pixels at which training images are kept; 0 for the recipe's input size.
+        crop: How images are cropped first, both in training and in the ensemble file.
+        dim: Dimensions after projection, for the ensemble file.
+        metric: Metric, for the ensemble file.
     """
 
     name: str
@@ -49,10 +49,10 @@ class StudentSpec:
 
     @classmethod
     def of_member(cls, ensemble: EnsembleSpec, member: str, name: str, image_size: int = 0) -> StudentSpec:
-        """The network of a member, with its weights, to go on from.
+        """The network of a member, to continue training from its weights.
 
         Raises:
-            EnsembleError: There is no such member, or its backend's networks cannot be trained here.
+            EnsembleError: There is no such member, or its backend does not give networks that can be trained.
         """
         found = {m.name: m for m in ensemble.members}
         if member not in found:
@@ -71,7 +71,7 @@ class StudentSpec:
         )
 
     def as_member(self) -> MemberSpec:
-        """The starting point as a member, which the backend can build."""
+        """The network with its starting weights as a member, from which the backend builds it."""
         return MemberSpec(self.name, "timm", self.model, self.weights, self.options, self.input)
 
 
@@ -79,11 +79,11 @@ def build_student(spec: StudentSpec, width: int | None = None) -> tuple[nn.Modul
     """Build the network with its starting weights.
 
     Args:
-        width: Outputs of the linear head that becomes part of the network; None keeps what the options say.  A head in
-            the weights is kept if it has that many outputs, and drawn at random otherwise.
+        width: Number of outputs of the network's linear head; None keeps what the options say.  The head's weights are
+            loaded if the weights file has a head of that width, and drawn at random otherwise.
 
     Raises:
-        EnsembleError: A bad name or model, options that it does not take, weights that do not fit.
+        EnsembleError: The name or model is unknown, the options are not accepted, or the weights do not fit.
     """
     if not re.fullmatch(MEMBER_NAME, spec.name):
         raise EnsembleError(
@@ -104,7 +104,7 @@ def _with_head(member: MemberSpec, width: int) -> tuple[nn.Module, InputFormat]:
     except EnsembleError as error:
         if error.reason != "WEIGHTS_MISMATCH":
             raise
-    # The weights have no such head, or do not fit at all, of which this complains once more.
+    # The weights have no head of this width; if they do not fit at all, building without a head fails again.
     network, form = build_network(replace(member, options={**member.options, "num_classes": 0}))
     with seeded():
         network.reset_classifier(width)  # type: ignore[operator]
@@ -112,14 +112,16 @@ def _with_head(member: MemberSpec, width: int) -> tuple[nn.Module, InputFormat]:
 
 
 def dense_embeddings(network: nn.Module, features: Tensor) -> Tensor:
-    """The network's output at every location, as if the image were that location throughout.
+    """The network's output at every location of its feature map.
+
+    The head is applied to each location alone, as if the whole map were equal to it.
 
     Args:
-        features: What the network's ``forward_features`` gives: (B, C, H, W), (B, H, W, C) or (B, tokens, C).
+        features: What the network's ``forward_features`` returns: (B, C, H, W), (B, H, W, C) or (B, tokens, C).
 
     Returns:
-        (B, locations, D), row by row.  Where the head is average pooling and a linear map, the mean over the locations
-        is the network's output.
+        (B, locations, D), the locations row by row.  If the head is average pooling followed by a linear map, the mean
+        over the locations equals the network's output.
     """
     if features.ndim == 4:
         first = features.shape[1] == getattr(network, "num_features", features.shape[1])
@@ -129,16 +131,16 @@ def dense_embeddings(network: nn.Module, features: Tensor) -> Tensor:
     else:
         prefix = int(getattr(network, "num_prefix_tokens", 0))
         cells = features[:, prefix:]
-        # Whichever token the head looks at, it finds the location's.
+        # Every token, the prefix (class) tokens too, is set to the location's: the head may read any of them.
         lone = cells.flatten(0, 1)[:, None, :].expand(-1, prefix + 1, -1)
     out: Tensor = network.forward_head(lone)  # type: ignore[operator]
     return out.reshape(cells.shape[0], cells.shape[1], -1)
 
 
 def keep_head_norms(network: nn.Module, size: int) -> None:
-    """Put batch norms behind the pooling into eval mode; call it after every ``train()``.
+    """Put batch norms after the pooling into eval mode; call it after every ``train()``.
 
-    They see single locations as well as pooled ones, whose statistics differ.
+    They are applied to single locations as well as to pooled features, whose statistics differ.
     """
     behind: list[nn.Module] = []
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
@@ -161,7 +163,11 @@ def keep_head_norms(network: nn.Module, size: int) -> None:
 
 
 def probe(network: nn.Module, sizes: tuple[int, ...]) -> tuple[int, int]:
-    """Width of the output and locations a side at the last of the sizes (0: it has no square map of them).
+    """Run the network on blank images of several sizes to learn the shape of its output.
+
+    Returns:
+        The length of the output, and the number of locations a side of the feature map at the last of the sizes (0
+        where the network has no square map).
 
     Raises:
         EnsembleError: The network takes no input of one of the sizes.

@@ -1,9 +1,9 @@
-"""The head of a distilled member: its pooled features, centred and whitened on the training images.
+"""A head for a distilled network that centres and whitens its pooled features.
 
-What a student learnt of its teachers lies in its features; a few directions of large variance drown the rest under
-cosine.  Whitening gives every direction the same say, which on classes not trained on is worth more than the trained
-head (Jegou and Chum, "Negative evidences and co-occurences in image retrieval: the benefit of PCA and whitening", ECCV
-2012).  It is one linear map, so it becomes the network's classifier.
+A few directions of large variance dominate the cosine similarity of a student's features.  Whitening gives every
+direction the same variance; on classes that were not trained on, whitened features retrieve better than the trained
+head (method: Jegou and Chum, "Negative evidences and co-occurences in image retrieval: the benefit of PCA and
+whitening", ECCV 2012).  Whitening is a linear map, so it is stored as the network's classifier.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from cbir.core.ensemble import InputFormat
 
 __all__ = ["whiten_head", "whitening_map"]
 
-#: Images that are enough to estimate a covariance from.
+#: Most images that the covariance is estimated from.
 SAMPLE = 6000
-#: Added to the eigenvalues, relative to their mean: directions without variance are noise, and stay small.
+#: Added to the eigenvalues, relative to their mean: directions with hardly any variance are noise, not to be amplified.
 RIDGE = 1e-3
 _BATCH = 64
 
 
 def whitening_map(features: Tensor, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
-    """Weight (D, D) and bias (D,) that centre and whiten (N, D) features, components by falling variance."""
+    """Weight (D, D) and bias (D,) of the linear map that centres and whitens (N, D) features.
+
+    The outputs are principal components by descending variance.
+    """
     x = features.double()
     mean = x.mean(dim=0)
     values, vectors = torch.linalg.eigh((x - mean).T @ (x - mean) / len(x))
@@ -38,11 +41,11 @@ def whitening_map(features: Tensor, ridge: float = RIDGE) -> tuple[Tensor, Tenso
 def whiten_head(
     network: nn.Module, pixels: NDArray[np.uint8], rows: NDArray[np.int64], size: int, form: InputFormat
 ) -> None:
-    """Put whitening in the place of the network's linear head.  The network must be on the CPU; it ends in eval mode.
+    """Replace the network's linear head by whitening.  The network must be on the CPU; it is left in eval mode.
 
     Args:
         pixels: (N, H, W, 3) uint8 training images.
-        rows: Those to estimate from; at most ``SAMPLE`` of them are used.
+        rows: Row numbers of the images to estimate the covariance from; at most ``SAMPLE`` of them are used.
         size: Side of the network's input.
     """
     network.eval()
@@ -58,11 +61,11 @@ def whiten_head(
     weight, bias = whitening_map(torch.cat(pooled))
     network.reset_classifier(len(bias))  # type: ignore[operator]
     heads = network.get_classifier()  # type: ignore[operator]
-    # Networks made for distillation (LeViT) have two, whose mean is the output.
+    # Networks made for distillation (LeViT) have two heads and return the mean of both.
     for head in heads if isinstance(heads, tuple) else (heads,):
         norm = getattr(head, "bn", None)
         if norm is not None:
-            # A norm before the linear map becomes the identity.
+            # The head's own batch norm, before the linear map, is made the identity.
             norm.reset_parameters()
             norm.running_var.fill_(1 - norm.eps)
         linear = head if norm is None else head.linear
