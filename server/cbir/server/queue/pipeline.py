@@ -1,7 +1,8 @@
-"""The way of a query through the process: admission, preparation on threads, batches on the engine's owner thread.
+"""The event loop's side of a query: it is admitted, looked up in memory, set on its way, and its answer handed out.
 
-The event loop admits, hands on and answers; it waits for nothing.  A query costs it one future and no task of its own,
-and a whole batch comes back in one call.
+The whole life of a ``Search``, from bytes to bytes, is told in :mod:`cbir.server.transport.search_call`.  The event
+loop waits for nothing here: a query costs it one future and no task of its own, and a whole batch of answers comes back
+in one call.  What happens on threads is in :mod:`cbir.server.queue.stages`.
 """
 
 from __future__ import annotations
@@ -13,15 +14,14 @@ from itertools import chain
 from time import perf_counter
 from typing import TypeVar
 
-from cbir.core.errors import CbirError
-from cbir.server.engine import Engine, EngineQuery, EngineResult, PreparedQuery, Timings
+from cbir.server.engine import Engine, EngineQuery, EngineResult, Timings
 from cbir.server.limits import Limits
 from cbir.server.queue.admission import Admission
-from cbir.server.queue.batching import Batcher, DeadlineError
+from cbir.server.queue.batching import DeadlineError
 from cbir.server.queue.cache import AnswerCache
-from cbir.server.queue.decoders import Decoders
 from cbir.server.queue.flight import LIGHT, Flight, Reply
 from cbir.server.queue.forecast import Forecast
+from cbir.server.queue.stages import Stages, Written
 from cbir.server.queue.tally import Tally
 
 __all__ = ["Pipeline"]
@@ -29,9 +29,6 @@ __all__ = ["Pipeline"]
 Outcome = TypeVar("Outcome")
 
 Fingerprint = Callable[[], bytes]
-
-#: An answer in bytes, the same without timings, and the timings.
-Written = tuple[bytes, bytes, Timings]
 
 #: Digests of images up to this size are taken on the event loop, in a tenth of a millisecond; larger ones on a thread.
 _DIGEST_INLINE = 128 * 2**10
@@ -45,7 +42,6 @@ class Pipeline:
     """
 
     def __init__(self, limits: Limits, write: Callable[[EngineResult], tuple[bytes, bytes]]) -> None:
-        self._write_result = write
         self.tally = Tally(limits.buckets)
         self.cache = AnswerCache(limits.cache_entries, limits.cache_bytes)
         self.admission = Admission(limits.queue, limits.queue_bytes, "queries")
@@ -53,14 +49,7 @@ class Pipeline:
         self.streams = Admission(max(1.0, limits.queue / 2), limits.queue_bytes // 2, "queries of streams")
         self.forecast = Forecast(limits.decoders)
         self._flying: dict[tuple[Engine, bytes], Flight] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._batcher: Batcher[Flight] = Batcher(
-            self._process, self._expire, max_batch=limits.max_batch, max_delay=limits.max_delay
-        )
-        # Enough for the batch at work, the next one, and what of the last one is not yet written.
-        self._decoders: Decoders[Flight] = Decoders(
-            self._prepare, self._expire, threads=limits.decoders, ahead=3 * limits.max_batch
-        )
+        self._stages = Stages(limits, write, self._finish)
 
     def check_room(self, size: int) -> None:
         """Refuse at once where nothing at all could be let in, before anything is read.
@@ -94,7 +83,7 @@ class Pipeline:
             OverloadedError: There is no room, or no time.
             DeadlineError: The deadline passed while it waited.
         """
-        answer: asyncio.Future[bytes] = self._bind().create_future()
+        answer: asyncio.Future[bytes] = self._stages.bind().create_future()
         reply = partial(_settle, answer)
         # What is long in reading must be let in first; the rest is answered from memory even by a flooded server.
         early = query.image_bytes > _DIGEST_INLINE
@@ -133,7 +122,7 @@ class Pipeline:
         Raises:
             CbirError: The query cannot be answered.
         """
-        self._bind()
+        self._stages.bind()
         flight = Flight(engine, query, lane, deadline, reply)
         flight.admission = self.streams
         await self.streams.take_in_turn(lane, flight.cost, flight.query.image_bytes)
@@ -153,29 +142,18 @@ class Pipeline:
         flight.replies.remove(reply)
         if flight.replies:
             return
-        if not self._decoders.withdraw(flight):
-            if not self._batcher.withdraw(flight):
-                return
-            if flight.on_thread and flight.queued:
-                self._decoders.release()
+        if not self._stages.withdraw(flight):
+            return
         self.tally.cancelled += 1
         self._depart(flight)
 
     def on_engine_thread(self, act: Callable[[], Outcome]) -> Outcome:
         """Run something between two batches on the thread that owns the device, and wait for it.  Blocks."""
-        return self._batcher.errand(act).result()
+        return self._stages.on_engine_thread(act)
 
     async def close(self, grace: float) -> None:
         """Answer what waits, within ``grace`` seconds, and end the threads."""
-        self._decoders.close()
-        await asyncio.to_thread(self._batcher.close, grace)
-
-    # On the event loop.
-
-    def _bind(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-        return self._loop
+        await self._stages.close(grace)
 
     def _admit(self, flight: Flight) -> None:
         """Hold room for a query, or refuse it."""
@@ -212,15 +190,7 @@ class Pipeline:
         if flight.key is not None:
             self._flying[flight.engine, flight.key] = flight
         try:
-            if flight.engine.is_light(flight.query):
-                flight.prepared = flight.engine.prepare(flight.query)
-                self._batcher.submit(flight)
-            elif self.forecast.under_way == 1:
-                # Nobody else is here: the engine's own thread prepares it, which saves waking another one.
-                self._batcher.submit(flight)
-            else:
-                flight.on_thread = True
-                self._decoders.submit(flight)
+            self._stages.begin(flight, alone=self.forecast.under_way == 1)
         except BaseException:
             self._depart(flight)
             raise
@@ -242,8 +212,7 @@ class Pipeline:
         """
         told: list[tuple[Flight, Timings]] = []
         for flight, answer in zip(flights, answers, strict=True):
-            if flight.on_thread:
-                self._decoders.release()
+            self._stages.left(flight)
             if flight.done:
                 continue
             self._depart(flight)
@@ -281,64 +250,6 @@ class Pipeline:
             stages["search"].add(timings.search)
             stages["fuse"].add(timings.fuse)
             stages["total"].add(now - flight.admitted)
-
-    # On the threads.
-
-    def _prepare(self, flight: Flight) -> None:
-        """On a decoder."""
-        try:
-            flight.prepared = flight.engine.prepare(flight.query)
-            if not self._batcher.submit(flight):
-                self._decoders.release()
-        except Exception as error:  # noqa: BLE001 - carried over to the caller
-            self._hand_over([flight], [error])
-
-    def _expire(self, flights: Sequence[Flight]) -> None:
-        self._hand_over(flights, [DeadlineError() for _ in flights])
-
-    def _process(self, flights: Sequence[Flight]) -> None:
-        """On the engine's owner thread."""
-        taken = perf_counter()
-        ready: list[Flight] = []
-        prepared: list[PreparedQuery] = []
-        waited: list[float] = []
-        for flight in flights:
-            waited_until = taken - (flight.prepared.seconds if flight.prepared else 0.0)
-            try:
-                prepared.append(flight.prepared or flight.engine.prepare(flight.query))
-            except Exception as error:  # noqa: BLE001 - carried over to the caller
-                self._hand_over([flight], [error])
-                continue
-            ready.append(flight)
-            waited.append(waited_until - flight.admitted)
-        if not ready:
-            return
-        begun = perf_counter()
-        answers: Sequence[Written | Exception]
-        try:
-            answers = [self._write(result) for result in ready[0].engine.answer(prepared, waited)]
-        except Exception as error:  # noqa: BLE001 - whatever it was, the callers get it and the thread goes on
-            answers = [error] * len(ready)
-        self._hand_over(ready, answers, perf_counter() - begun)
-
-    def _write(self, result: EngineResult | CbirError) -> Written | Exception:
-        """Here and not on the event loop, which has more to do, and none of the result in its core's caches."""
-        if isinstance(result, CbirError):
-            return result
-        try:
-            return (*self._write_result(result), result.timings)
-        except Exception as error:  # noqa: BLE001 - whose answer it is gets it, and no other
-            return error
-
-    def _hand_over(
-        self, flights: Sequence[Flight], answers: Sequence[Written | Exception], seconds: float = 0.0
-    ) -> None:
-        assert self._loop is not None
-        try:
-            self._loop.call_soon_threadsafe(self._finish, flights, answers, seconds)
-        except RuntimeError:
-            # The loop is closed: the server has stopped, and nobody waits.
-            return
 
 
 def _settle(answer: asyncio.Future[bytes], outcome: bytes | Exception) -> None:

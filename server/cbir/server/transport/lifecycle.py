@@ -17,8 +17,8 @@ from cbir.server.deployment import Deployment, EngineConfig
 from cbir.server.engine import Engine
 from cbir.server.limits import GRACE, Limits
 from cbir.server.queue import Pipeline
+from cbir.server.transport.answer_bytes import warm_up, write_result
 from cbir.server.transport.health import Health
-from cbir.server.transport.reply import warm_up, write_result
 from cbir.server.transport.service import AdminService, SearchService
 from cbir.v1 import admin_pb2, admin_pb2_grpc, search_pb2
 

@@ -12,7 +12,8 @@ from cbir.server.deployment import Deployment
 from cbir.server.engine import read_picture
 from cbir.server.limits import Limits
 from cbir.server.queue import Admission, NotReadyError, Pipeline
-from cbir.server.transport import conversion, status, wire
+from cbir.server.transport import conversion, status
+from cbir.server.transport.search_call import answer_search
 from cbir.server.transport.streaming import Conversation
 from cbir.v1 import admin_pb2, admin_pb2_grpc, search_pb2
 
@@ -63,13 +64,10 @@ class SearchService:
         }
 
     async def Search(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        """See the API."""
+        """See the API, and :mod:`cbir.server.transport.search_call`."""
         pipeline = self._pipeline
         try:
-            engine = self._deployment.engine
-            pipeline.check_room(len(data))
-            asked = wire.Question(wire.parse(search_pb2.SearchRequest, data))
-            answer = await pipeline.search(engine, asked.query, asked.fingerprint, _caller(context), _deadline(context))
+            answer = await answer_search(data, _caller(context), _deadline(context), self._deployment, pipeline)
         except Exception as error:  # noqa: BLE001 - every failure becomes a status
             pipeline.tally.outcome(error)
             return status.fail(context, error)

@@ -10,8 +10,8 @@ from cbir.core.artifacts import Gallery, GalleryImage
 from cbir.core.images import Box
 from cbir.core.vote import Ranking
 from cbir.server.engine import Embedding, Engine, EngineQuery, EngineResult, StoredImage, Timings
+from cbir.server.transport.answer_bytes import warm_up, write_result
 from cbir.server.transport.conversion import query_from_request
-from cbir.server.transport.reply import warm_up, write_result
 from cbir.v1 import search_pb2
 
 BOX = Box(0, 0, 4, 4)
@@ -65,7 +65,7 @@ def test_an_answer_is_what_the_generated_classes_write(rows: list[int]) -> None:
 def test_what_answers_need_is_compiled_before_the_first(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds: list[list[object]] = []
     monkeypatch.setattr(
-        "cbir.server.transport.reply._fill", lambda *arrays: kinds.append([numba.typeof(a) for a in arrays])
+        "cbir.server.transport.answer_bytes._fill", lambda *arrays: kinds.append([numba.typeof(a) for a in arrays])
     )
     warm_up()
     write_result(engine.search(EngineQuery(StoredImage("twin"))))

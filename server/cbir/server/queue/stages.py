@@ -1,0 +1,158 @@
+"""What happens to a query off the event loop: it is prepared on a thread, then answered in a batch.
+
+Two stages, each with a queue of its own: the decoder threads (:mod:`cbir.server.queue.decoders`) prepare queries ahead
+of the engine, and the engine's thread (:mod:`cbir.server.queue.batching`) takes what is ready, up to a whole batch at a
+time.  What becomes of the queries is handed back to the event loop, a whole batch in one call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import TypeVar
+
+from cbir.core.errors import CbirError
+from cbir.server.engine import EngineResult, PreparedQuery, Timings
+from cbir.server.limits import Limits
+from cbir.server.queue.batching import Batcher, DeadlineError
+from cbir.server.queue.decoders import Decoders
+from cbir.server.queue.flight import Flight
+
+__all__ = ["Stages", "Written"]
+
+Outcome = TypeVar("Outcome")
+
+#: An answer in bytes, the same without timings, and the timings.
+Written = tuple[bytes, bytes, Timings]
+
+
+class Stages:
+    """The decoder threads, the engine's thread, and the way from one to the other.
+
+    Args:
+        write: Makes the bytes that are sent of a result, with and without timings.
+        finish: Called on the event loop with queries, what became of each, and the seconds that their batch took (0
+            where there was none).
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        write: Callable[[EngineResult], tuple[bytes, bytes]],
+        finish: Callable[[Sequence[Flight], Sequence[Written | Exception], float], None],
+    ) -> None:
+        self._write_result, self._finish = write, finish
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._batcher: Batcher[Flight] = Batcher(
+            self._process, self._expire, max_batch=limits.max_batch, max_delay=limits.max_delay
+        )
+        # Enough for the batch at work, the next one, and what of the last one is not yet written.
+        self._decoders: Decoders[Flight] = Decoders(
+            self._prepare, self._expire, threads=limits.decoders, ahead=3 * limits.max_batch
+        )
+
+    def bind(self) -> asyncio.AbstractEventLoop:
+        """The event loop that hears of what is finished: the one that asks first."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
+
+    def begin(self, flight: Flight, *, alone: bool) -> None:
+        """Set an admitted query on its way.
+
+        Args:
+            alone: No other query is under way.
+
+        Raises:
+            CbirError: The query cannot be prepared, and that was found out at once.
+        """
+        if flight.engine.is_light(flight.query):
+            flight.prepared = flight.engine.prepare(flight.query)
+            self._batcher.submit(flight)
+        elif alone:
+            # The engine's own thread prepares it, which saves waking another one.
+            self._batcher.submit(flight)
+        else:
+            flight.on_thread = True
+            self._decoders.submit(flight)
+
+    def withdraw(self, flight: Flight) -> bool:
+        """Take a query out; False where its batch has begun."""
+        if self._decoders.withdraw(flight):
+            return True
+        if not self._batcher.withdraw(flight):
+            return False
+        if flight.on_thread and flight.queued:
+            self._decoders.release()
+        return True
+
+    def left(self, flight: Flight) -> None:
+        """A query has left the pipeline: the decoders may begin another in its place."""
+        if flight.on_thread:
+            self._decoders.release()
+
+    def on_engine_thread(self, act: Callable[[], Outcome]) -> Outcome:
+        """Run something between two batches on the thread that owns the device, and wait for it.  Blocks."""
+        return self._batcher.errand(act).result()
+
+    async def close(self, grace: float) -> None:
+        """Answer what waits, within ``grace`` seconds, and end the threads."""
+        self._decoders.close()
+        await asyncio.to_thread(self._batcher.close, grace)
+
+    def _prepare(self, flight: Flight) -> None:
+        """On a decoder thread."""
+        try:
+            flight.prepared = flight.engine.prepare(flight.query)
+            if not self._batcher.submit(flight):
+                self._decoders.release()
+        except Exception as error:  # noqa: BLE001 - carried over to the caller
+            self._hand_over([flight], [error])
+
+    def _expire(self, flights: Sequence[Flight]) -> None:
+        self._hand_over(flights, [DeadlineError() for _ in flights])
+
+    def _process(self, flights: Sequence[Flight]) -> None:
+        """On the engine's thread: prepare what is not prepared yet, then answer the batch."""
+        taken = perf_counter()
+        ready: list[Flight] = []
+        prepared: list[PreparedQuery] = []
+        waited: list[float] = []
+        for flight in flights:
+            waited_until = taken - (flight.prepared.seconds if flight.prepared else 0.0)
+            try:
+                prepared.append(flight.prepared or flight.engine.prepare(flight.query))
+            except Exception as error:  # noqa: BLE001 - carried over to the caller
+                self._hand_over([flight], [error])
+                continue
+            ready.append(flight)
+            waited.append(waited_until - flight.admitted)
+        if not ready:
+            return
+        begun = perf_counter()
+        answers: Sequence[Written | Exception]
+        try:
+            answers = [self._write(result) for result in ready[0].engine.answer(prepared, waited)]
+        except Exception as error:  # noqa: BLE001 - whatever it was, the callers get it and the thread goes on
+            answers = [error] * len(ready)
+        self._hand_over(ready, answers, perf_counter() - begun)
+
+    def _write(self, result: EngineResult | CbirError) -> Written | Exception:
+        """The bytes of an answer, written on the engine's thread: the result is still in its core's caches."""
+        if isinstance(result, CbirError):
+            return result
+        try:
+            return (*self._write_result(result), result.timings)
+        except Exception as error:  # noqa: BLE001 - only the query whose answer it is gets it
+            return error
+
+    def _hand_over(
+        self, flights: Sequence[Flight], answers: Sequence[Written | Exception], seconds: float = 0.0
+    ) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(self._finish, flights, answers, seconds)
+        except RuntimeError:
+            # The loop is closed: the server has stopped, and nobody waits.
+            return
