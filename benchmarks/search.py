@@ -29,8 +29,8 @@ from cbir.core.artifacts import Gallery, GalleryImage
 from cbir.core.images import Box
 from cbir.core.metric import Projection, normalise
 from cbir.core.search import Retriever
+from cbir.core.search.candidate_generation import CandidateGenerator
 from cbir.core.search.gallery_matrix import load_matrix
-from cbir.core.search.nearest_search import NearestSearch
 from cbir.core.vote import SearchSpec, VoteSettings, normalised_weights
 
 Floats = NDArray[np.float32]
@@ -122,7 +122,7 @@ def measure(vectors: Vectors, args: argparse.Namespace) -> dict[str, Any]:
     held = resident()
     begun = time.perf_counter()
     matrix = load_matrix(vectors.parts, args.device)
-    search = NearestSearch(matrix, usual, args.strategy)
+    search = CandidateGenerator(matrix, usual, args.strategy)
     loaded = time.perf_counter() - begun
 
     def find(asked: slice) -> NDArray[np.int64]:
@@ -258,7 +258,7 @@ def warm_up(args: argparse.Namespace) -> None:
     parts = [normalise(rng.standard_normal((5000, 16), np.float32)).astype(np.float16)]
     one = np.ones(1, np.float32)
     strategy = "scan" if args.device == "cpu" else "product"
-    search = NearestSearch(load_matrix(parts, args.device), one, strategy)
+    search = CandidateGenerator(load_matrix(parts, args.device), one, strategy)
     search.find(np.asarray(parts[0][:64], np.float32), np.ones((64, 1), np.float32), [10] * 64, [128] * 64, [()] * 64)
 
 

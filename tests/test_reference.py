@@ -88,8 +88,8 @@ def test_each_step_of_the_recipe_pays(photos: Path, tmp_path: Path) -> None:
     flat = Retriever.load(IndexStore(out).open(), "cpu")
     rows = list(range(0, 200, 10))
     pairs = zip(
-        exact.search(exact.stored(rows), [SearchSpec()] * 20),
-        flat.search(flat.stored(rows), [SearchSpec()] * 20),
+        exact.search(exact.vectors_of(rows), [SearchSpec()] * 20),
+        flat.search(flat.vectors_of(rows), [SearchSpec()] * 20),
         strict=True,
     )
     assert all(a.rows.tolist() == b.rows.tolist() for a, b in pairs)

@@ -14,7 +14,7 @@ from cbir.core.errors import ConfigurationError, QueryError
 from cbir.core.images import Box
 from cbir.core.metric import Projection, normalise
 from cbir.core.search import Retriever
-from cbir.core.search.nearest_search import Strategy
+from cbir.core.search.candidate_generation import Strategy
 from cbir.core.vector_index import VectorIndex, build_index, load_index, resolve_index
 from cbir.core.vote import Fusion, SearchSpec, VoteSettings
 

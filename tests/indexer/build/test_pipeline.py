@@ -50,7 +50,7 @@ def test_a_folder_becomes_an_index(pictures: Callable[..., Path], tmp_path: Path
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=2e-3)
     # An image finds itself first, and its stored vector is what its own query is projected to.
     retriever = Retriever.load(version, "cpu")
-    ranking = retriever.search(retriever.stored([7]), [SearchSpec()])[0]
+    ranking = retriever.search(retriever.vectors_of([7]), [SearchSpec()])[0]
     assert ranking.rows[0] == 7
     assert ranking.fused[0] == pytest.approx(1, abs=2e-3)
 
@@ -81,7 +81,7 @@ def test_added_changed_and_removed_images(pictures: Callable[..., Path], tmp_pat
     report = index(source, out, tiny)
     assert counts(report) == (63, 15, 48, 10, 5, 7)
     retriever = Retriever.load(IndexStore(out).open(), "cpu")
-    everything = retriever.search(retriever.stored([0]), [SearchSpec(limit=100)])[0]
+    everything = retriever.search(retriever.vectors_of([0]), [SearchSpec(limit=100)])[0]
     found = {retriever.gallery[int(row)].id for row in everything.rows}
     assert len(found) == 63
     assert not found & {f"class2/{path.name}" for path in gone}
@@ -275,5 +275,5 @@ def test_a_gallery_of_one_picture_many_times(tmp_path: Path, tiny: Path) -> None
         pattern(0, 0).save(source / f"{i}.png")
     index(source, tmp_path / "index", tiny)
     retriever = Retriever.load(IndexStore(tmp_path / "index").open(), "cpu")
-    found = retriever.search(retriever.stored([3]), [SearchSpec()])[0]
+    found = retriever.search(retriever.vectors_of([3]), [SearchSpec()])[0]
     assert found.fused.min() == pytest.approx(1, abs=1e-3)

@@ -87,7 +87,7 @@ def test_a_member_is_frozen_trained_indexed_and_searched(
     assert (ensemble.members[0].input.size, ensemble.members[0].dim, str(ensemble.crop)) == (32, 16, "none")
     build(open_sources([str(source)]), tmp_path / "index", ensemble, SETTINGS)
     retriever = Retriever.load(IndexStore(tmp_path / "index").open(), "cpu")
-    found = retriever.search(retriever.stored([7]), [SearchSpec(limit=3)])[0]
+    found = retriever.search(retriever.vectors_of([7]), [SearchSpec(limit=3)])[0]
     assert int(found.rows[0]) == 7
 
 

@@ -265,7 +265,7 @@ def test_without_labels_vectors_are_sharpened(indexed: Path) -> None:
     assert version.vote.expansion_neighbours > 0
     retriever = Retriever.load(version, "cpu")
     # Expansion never lets an image that is left out pull the query.
-    stored = retriever.stored([0])
+    stored = retriever.vectors_of([0])
     hits = retriever.search(stored, [SearchSpec(exclude_rows=(0,))])[0]
     assert 0 not in hits.rows
     assert len(hits.rows) == 10

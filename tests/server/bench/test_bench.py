@@ -261,7 +261,7 @@ def test_a_drawn_gallery_is_an_index_like_any_other(tmp_path: Path) -> None:
     retriever = Retriever.load(version, "cpu")
     assert retriever.dims == retriever.raw_dims == (320, 320)
     rows = [0, 123, 399]
-    for row, ranking in zip(rows, retriever.search(retriever.stored(rows), [SearchSpec()] * 3), strict=True):
+    for row, ranking in zip(rows, retriever.search(retriever.vectors_of(rows), [SearchSpec()] * 3), strict=True):
         assert ranking.rows[0] == row
         same = [version.gallery[hit].label == version.gallery[row].label for hit in ranking.rows.tolist()]
         assert sum(same) >= 8

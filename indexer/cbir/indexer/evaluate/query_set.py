@@ -139,12 +139,12 @@ def gallery_queries(
         rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
     space = JointSpace.load(version, "cpu") if version else None
     return QuerySet(
-        retriever.stored(rows.tolist()),
+        retriever.vectors_of(rows.tolist()),
         [gallery.labels[code] for code in gallery.label_codes[rows]],
         [gallery.sha256(int(row)) for row in rows],
         gallery.phashes[rows],
         unlabelled=unlabelled,
         ids=tuple(gallery.ids[row] for row in rows),
         uris=tuple(gallery.uri(int(row)) for row in rows),
-        names=NamedClasses(space, space.stored(rows.tolist())) if space and space.classifies else None,
+        names=NamedClasses(space, space.vectors_of(rows.tolist())) if space and space.classifies else None,
     )

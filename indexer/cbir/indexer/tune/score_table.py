@@ -44,7 +44,7 @@ class ScoreTable:
         similarities: By (member number, dim): (Q, C) cosines.
         heads: By (member number, dim): (Q, L) scores of the linear heads; empty without.
         names: By member number: (Q, L) what the names of the classes say, rows summing to how much the member is
-            trusted in that (:func:`cbir.core.search.text_image_space.names_trust`); those that are not are missing.
+            trusted in that (:func:`cbir.core.search.zero_shot.names_trust`); those that are not are missing.
         candidate_codes: (Q, C) class numbers, -1 for images without a label.
         valid: (Q, C) False where a query has fewer candidates.
         codes: (Q,) the queries' classes.

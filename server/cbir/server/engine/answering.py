@@ -130,7 +130,7 @@ class Answering:
         rows = list(dict.fromkeys(r for q in batch for r in (q.row, *q.positives, *q.negatives) if r is not None))
         if not rows:
             return {}
-        stored = dict(zip(rows, self._retriever.stored(rows), strict=True))
+        stored = dict(zip(rows, self._retriever.vectors_of(rows), strict=True))
         for i, query in enumerate(batch):
             if query.row is not None:
                 vectors[i] = stored[query.row]

@@ -83,7 +83,7 @@ class Words:
             if query.vectors:
                 points[i] = self._given(query.vectors)
             elif query.row is not None:
-                points[i] = self._space.stored([query.row])[0]
+                points[i] = self._space.vectors_of([query.row])[0]
             if query.positives or query.negatives:
                 points[i] = self._moved(points[i], query)
         return points
@@ -104,16 +104,16 @@ class Words:
         known = query.row is not None or bool(query.inputs) or bool(query.vectors)
         if known and not point.any():
             return point
-        positives, negatives = (self._space.stored(side) for side in (query.positives, query.negatives))
+        positives, negatives = (self._space.vectors_of(side) for side in (query.positives, query.negatives))
         try:
             return apply_feedback(point if known else None, positives, negatives, self._space.dims)
         except CbirError:
             return np.zeros_like(point)  # the query is refused, or the other members know better
 
     def label_priors(self, points: Floats, weights: Floats) -> list[Floats | None]:
-        """What the names of the classes say; see :meth:`cbir.core.search.text_image_space.JointSpace.label_priors`."""
+        """What the names of the classes say; see :meth:`cbir.core.search.text_search.JointSpace.label_priors`."""
         return self._space.label_priors(points, weights)
 
     def search(self, point: Floats, weights: Floats, query: PreparedQuery) -> Ranking:
-        """Rank the gallery by words; see :meth:`cbir.core.search.text_image_space.JointSpace.search`."""
+        """Rank the gallery by words; see :meth:`cbir.core.search.text_search.JointSpace.search`."""
         return self._space.search(point, weights, query.spec)

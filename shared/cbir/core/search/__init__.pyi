@@ -5,6 +5,6 @@ from .near_duplicates import confirmed as confirmed
 from .near_duplicates import group_near_duplicates as group_near_duplicates
 from .retriever import Retriever as Retriever
 from .searcher import Searcher as Searcher
-from .text_image_space import JointSpace as JointSpace
-from .text_image_space import names_trust as names_trust
-from .text_image_space import zero_shot_probabilities as zero_shot_probabilities
+from .text_search import JointSpace as JointSpace
+from .zero_shot import names_trust as names_trust
+from .zero_shot import zero_shot_probabilities as zero_shot_probabilities

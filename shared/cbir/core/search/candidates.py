@@ -1,4 +1,4 @@
-"""Candidates of a batch of queries: rows that are scored exactly, and what is known of all others.
+"""Candidates of a batch of queries: rows with exact scores, and bounds on the scores of all other rows.
 
 B queries, C candidates a query, M members.
 """
@@ -21,27 +21,29 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Candidates:
-    """The best rows of each query, exactly scored; columns in no particular order.
+    """The best rows of each query; columns in no particular order.
 
     Attributes:
         rows: (B, C), -1 where a query has fewer.
-        similarities: (B, M, C) cosines.
-        bound: (B,) no other row that may be a candidate has a higher fused score; -inf where there is none.
-        level: (B,) no row that was not scored has a higher estimate.
+        similarities: (B, M, C) exact cosines.
+        score_bound: (B,) no other row that may be a hit has a higher fused score; -inf where there is no such row.
+        estimate_bound: (B,) no row that was not rescored has a higher estimate.
     """
 
     rows: Rows
     similarities: Floats
-    bound: Floats
-    level: Floats
+    score_bound: Floats
+    estimate_bound: Floats
 
     def of(self, queries: slice) -> Candidates:
-        """Those of some of the queries."""
-        return Candidates(self.rows[queries], self.similarities[queries], self.bound[queries], self.level[queries])
+        """The candidates of a slice of the queries."""
+        return Candidates(
+            self.rows[queries], self.similarities[queries], self.score_bound[queries], self.estimate_bound[queries]
+        )
 
 
 def no_candidates(queries: int, members: int, width: int) -> Candidates:
-    """Room for ``width`` candidates a query, and none in it."""
+    """Arrays with room for ``width`` candidates a query, all rows -1."""
     return Candidates(
         np.full((queries, width), -1, np.int64), np.zeros((queries, members, width), np.float32),
         np.full(queries, -np.inf, np.float32), np.full(queries, -np.inf, np.float32),
@@ -49,15 +51,16 @@ def no_candidates(queries: int, members: int, width: int) -> Candidates:
 
 
 def stacked(parts: Sequence[Candidates]) -> Candidates:
-    """One query's candidates below the other's, filled up with rows of -1."""
+    """A batch from the candidates of single queries, padded with -1 to the longest."""
     width = max(part.rows.shape[1] for part in parts)
     rows = np.full((len(parts), width), -1, np.int64)
     similarities = np.zeros((len(parts), parts[0].similarities.shape[1], width), np.float32)
     for i, part in enumerate(parts):
         rows[i, : part.rows.shape[1]] = part.rows[0]
         similarities[i, :, : part.rows.shape[1]] = part.similarities[0]
-    bound, level = (np.concatenate(column) for column in zip(*((p.bound, p.level) for p in parts), strict=True))
-    return Candidates(rows, similarities, bound, level)
+    bounds = zip(*((p.score_bound, p.estimate_bound) for p in parts), strict=True)
+    score_bound, estimate_bound = (np.concatenate(column) for column in bounds)
+    return Candidates(rows, similarities, score_bound, estimate_bound)
 
 
 @jit
@@ -65,18 +68,34 @@ def keep_best(
     rows: Rows,
     similarities: Floats,
     fused: Floats,
-    bound: Floats,
-    level: Floats,
+    score_bound: Floats,
+    estimate_bound: Floats,
     enough: NDArray[np.bool_],
     places: Rows,
     keep: Rows,
     kept_rows: Rows,
     kept_similarities: Floats,
-    kept_bound: Floats,
-    kept_level: Floats,
+    kept_score_bound: Floats,
+    kept_estimate_bound: Floats,
 ) -> None:
-    """Copy the ``keep`` best of the scored rows, for queries with ``enough`` of them, to their ``places`` in the last
-    four; what is left out bounds what is no candidate as well."""
+    """Copy the best rescored rows of the finished queries into the arrays of a batch's candidates.
+
+    A rescored row that is not kept raises the score bound where its score is higher.
+
+    Args:
+        rows: (Q, W), -1 where there is none.
+        similarities: (Q, M, W).
+        fused: (Q, W).
+        score_bound: (Q,) on the rows that were not rescored.
+        estimate_bound: (Q,).
+        enough: (Q,) the queries that are finished; others are left out.
+        places: (Q,) places of the queries in the batch.
+        keep: (B,) most rows to keep, by place in the batch.
+        kept_rows: (B, C); this and the following are written to.
+        kept_similarities: (B, M, C).
+        kept_score_bound: (B,).
+        kept_estimate_bound: (B,).
+    """
     for b in range(rows.shape[0]):
         if not enough[b]:
             continue
@@ -88,12 +107,12 @@ def keep_best(
             for c in range(rows.shape[1]):
                 above += fused[b, c] > least
             ties = limit - above
-        # Of those that tie for the last place, the lower rows are kept.
+        # Of the rows that tie for the last place, those with the lower numbers are kept.
         last_row = np.int64(0)
         if least > -np.inf:
             tied = np.sort(rows[b][fused[b] == least])
             last_row = tied[ties - 1]
-        highest, count = bound[b], 0
+        highest, count = score_bound[b], 0
         for c in range(rows.shape[1]):
             if rows[b, c] < 0:
                 continue
@@ -104,4 +123,4 @@ def keep_best(
                 count += 1
             else:
                 highest = max(highest, fused[b, c])
-        kept_bound[place], kept_level[place] = highest, level[b]
+        kept_score_bound[place], kept_estimate_bound[place] = highest, estimate_bound[b]

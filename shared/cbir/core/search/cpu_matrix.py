@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from cbir.core.machine import jit
-from cbir.core.search.blockwise_top import best_of, best_rows
+from cbir.core.search.blockwise_top_k import best_of, best_rows
 
 __all__ = ["CpuMatrix", "HostMatrix", "MappedMatrix"]
 
@@ -56,7 +56,7 @@ class HostMatrix:
         _inner_products(self._rows, np.ascontiguousarray(rows), np.ascontiguousarray(queries), self._stops, result)
         return result
 
-    def stored(self, rows: Rows) -> Floats:
+    def vectors_of(self, rows: Rows) -> Floats:
         """See :class:`cbir.core.search.gallery_matrix.GalleryMatrix`."""
         return np.take(self._rows, rows, axis=0)
 
@@ -122,7 +122,7 @@ class MappedMatrix:
                         result[i, m, chunk] = (half[picked].float() @ vectors[i]).numpy()
         return result
 
-    def stored(self, rows: Rows) -> Floats:
+    def vectors_of(self, rows: Rows) -> Floats:
         """See :class:`cbir.core.search.gallery_matrix.GalleryMatrix`."""
         return np.concatenate([array[rows].astype(np.float32) for array in self._arrays], axis=1)
 

@@ -53,7 +53,7 @@ class GalleryMatrix(Protocol):
         """(B, M, C) cosines in float32 of (B, C) rows, each query with its own; rows below 0 get any number."""
         ...
 
-    def stored(self, rows: Rows) -> Floats:
+    def vectors_of(self, rows: Rows) -> Floats:
         """(K, D) float32: the vectors of (K,) rows."""
         ...
 

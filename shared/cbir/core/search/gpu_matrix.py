@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cbir.core.search.blockwise_top import best_of, best_rows
+from cbir.core.search.blockwise_top_k import best_of, best_rows
 
 __all__ = ["DeviceMatrix"]
 
@@ -65,7 +65,7 @@ class DeviceMatrix:
             result: Floats = torch.cat(parts, dim=2).cpu().numpy()
         return result
 
-    def stored(self, rows: Rows) -> Floats:
+    def vectors_of(self, rows: Rows) -> Floats:
         """See :class:`cbir.core.search.gallery_matrix.GalleryMatrix`."""
         picked: Floats = self._matrix[self._there(rows)].float().cpu().numpy()
         return picked

@@ -2,8 +2,8 @@
 
 Exact galleries keep the members' projected vectors side by side: with the query's parts scaled by the weights, one
 product, or one scan of compressed rows, gives the fused score of every image for any per-request weights
-(:mod:`cbir.core.search.fused_search`).  Approximate indexes propose candidates member by member
-(:mod:`cbir.core.search.member_search`).
+(:mod:`cbir.core.search.exact_search`).  Approximate indexes propose candidates member by member
+(:mod:`cbir.core.search.per_member_search`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from cbir.core.ensemble import choose_runtime
 from cbir.core.errors import QueryError
 from cbir.core.machine import jit, keep_compiled
 from cbir.core.metric import Projection, expanded, make_unit
-from cbir.core.search.fused_search import FusedSearch
+from cbir.core.search.candidate_generation import CandidateGenerator, Strategy
+from cbir.core.search.exact_search import ExactSearch
 from cbir.core.search.gallery_matrix import load_matrix
-from cbir.core.search.member_search import MemberSearch
-from cbir.core.search.nearest_search import NearestSearch, Strategy
+from cbir.core.search.per_member_search import PerMemberSearch
 from cbir.core.vector_index import VectorIndex, index_file, load_index
 from cbir.core.vote import (
     Fusion,
@@ -83,9 +83,9 @@ class Retriever:
         joined = Heads(by_member, self.dims) if any(by_member) else None
         self._labels = LabelVote(codes, len(gallery.labels), joined, vote)
         ranker = Ranker(codes, gallery.labels, vote)
-        self._by_member = MemberSearch(self._matrix, indexes, ranker, self._labels, vote.label_share)
-        self._nearest = NearestSearch(self._matrix, self.weights, "product" if self._approximate else strategy)
-        self._fused = FusedSearch(gallery, self._matrix, self._nearest, self._labels, ranker, vote)
+        self._by_member = PerMemberSearch(self._matrix, indexes, ranker, self._labels, vote.label_share)
+        self._nearest = CandidateGenerator(self._matrix, self.weights, "product" if self._approximate else strategy)
+        self._fused = ExactSearch(gallery, self._matrix, self._nearest, self._labels, ranker, vote)
 
     @classmethod
     def load(
@@ -160,15 +160,15 @@ class Retriever:
             result[:, self._stops[m] : self._stops[m + 1]] = self._projections[m].apply(unit)
         return result
 
-    def stored(self, rows: Sequence[int]) -> Floats:
+    def vectors_of(self, rows: Sequence[int]) -> Floats:
         """The projected vectors of gallery rows, (B, sum of dims) float32."""
-        return self._matrix.stored(np.asarray(rows, np.int64))
+        return self._matrix.vectors_of(np.asarray(rows, np.int64))
 
     def search(self, queries: Floats, specs: Sequence[SearchSpec]) -> list[Ranking]:
         """Rank the gallery for a batch of queries.
 
         Args:
-            queries: (B, sum of dims) from :meth:`project` or :meth:`stored`.
+            queries: (B, sum of dims) from :meth:`project` or :meth:`vectors_of`.
             specs: B of them.
 
         Raises:
@@ -218,7 +218,7 @@ class Retriever:
             wanted = [count] * len(specs)
             found = self._nearest.find(queries, weights, wanted, wanted, [s.exclude_rows for s in specs])
             rows, fused = found.rows, fused_scores(found.similarities, weights)
-        neighbours = self._matrix.stored(np.maximum(rows, 0).ravel()).reshape(*rows.shape, -1)
+        neighbours = self._matrix.vectors_of(np.maximum(rows, 0).ravel()).reshape(*rows.shape, -1)
         neighbours[rows < 0] = 0
         return expanded(queries, neighbours, fused, self._vote.expansion_exponent, self.dims)
 

@@ -49,7 +49,7 @@ class Searcher(Protocol):
         """
         ...
 
-    def stored(self, rows: Sequence[int]) -> Floats:
+    def vectors_of(self, rows: Sequence[int]) -> Floats:
         """(B, sum of dims): the projected vectors of gallery rows."""
         ...
 

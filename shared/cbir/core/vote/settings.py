@@ -23,7 +23,7 @@ class VoteSettings:
         head_share: The linear heads' part of P(label | query), 0..1.
         head_temperature: Of their softmax.
         text_share: The class names' part of P(label | query), 0..1, where members with a text tower are fully trusted
-            in them, and less by as much as they are not (:func:`cbir.core.search.text_image_space.names_trust`).
+            in them, and less by as much as they are not (:func:`cbir.core.search.zero_shot.names_trust`).
         expansion_neighbours: K of query expansion; 0 leaves queries as they are.
         expansion_exponent: alpha of query expansion.
         augmentation_neighbours: K of the augmentation that the stored vectors went through; 0: none.

@@ -16,7 +16,7 @@ from cbir.core.search.gallery_matrix import GalleryMatrix
 from cbir.core.vector_index import VectorIndex
 from cbir.core.vote import Fusion, LabelVote, Ranker, Ranking, SearchSpec, fused_scores, leading
 
-__all__ = ["POOL", "MemberSearch"]
+__all__ = ["POOL", "PerMemberSearch"]
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -27,7 +27,7 @@ POOL = 128
 DEEPEST = 4096
 
 
-class MemberSearch:
+class PerMemberSearch:
     """Ranks one query at a time.
 
     Args:

@@ -17,49 +17,16 @@ from numpy.typing import NDArray
 from cbir.core.artifacts import Gallery, IndexVersion
 from cbir.core.ensemble import choose_runtime
 from cbir.core.errors import QueryError
+from cbir.core.search.zero_shot import names_trust, zero_shot_probabilities
 from cbir.core.vote import Fusion, Ranking, SearchSpec, normalised_weights, rank_contributions, vote_contributions
 
-__all__ = ["JointSpace", "names_trust", "zero_shot_probabilities"]
+__all__ = ["JointSpace"]
 
 Floats = NDArray[np.float32]
 
 #: Matrices up to this many bytes are widened to float32 on a CPU.
 FLOAT32_BYTES = 4 * 2**30
 _BLOCK_ROWS = 65536
-
-
-def zero_shot_probabilities(vectors: Floats, classes: Floats, logit_scale: float) -> Floats:
-    """P(class | vector): the softmax of scaled cosines.
-
-    Args:
-        vectors: (B, D) unit vectors of images or words.
-        classes: (C, D) unit vectors of the classes' names.
-
-    Returns:
-        (B, C); every row sums to 1.
-    """
-    logits = logit_scale * (vectors @ classes.T)
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(odds / odds.sum(axis=1, keepdims=True), dtype=np.float32)
-
-
-def names_trust(accuracy: float, codes: NDArray[np.integer]) -> float:
-    """How far a member may vote by the names of the classes.
-
-    Args:
-        accuracy: Share of the labelled images whose label is the likeliest by its name alone.
-        codes: (N,) class numbers, negative without a label.
-
-    Returns:
-        (accuracy - chance) / (1 - chance), where chance is to name the largest class every time; 0 where the accuracy
-        is within two standard errors of that: such names mean nothing to the member.
-    """
-    counts = np.bincount(codes[codes >= 0])
-    total = int(counts.sum())
-    chance = counts.max() / total if total else 1.0
-    if accuracy <= chance + 2 * np.sqrt(chance * (1 - chance) / max(1, total)):
-        return 0.0
-    return float((accuracy - chance) / (1 - chance))
 
 
 class JointSpace:
@@ -129,7 +96,7 @@ class JointSpace:
                 points[:, start:stop] = blocks[name] / np.linalg.norm(blocks[name], axis=1, keepdims=True)
         return points
 
-    def stored(self, rows: Sequence[int]) -> Floats:
+    def vectors_of(self, rows: Sequence[int]) -> Floats:
         """The points of gallery rows, (B, sum of dims) float32."""
         return self.side_by_side(
             {name: np.asarray(self._vectors[name][list(rows)], np.float32) for name in self.members}, len(rows)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cbir.core.search.cpu_matrix import CpuMatrix
 
-__all__ = ["SAMPLE_ROWS", "CompressedScan", "balanced_groups"]
+__all__ = ["SAMPLE_ROWS", "QuantisedScan", "balanced_groups"]
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -56,7 +56,7 @@ def balanced_groups(loads: NDArray[np.floating], groups: int, most: int) -> list
     return members
 
 
-class CompressedScan:
+class QuantisedScan:
     """Codes of all rows of a gallery, in memory.
 
     Args:

@@ -9,26 +9,26 @@ from numpy.typing import NDArray
 
 from cbir.core.artifacts import Gallery
 from cbir.core.machine import jit
+from cbir.core.search.candidate_generation import CandidateGenerator
 from cbir.core.search.candidates import Candidates, stacked
 from cbir.core.search.gallery_matrix import GalleryMatrix
-from cbir.core.search.member_search import POOL
-from cbir.core.search.nearest_search import NearestSearch
+from cbir.core.search.per_member_search import POOL
 from cbir.core.vote import LabelVote, Ranker, Ranking, SearchSpec, VoteSettings, fused_scores, leading
 
-__all__ = ["FusedSearch"]
+__all__ = ["ExactSearch"]
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 
-class FusedSearch:
+class ExactSearch:
     """Ranks batches of queries."""
 
     def __init__(
         self,
         gallery: Gallery,
         matrix: GalleryMatrix,
-        nearest: NearestSearch,
+        nearest: CandidateGenerator,
         labels: LabelVote,
         ranker: Ranker,
         vote: VoteSettings,
@@ -94,7 +94,7 @@ class FusedSearch:
         limits = np.array([spec.limit for spec in specs])
         places = leading(scores, found.rows, limits)
         rising = np.empty(probabilities.shape, np.bool_)
-        _reach(scores, places, limits, found.bound, probabilities, np.float32(self._vote.label_share), rising)
+        _reach(scores, places, limits, found.score_bound, probabilities, np.float32(self._vote.label_share), rising)
         if not rising.any():
             return found
         parts = []
@@ -115,7 +115,7 @@ class FusedSearch:
                 part = Candidates(
                     np.concatenate([part.rows, rows[:, best[0]]], axis=1),
                     np.concatenate([part.similarities, similarities[:, :, best[0]]], axis=2),
-                    part.bound, part.level,
+                    part.score_bound, part.estimate_bound,
                 )  # fmt: skip
             parts.append(part)
         return stacked(parts)

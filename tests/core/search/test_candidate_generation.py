@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import cbir.core.search.nearest_search as nearest_module
+import cbir.core.search.candidate_generation as generation
 from cbir.core.metric import normalise
+from cbir.core.search.candidate_generation import CandidateGenerator
 from cbir.core.search.cpu_matrix import HostMatrix, MappedMatrix
 from cbir.core.search.gallery_matrix import GalleryMatrix, load_matrix
 from cbir.core.search.gpu_matrix import DeviceMatrix
-from cbir.core.search.nearest_search import NearestSearch
-from cbir.core.search.quantised_scan import CompressedScan, balanced_groups
+from cbir.core.search.product_quantisation_scan import QuantisedScan, balanced_groups
 from cbir.core.vote import fused_scores, leading
 from cbir.core.vote.order import ranks_of
 
@@ -48,10 +48,10 @@ def exact(parts: list[np.ndarray], queries: np.ndarray, weights: np.ndarray) -> 
 
 
 def hits(
-    search: NearestSearch, queries: np.ndarray, weights: np.ndarray, limit: int = 10, **options
+    search: CandidateGenerator, queries: np.ndarray, weights: np.ndarray, limit: int = 10, **options
 ) -> list[list[int]]:
     count = len(queries)
-    options = {"barred": [()] * count, **options}
+    options = {"excluded": [()] * count, **options}
     found = search.find(queries, weights, [limit] * count, [max(32, limit)] * count, **options)
     scores = fused_scores(found.similarities, weights)
     best = leading(scores, found.rows, np.full(count, limit))
@@ -77,19 +77,19 @@ def parts(request: pytest.FixtureRequest) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module", params=["scan", "scan of halves", "product", "product of halves", "device"])
-def search(request: pytest.FixtureRequest, parts: list[np.ndarray]) -> NearestSearch:
+def search(request: pytest.FixtureRequest, parts: list[np.ndarray]) -> CandidateGenerator:
     if request.param == "device":
         # What runs on a GPU, on the CPU: products of half precision.
-        return NearestSearch(on_device(parts), WEIGHTS)
+        return CandidateGenerator(on_device(parts), WEIGHTS)
     matrix = load_matrix(parts, "cpu", 0 if "halves" in request.param else 2**30)
-    found = NearestSearch(matrix, WEIGHTS, request.param.split()[0])
+    found = CandidateGenerator(matrix, WEIGHTS, request.param.split()[0])
     assert found.strategy == request.param.split()[0]
     return found
 
 
 @pytest.mark.parametrize("batch", [1, 33])
 def test_hits_are_those_of_brute_force_for_any_weights(
-    parts: list[np.ndarray], search: NearestSearch, batch: int
+    parts: list[np.ndarray], search: CandidateGenerator, batch: int
 ) -> None:
     queries = ask(parts, batch)
     weights = np.random.default_rng(2).dirichlet(np.ones(3), batch).astype(np.float32)
@@ -100,7 +100,7 @@ def test_hits_are_those_of_brute_force_for_any_weights(
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.9])
-def test_filters(parts: list[np.ndarray], search: NearestSearch, share: float) -> None:
+def test_filters(parts: list[np.ndarray], search: CandidateGenerator, share: float) -> None:
     allowed = np.random.default_rng(3).random(N) < share
     assert allowed.any() == (share > 0)
     for query in ask(parts, 3)[:, None]:
@@ -108,19 +108,21 @@ def test_filters(parts: list[np.ndarray], search: NearestSearch, share: float) -
         assert hits(search, query, WEIGHTS[None], allowed=allowed) == [best(scores)]
 
 
-def test_barred_rows_are_no_candidates(parts: list[np.ndarray], search: NearestSearch) -> None:
+def test_excluded_rows_are_no_candidates(parts: list[np.ndarray], search: CandidateGenerator) -> None:
     queries = ask(parts, 6)
     weights = np.tile(WEIGHTS, (6, 1))
     scores = exact(parts, queries, weights)
-    barred = [tuple(np.argsort(-row)[:count].tolist()) for count, row in zip((0, 1, 2, 7, 40, 1), scores, strict=True)]
-    barred[5] = (*barred[5], *barred[5])  # named twice
-    for row, out in zip(scores, barred, strict=True):
+    excluded = [
+        tuple(np.argsort(-row)[:count].tolist()) for count, row in zip((0, 1, 2, 7, 40, 1), scores, strict=True)
+    ]
+    excluded[5] = (*excluded[5], *excluded[5])  # named twice
+    for row, out in zip(scores, excluded, strict=True):
         row[list(out)] = -np.inf
-    assert hits(search, queries, weights, barred=barred) == [best(row) for row in scores]
+    assert hits(search, queries, weights, excluded=excluded) == [best(row) for row in scores]
 
 
 @pytest.mark.parametrize("limit", [1, 300, 2 * N])
-def test_any_number_of_hits(parts: list[np.ndarray], search: NearestSearch, limit: int) -> None:
+def test_any_number_of_hits(parts: list[np.ndarray], search: CandidateGenerator, limit: int) -> None:
     queries = ask(parts, 2)
     weights = np.tile(WEIGHTS, (2, 1))
     found = hits(search, queries, weights, limit)
@@ -130,11 +132,11 @@ def test_any_number_of_hits(parts: list[np.ndarray], search: NearestSearch, limi
         np.testing.assert_allclose(scores[rows], np.sort(scores)[::-1][: len(rows)], atol=1e-6)
 
 
-def test_the_bound_holds_for_what_is_no_candidate(parts: list[np.ndarray], search: NearestSearch) -> None:
+def test_the_bound_holds_for_what_is_no_candidate(parts: list[np.ndarray], search: CandidateGenerator) -> None:
     queries = ask(parts, 8)
     weights = np.tile(WEIGHTS, (8, 1))
     found = search.find(queries, weights, [10] * 8, [32] * 8, [()] * 8)
-    for rows, bound, scores in zip(found.rows, found.bound, exact(parts, queries, weights), strict=True):
+    for rows, bound, scores in zip(found.rows, found.score_bound, exact(parts, queries, weights), strict=True):
         # The bound is a sum in float32.
         assert np.delete(scores, rows[rows >= 0]).max() <= bound + 1e-6
 
@@ -147,11 +149,11 @@ def test_equal_images_are_ranked_in_the_order_of_rows(strategy: str) -> None:
     for part in parts:
         part[copies] = part[copies[0]]
     query = np.hstack([part[copies[:1]].astype(np.float32) for part in parts])
-    search = NearestSearch(in_memory(parts), WEIGHTS, strategy)
+    search = CandidateGenerator(in_memory(parts), WEIGHTS, strategy)
     assert hits(search, query, WEIGHTS[None]) == [np.sort(copies)[:10].tolist()]
 
 
-def test_rows_unlike_all_that_taught_the_codes_are_found() -> None:
+def test_rows_unlike_all_that_taught_the_codes_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     # A few images agree with a cluster in the components that count there, and with each other in those that mean
     # nothing elsewhere: no centroid is near them, and the cluster's images seem to be the nearest.
     rng = np.random.default_rng(0)
@@ -164,22 +166,22 @@ def test_rows_unlike_all_that_taught_the_codes_are_found() -> None:
     strong = normalise((centres[:20] + 0.3 * rng.normal(size=(20, 128))) * falling)
     x[odd] = np.sqrt(0.3) * strong + np.sqrt(0.7) * normalise(weak)
     part = normalise(x).astype(np.float16)
-    search = NearestSearch(in_memory([part]), np.ones(1, np.float32), "scan")
+    search = CandidateGenerator(in_memory([part]), np.ones(1, np.float32), "scan")
     queries, weights = part[odd].astype(np.float32), np.ones((20, 1), np.float32)
     expected = [best(row) for row in exact([part], queries, weights)]
     assert hits(search, queries, weights) == expected
-    search._with_worst = lambda scan, found, *others: found  # type: ignore[method-assign]
+    monkeypatch.setattr(generation, "add_poorly_coded_rows", lambda matrix, scan, usual, found, *others: found)
     assert hits(search, queries, weights) != expected, "the scan alone finds them as well"
 
 
 def test_a_scan_goes_deeper_until_it_has_proof_and_ends_with_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = draw("random")
-    search = NearestSearch(in_memory(parts), WEIGHTS, "scan")
+    search = CandidateGenerator(in_memory(parts), WEIGHTS, "scan")
     depths: list[int] = []
     products: list[int] = []
-    scan, best_rows = CompressedScan.search, HostMatrix.best
+    scan, best_rows = QuantisedScan.search, HostMatrix.best
 
-    def watch_scan(self: CompressedScan, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def watch_scan(self: QuantisedScan, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         depths.append(count)
         return scan(self, queries, count)
 
@@ -187,7 +189,7 @@ def test_a_scan_goes_deeper_until_it_has_proof_and_ends_with_a_product(monkeypat
         products.append(len(queries))
         return best_rows(self, queries, count, *others)
 
-    monkeypatch.setattr(CompressedScan, "search", watch_scan)
+    monkeypatch.setattr(QuantisedScan, "search", watch_scan)
     monkeypatch.setattr(HostMatrix, "best", watch_product)
     search._depth = 64
     queries, weights = ask(parts, 33), np.tile(WEIGHTS, (33, 1))
@@ -199,15 +201,15 @@ def test_a_scan_goes_deeper_until_it_has_proof_and_ends_with_a_product(monkeypat
 
 def test_auto_chooses_by_size_and_by_what_the_vectors_allow(monkeypatch: pytest.MonkeyPatch) -> None:
     few = draw("clustered", 500)
-    assert NearestSearch(in_memory(few), WEIGHTS).strategy == "product"
-    monkeypatch.setattr(nearest_module, "SCAN_ROWS", 400)
-    assert NearestSearch(in_memory(few), WEIGHTS, "product").strategy == "product"
+    assert CandidateGenerator(in_memory(few), WEIGHTS).strategy == "product"
+    monkeypatch.setattr(generation, "MIN_SCAN_ROWS", 400)
+    assert CandidateGenerator(in_memory(few), WEIGHTS, "product").strategy == "product"
     # 512 independent components, where everything is as far away as anything.
     noise = [normalise(np.random.default_rng(0).normal(size=(2000, 512))).astype(np.float16)]
-    assert NearestSearch(in_memory(noise), np.ones(1, np.float32)).strategy == "product"
+    assert CandidateGenerator(in_memory(noise), np.ones(1, np.float32)).strategy == "product"
     clustered = draw("clustered")
-    assert NearestSearch(in_memory(clustered), WEIGHTS).strategy == "scan"
-    assert NearestSearch(on_device(clustered), WEIGHTS, "scan").strategy == "product"
+    assert CandidateGenerator(in_memory(clustered), WEIGHTS).strategy == "scan"
+    assert CandidateGenerator(on_device(clustered), WEIGHTS, "scan").strategy == "product"
 
 
 @settings(max_examples=8, deadline=None)
@@ -216,9 +218,9 @@ def test_the_order_of_the_gallery_changes_nothing(random) -> None:
     parts = draw("clustered", 2000)
     order = np.array(random.sample(range(2000), 2000))
     queries, weights = ask(parts, 4), np.tile(WEIGHTS, (4, 1))
-    search = NearestSearch(in_memory([part[order] for part in parts]), WEIGHTS, "scan")
+    search = CandidateGenerator(in_memory([part[order] for part in parts]), WEIGHTS, "scan")
     found = [order[rows].tolist() for rows in hits(search, queries, weights)]
-    assert found == hits(NearestSearch(in_memory(parts), WEIGHTS, "scan"), queries, weights)
+    assert found == hits(CandidateGenerator(in_memory(parts), WEIGHTS, "scan"), queries, weights)
 
 
 def test_groups_share_the_variance_by_hand() -> None:
@@ -236,7 +238,7 @@ def test_mapped_files_are_searched_where_they_lie(tmp_path: Path) -> None:
     assert isinstance(matrix, MappedMatrix)
     assert np.shares_memory(matrix._arrays[0], mapped[0])
     np.testing.assert_array_equal(
-        matrix.stored(np.array([5, 999])), np.hstack([p[[5, 999]].astype(np.float32) for p in parts])
+        matrix.vectors_of(np.array([5, 999])), np.hstack([p[[5, 999]].astype(np.float32) for p in parts])
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import cbir.core.search.text_image_space
+import cbir.core.search.text_search
 from cbir.core.artifacts import Gallery, GalleryImage
 from cbir.core.errors import QueryError
 from cbir.core.images import Box
@@ -64,8 +64,8 @@ def test_search_is_the_weighted_mean_of_the_cosines(
     monkeypatch: pytest.MonkeyPatch, gallery: Gallery, vectors: dict[str, np.ndarray], words: np.ndarray,
     float32_bytes: int,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(cbir.core.search.text_image_space, "FLOAT32_BYTES", float32_bytes)
-    monkeypatch.setattr(cbir.core.search.text_image_space, "_BLOCK_ROWS", 64)
+    monkeypatch.setattr(cbir.core.search.text_search, "FLOAT32_BYTES", float32_bytes)
+    monkeypatch.setattr(cbir.core.search.text_search, "_BLOCK_ROWS", 64)
     space = JointSpace(gallery, MEMBERS, vectors, {}, "cpu")
     ranking = space.search(words, WEIGHTS, SearchSpec(limit=20))
     expected = cosines(vectors, words)
@@ -145,7 +145,7 @@ def test_zero_shot_by_hand() -> None:
 def test_labels_are_the_members_softmaxes_by_weight(
     space: JointSpace, vectors: dict[str, np.ndarray], classes: dict[str, tuple[np.ndarray, float]]
 ) -> None:
-    point = space.stored([5, 6])
+    point = space.vectors_of([5, 6])
     np.testing.assert_allclose(point[0, :8], unit(vectors["clip"][5].astype(np.float32)), atol=1e-6)
     found = space.label_probabilities(point, np.stack([WEIGHTS, WEIGHTS]))[0]
     parts = []
@@ -171,7 +171,7 @@ def test_priors_sum_to_the_trust_and_leave_out_who_is_not_trusted(
 ) -> None:
     def priors(**trust: float) -> tuple[np.ndarray | None, np.ndarray | None]:
         space = JointSpace(gallery, MEMBERS, vectors, classes, "cpu", trust)
-        point, weights = space.stored([5]), WEIGHTS[None]
+        point, weights = space.vectors_of([5]), WEIGHTS[None]
         return space.label_priors(point, weights)[0], space.label_probabilities(point, weights)[0]
 
     full, plain = priors(clip=1, wide=1)
