@@ -234,7 +234,8 @@ class _Maps:
         """Yields (place in rows, (B, S, S, D) float32 maps) over the images at some rows."""
         if self.embedder is None:
             self.report(Progress(f"load {self.member.name}", 0, 1))
-            # Another model name, as converted networks are cached by it and this is not the member's own network.
+            # Converted networks are cached by the member's fingerprint: another model name keeps this one apart from
+            # the member's own network.
             member = replace(self.member, model=f"{self.member.model}/locations")
             self.embedder = run_network(
                 _Locations(self.network), self.form, self.settings.device, self.settings.runtime, member

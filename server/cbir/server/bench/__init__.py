@@ -1,4 +1,4 @@
-"""``cbir bench serve``: what the server costs over its models, its memory and an empty transport."""
+"""``cbir bench serve``: measures the server and what bounds it: its models, its memory and an empty transport."""
 
 from __future__ import annotations
 

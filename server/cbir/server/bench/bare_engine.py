@@ -1,4 +1,4 @@
-"""The engine's parts as calls that can be timed one by one."""
+"""The parts of an engine as functions that can be timed one by one."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from cbir.server.limits import Limits
 
 __all__ = ["BareEngine"]
 
-#: Bytes that are read to measure the memory's bandwidth: far more than caches hold.
+#: Size of the array that is read to measure memory bandwidth: far larger than any cache.
 _MEMORY_BYTES = 256 * 2**20
 
 Inputs = dict[InputForm, NDArray[np.uint8]]
 
 
 class BareEngine:
-    """An engine taken apart.
+    """An engine whose parts can be called separately.
 
     Args:
-        images: Query images.
+        images: Bytes of the query images.
 
     Attributes:
-        calls: By part (:data:`cbir.server.bench.bare.PARTS`): a call, and how many queries, or bytes, it takes on.
+        calls: By part (:data:`cbir.server.bench.bare_process.PARTS`): a function, and how many queries (or images, or
+            bytes) one call of it handles.
     """
 
     def __init__(self, engine: Engine, limits: Limits, images: Sequence[bytes]) -> None:
@@ -79,11 +80,11 @@ class BareEngine:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Runtimes, threads, device, and the bytes of the gallery's vectors as they lie on disk."""
+        """Runtimes, threads, device, and the size of the gallery's vectors on disk in bytes."""
         info = self._engine.info
         facts: dict[str, Any] = {
             "runtimes": {member.name: member.runtime for member in info.members},
-            # What the engine holds in memory may be wider.
+            # As float16 on disk; in memory they may be float32.
             "matrix_bytes": 2 * info.images * sum(member.dim for member in info.members),
             "max_batch": self._limits.max_batch,
             "decoders": self._limits.decoders,
@@ -96,7 +97,7 @@ class BareEngine:
         return facts
 
     def _decode(self) -> Inputs:
-        """Decode, crop and resize the next image, as the core does it."""
+        """Decode, crop and resize the next image."""
         data = self._images[next(self._turn) % len(self._images)]
         pixels = decode_image(data, self._limits.decode).pixels
         box = find_content(pixels, self._crop)
@@ -106,7 +107,7 @@ class BareEngine:
         return embed_all(self._engine.embedders, inputs)
 
     def _whole(self) -> None:
-        """One image from its bytes to its hits."""
+        """Answer one image query, from its bytes to its hits."""
         raw = self._forward({form: pixels[None] for form, pixels in self._decode().items()})
         query = EngineQuery(Embedding({name: vectors[0] for name, vectors in raw.items()}))
         self._engine.answer([self._engine.prepare(query)])

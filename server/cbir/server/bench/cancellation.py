@@ -1,4 +1,4 @@
-"""Callers that leave early: whether a forward pass is spent on what nobody waits for."""
+"""Cancelled requests: whether the server spends forward passes on queries whose callers have left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cbir.server.bench.server_process import ServerProcess
 
 __all__ = ["account", "cancel_half"]
 
-#: What the server counts of queries, by the beginnings of names; labels follow.
+#: Names of the server's counters; the last is the beginning of one with more labels.
 _ADMITTED, _PROCESSED, _EXPIRED = "cbir_admitted_total", "cbir_batch_size_sum", "cbir_expired_total"
 _BEFORE_BATCH = 'cbir_cancelled_total{when="before_batch"'
 
@@ -21,13 +21,15 @@ _BEFORE_BATCH = 'cbir_cancelled_total{when="before_batch"'
 async def cancel_half(
     generator: Generator, payloads: Payloads, server: ServerProcess, *, concurrency: int, usual: float, seconds: float
 ) -> dict[str, Any]:
-    """Keep requests in flight of which half are cancelled, and read the server's counters.
+    """Run a closed loop of which half of the requests are cancelled, and read how the server's counters change.
 
-    A query that was admitted is in a batch, or its caller left, or its deadline passed, before its batch began.  If the
-    counts of these add up to those admitted, then no forward pass was spent on a query that is counted as cancelled.
+    Every admitted query ends up in a batch, or its caller leaves before its batch begins, or its deadline passes before
+    that.  If these counts add up to the number admitted, no forward pass was spent on a query counted as cancelled.
 
     Args:
-        usual: Seconds that a request takes at this concurrency; callers leave after a random part of half of it.
+        usual: Seconds that a request usually takes at this concurrency; a caller that leaves does so after a random
+            part of half of this time.
+        seconds: How long the loop is measured.
     """
     dice = random.Random(0)  # noqa: S311 - no secret
     before = server.counters()
@@ -35,7 +37,7 @@ async def cancel_half(
         payloads, concurrency, Window(seconds, warm=0.0),
         lambda: dice.uniform(0, usual / 2) if dice.random() < 0.5 else None,
     )  # fmt: skip
-    # What was cancelled last is still on its way to the server.
+    # The last cancellations still have to reach the server.
     await asyncio.sleep(max(0.2, 2 * usual))
     changes = {name: value - before.get(name, 0.0) for name, value in server.counters().items()}
     return {
@@ -48,14 +50,14 @@ async def cancel_half(
 
 
 def account(changes: Mapping[str, float]) -> dict[str, Any]:
-    """What became of the queries that were admitted, by the server's counters.
+    """What became of the admitted queries, by the server's counters.
 
     Args:
-        changes: By how much each sample of its metrics page has grown.
+        changes: By how much each counter has grown, by its name and labels.
 
     Returns:
-        ``unaccounted`` are those that are counted as nothing, or as two things where it is negative; every value is
-        None where the server has no such counters.
+        ``unaccounted`` is the number of admitted queries that no other counter covers (negative if some are counted
+        twice).  Every value is None where the server has no such counters.
     """
     parts = {"admitted": _ADMITTED, "processed": _PROCESSED, "cancelled_before": _BEFORE_BATCH, "expired": _EXPIRED}
     found = {

@@ -1,4 +1,4 @@
-"""The limit of the transport: a ``grpc.aio`` server that does nothing but send the same reply, in its own process."""
+"""The limit of the transport: a ``grpc.aio`` server that answers every request with the same bytes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _START_SECONDS = 60.0
 
 @contextmanager
 def echo_server(reply: bytes) -> Iterator[str]:
-    """Run one while the block runs; gives its address.
+    """Run an echo server while the ``with`` block runs, and give its address.
 
-    It takes the calls of the real server and answers each with as many bytes: the generator sends it the same requests.
+    It has the calls of the real server, so that the load generator can send it the same requests.
 
     Args:
-        reply: A serialised ``SearchResponse``.
+        reply: A serialised ``SearchResponse``, sent as the answer to every request.
 
     Raises:
         ConfigurationError: ``BENCH_ECHO``: it did not start.
@@ -42,7 +42,7 @@ def echo_server(reply: bytes) -> Iterator[str]:
             raise ConfigurationError("the echo server did not start: try again", reason="BENCH_ECHO")
         yield f"127.0.0.1:{ours.recv()}"
     finally:
-        # The process ends when it finds the pipe closed.
+        # Closing the pipe tells the process to end.
         ours.close()
         process.join(10)
         process.kill()
@@ -66,7 +66,7 @@ async def _serve(pipe: Connection, reply: bytes) -> None:
 
 
 class _Echo(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Both calls, without serialisers: what is sent and received are bytes."""
+    """``Search`` and ``SearchStream`` without (de)serialisation: requests and answers are bytes."""
 
     def __init__(self, reply: bytes) -> None:
         self._reply = reply
@@ -85,6 +85,7 @@ class _Echo(grpc.GenericRpcHandler):  # type: ignore[misc]
         return self._reply
 
     async def _stream(self, requests: object, context: grpc.aio.ServicerContext) -> None:
-        # The request begins with its id, which the answer repeats; a SearchResponse is field 2 of a stream's answer.
+        # A stream's request begins with field 1, its id, which the answer repeats; the SearchResponse is field 2 of the
+        # answer.
         while (request := await context.read()) is not grpc.aio.EOF:
             await context.write(request[: 2 + request[1]] + self._streamed)

@@ -1,4 +1,4 @@
-"""Open loops: callers that come whether or not the server keeps up."""
+"""Open loops: requests arrive at a given rate, whether or not the server keeps up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cbir.server.bench.load.payloads import Payloads
 
 __all__ = ["flood"]
 
-#: Points of the distribution that are kept for the picture.
+#: Number of points of the latency distribution that are kept for the chart.
 _POINTS = 200
 
 
@@ -28,12 +28,13 @@ async def flood(
     arrivals: str,
     seed: int,
 ) -> dict[str, Any]:
-    """Send at a fixed rate and tell what came of it.
+    """Send requests at a fixed rate, and compute the figures of what came of them.
 
     Args:
-        fraction: Of the capacity; it is only told.
-        seconds: That are watched; a quarter more goes before, in which queues fill.
-        deadline: Seconds within which an answer is good.
+        rate: Requests per second.
+        fraction: The rate as a fraction of the capacity; only reported.
+        seconds: How long the loop is measured, after a quarter of that time in which queues fill.
+        deadline: An answer counts as goodput if it came within so many seconds after its request was due.
         arrivals: ``poisson`` or ``constant``.
     """
     warm = seconds / 4

@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""The machine and the software that the figures were measured on."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 __all__ = ["machine_facts"]
 
-#: What decides how fast a CPU multiplies.
+#: CPU features that decide how fast it multiplies matrices.
 _CAPABILITIES = ("avx2", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
 _PACKAGES = ("ensemble-cbir", "grpcio", "numpy", "openvino", "pillow", "protobuf", "torch")
 
 
 def machine_facts() -> dict[str, Any]:
-    """CPU, cores, memory, load, and the versions of what matters."""
+    """CPU, cores, memory, load, and the versions of the packages that matter."""
     cpu = _cpu_fields()
     flags = cpu.get("flags", "").split()
     return {
@@ -24,7 +24,7 @@ def machine_facts() -> dict[str, Any]:
         "cores": _cores(),
         "capabilities": [name for name in _CAPABILITIES if name in flags],
         "memory_gib": round(_memory_bytes() / 2**30, 1),
-        # Of others, as this is asked before the first load: a busy machine makes all figures worse.
+        # Load of other programs, as this runs before the first measurement: on a busy machine all figures are worse.
         "load_before": round(os.getloadavg()[0], 2),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -33,7 +33,7 @@ def machine_facts() -> dict[str, Any]:
 
 
 def _cpu_fields() -> dict[str, str]:
-    """The first processor in ``/proc/cpuinfo``; empty on other systems."""
+    """The fields of the first processor in ``/proc/cpuinfo``; empty on systems without it."""
     try:
         first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
     except OSError:

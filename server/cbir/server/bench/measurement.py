@@ -1,4 +1,4 @@
-"""The whole measurement: servers, queries, phases, one document."""
+"""The whole measurement: it starts the servers, chooses queries, runs all phases and returns one document."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from google.protobuf.json_format import MessageToDict
 
 from cbir.core.artifacts import IndexStore
 from cbir.core.errors import ConfigurationError
-from cbir.server.bench.bare import bare
+from cbir.server.bench.bare_process import bare_process
 from cbir.server.bench.cancellation import cancel_half
 from cbir.server.bench.echo import echo_server
 from cbir.server.bench.figures.ratios import ratios
@@ -31,14 +31,14 @@ from cbir.v1 import search_pb2, search_pb2_grpc
 
 __all__ = ["measure"]
 
-#: Distinct query images and embeddings, which are varied further while they are sent.
+#: Number of distinct query images and of distinct embeddings; every request sent is varied further.
 _IMAGES, _EMBEDDINGS = 256, 512
-#: Requests in flight of the loads that must be steady but need no sweep.
+#: Requests in flight where a load only has to be steady and no range of concurrency is measured.
 _STEADY = 32
 _MOST_IN_STREAM = 64
-#: An open loop is watched for as many times the time of a closed one.
+#: An open loop is measured so many times as long as a closed one.
 _OPEN = 4.0
-#: The parts of the bare engine by the closed loop that they are measured beside.
+#: By closed loop (kind, requests in flight): the parts of the bare engine that it is compared with.
 _BARE = {
     ("image", 1): ("whole", "decode", "forward", "search"),
     ("image", _STEADY): ("decode_workers", "forward_batch", "search_batch", "read_memory"),
@@ -46,16 +46,16 @@ _BARE = {
 
 
 async def measure(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure what the plan says.
+    """Measure everything that the plan asks for.
 
     Args:
-        say: Called with a line on what is being done.
+        say: Called with a line of text about what is being done.
 
     Returns:
         The document that ``cbir bench serve --json`` prints.
 
     Raises:
-        CbirError: There is no index, the server or the engine cannot be loaded, or there is nothing to ask with.
+        CbirError: There is no index, the server or the engine cannot be loaded, or there are no queries to send.
     """
     if plan.index:
         IndexStore(plan.index).open()
@@ -98,7 +98,7 @@ async def measure(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Subject:
-    """The server under test: what it says of itself, and what to ask it."""
+    """The server under test: its address, what it reports about itself, and the queries to send it."""
 
     address: str
     info: Mapping[str, Any]
@@ -145,7 +145,7 @@ async def _query_images(address: str, plan: Plan, info: Any, stub: Any) -> tuple
 
 
 async def _ids(plan: Plan, info: Any, stub: Any) -> list[str]:
-    """Ids of indexed images: all, or where the index is not here those that look like a drawn one."""
+    """Ids of indexed images: all of them, or the hits of a drawn image where the index cannot be read here."""
     if plan.index:
         return IndexStore(plan.index).open().gallery.ids
     request = search_pb2.SearchRequest(
@@ -165,7 +165,7 @@ async def _closed(
             )
             if plan.index:
                 say("loading the engine alone")
-                engine = beside.enter_context(bare([str(plan.index), *plan.serve_options()], subject.files))
+                engine = beside.enter_context(bare_process([str(plan.index), *plan.serve_options()], subject.files))
         async with Generator([echo_address], plan.channels) if echo_address else nullcontext() as echo:
             steps = _steps(plan, engine is not None)
             sweep = await run_sweep(
@@ -180,10 +180,10 @@ async def _closed(
 
 
 def _steps(plan: Plan, alone: bool) -> list[Level | str]:
-    """Every closed loop and every part of the bare engine, those that are compared next to each other.
+    """All closed loops and parts of the bare engine, with those that are compared next to each other.
 
     Args:
-        alone: There is a bare engine.
+        alone: Whether there is a bare engine.
     """
     steps: list[Level | str] = []
     wide = min(_MOST_IN_STREAM, plan.concurrency[-1])
@@ -247,7 +247,7 @@ async def _cached(plan: Plan, subject: _Subject, say: Callable[[str], None]) -> 
     figures = []
     with server_process(plan.index, plan.serve_options(cache=True)) as server:
         async with Generator([server.address], plan.channels) as generator:
-            # Each of them once, so that all are in the cache.
+            # Each request once, so that all answers are in the cache.
             await generator.closed(few, 1, Window(0.0, warm=0.0, each=len(few.bodies)))
             for concurrency in (1, _STEADY):
                 say(f"cached: {kind}, {concurrency} in flight")
@@ -279,5 +279,5 @@ def _at(closed: Sequence[Mapping[str, Any]], kind: str, concurrency: int) -> Map
 
 
 def _capacity(closed: Sequence[Mapping[str, Any]], kind: str) -> float:
-    """The best rate that any number of unary requests in flight reached."""
+    """The highest rate of unary requests over all concurrencies."""
     return max(float(one["per_second"]) for one in closed if (one["kind"], one["mode"]) == (kind, "unary"))

@@ -1,4 +1,4 @@
-"""What is to be measured, in one frozen value."""
+"""The plan of a measurement: its options as one frozen value."""
 
 from __future__ import annotations
 
@@ -11,36 +11,37 @@ from cbir.server.bench.server_process import serve_takes
 
 __all__ = ["KINDS", "Plan"]
 
-#: What queries can be.
+#: The kinds of queries.
 KINDS = ("image", "embedding", "id")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A measurement.
+    """What to measure, and how.
 
     Attributes:
-        index: Its live version is served, and measured alone too; None: whatever ``target`` serves.
-        target: A server that runs already; None: one is started.
-        images: Folder or .zip of query images; None: those of the gallery, or drawn ones where their files are gone.
-        embeddings: File with the vectors of queries; None: random ones, which are like nothing in the gallery.
-        kinds: Of queries; the first one is used for open loops, reloads and cancellation.
-        concurrency: Requests in flight of the closed loops, rising.
-        seconds: A closed loop is watched for, in each round; open loops take several times as long.
-        rounds: How often everything that is compared is measured in turn, so that a machine that changes its pace
-            changes it for all.
-        fractions: Of the measured capacity that arrive in open loops.
+        index: The index whose live version is served and loaded as the bare engine; None: only what ``target`` serves
+            is measured.
+        target: Address of a running server; None: one is started.
+        images: Folder or .zip of query images; None: images of the gallery, or drawn ones where its files are gone.
+        embeddings: File with query vectors; None: random ones, which resemble nothing in the gallery.
+        kinds: Kinds of queries; the first one is used for open loops, reloads and cancellation.
+        concurrency: Requests in flight of the closed loops, ascending.
+        seconds: Measured seconds of a closed loop in each round; open loops take several times as long.
+        rounds: How often everything that is compared is measured in turn, so that changes of the machine's pace affect
+            all of it.
+        fractions: Rates of the open loops, as fractions of the measured capacity.
         arrivals: ``poisson`` or ``constant``.
-        deadline: Seconds within which an answer of an open loop is good; None: 1, or 20 times the median of one in
-            flight if that is longer.
-        limits: Measure what the server is compared with: echo, bare engine, memory.
-        reloads: How many, under load.
-        reload_load: Fraction of the capacity that arrives meanwhile.
+        deadline: An answer of an open loop is goodput if it comes within so many seconds; None: 1, or 20 times the
+            median of one request in flight if that is longer.
+        limits: Measure the limits that the server is compared with: echo server, bare engine, memory bandwidth.
+        reloads: Number of reloads under load.
+        reload_load: Rate of the requests meanwhile, as a fraction of the capacity.
         cancel: Measure what becomes of cancelled requests.
-        cached: Leave the server's cache on in a load of few images, to show what it does.
-        processes: Compare one server with as many that share the cores.
+        cached: Also measure a load of few images with the server's cache on, to show what the cache brings.
+        processes: Compare one server with this many servers that share the cores.
         channels: Connections of the generator to each server.
-        serve: Options of ``cbir serve``; what is loaded alone is loaded with them too.
+        serve: Options of ``cbir serve``, for the servers and for the bare engine.
     """
 
     index: Path | None = None
@@ -86,7 +87,7 @@ class Plan:
         """Options of ``cbir serve``.
 
         Args:
-            cache: Leave its cache of answers as it is; else it is turned off, where there is one.
+            cache: Leave the server's cache of answers on; otherwise it is turned off, if this release has one.
         """
         options = [*self.serve, "--no-text"]
         if not cache and serve_takes("--cache-entries"):

@@ -1,4 +1,4 @@
-"""Reloads under load: whether a request fails, and what the others wait."""
+"""Reloads under load: whether requests fail, and how much longer they take."""
 
 from __future__ import annotations
 
@@ -26,13 +26,16 @@ from cbir.v1 import admin_pb2, admin_pb2_grpc
 
 __all__ = ["during", "reload_under_load", "two_versions"]
 
-#: Between two reloads, so that the server is seen to come to rest.
+#: Seconds between two reloads, in which the server recovers.
 _PAUSE = 0.5
 
 
 @contextmanager
 def two_versions(index: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
-    """An index whose live version is there twice, as links to it: nothing is copied, nothing in ``index`` changes.
+    """A temporary index that has the live version of ``index`` twice, as links; ``index`` is not changed.
+
+    Yields:
+        The path of the temporary index and the names of its two versions.
 
     Raises:
         ArtifactError: There is no index.
@@ -62,17 +65,21 @@ async def reload_under_load(
     seconds: float,
     seed: int,
 ) -> dict[str, Any]:
-    """Let requests arrive at a steady rate, first without reloads and then during as many as that.
+    """Send requests at a steady rate, first without reloads and then while the server reloads.
 
     Args:
-        seconds: Of the load without reloads.
+        address: ``host:port`` of the server.
+        versions: The two versions to switch between.
+        reloads: How many reloads.
+        rate: Requests per second.
+        seconds: How long the load without reloads is measured.
     """
-    # In pieces, as nobody knows beforehand how long the reloads take.
+    # In pieces of a second, as it is not known beforehand how long the reloads take.
     piece = min(1.0, seconds)
     seeds = count(seed)
 
     async def load() -> Load:
-        # As long as it is meant to be, though nobody may come near its end, or at all.
+        # A piece takes its full time even if no request is due near its end, or none at all.
         done, _ = await asyncio.gather(
             generator.scheduled(payloads, poisson(rate, piece, next(seeds))), asyncio.sleep(piece)
         )
@@ -112,7 +119,7 @@ async def reload_under_load(
 
 
 def during(outcomes: Outcomes, spans: list[tuple[float, float]]) -> NDArray[np.bool_]:
-    """(N,) which requests were under way, or due, in any of the spans."""
+    """(N,) whether each request was due or under way in any of the spans, pairs of begin and end."""
     result = np.zeros(len(outcomes), bool)
     for begin, end in spans:
         result |= (outcomes.due <= end) & (outcomes.done >= begin)

@@ -1,4 +1,4 @@
-"""The process model: one server with all cores against several that share them."""
+"""One server process with all cores against several that share them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["compare_processes", "shares_of"]
 
 
 def shares_of(cores: list[int], processes: int) -> list[list[int]]:
-    """Deal cores to processes as evenly as can be."""
+    """Divide cores among processes as evenly as possible."""
     return [cores[place::processes] for place in range(processes)]
 
 
@@ -32,12 +32,12 @@ async def compare_processes(
     rounds: int,
     say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """Measure the same levels with one server on all cores and with several, each pinned to its share of them.
+    """Measure the same levels with one server on all cores and with several, each pinned to its share of the cores.
 
-    Both run at the same time and are loaded in turn, over as many connections.
+    Both set-ups run at the same time and are loaded in turn, over equally many connections.
 
     Returns:
-        For each number of processes its memory and the figures of the levels.
+        For each number of processes their memory and the figures of the levels.
     """
     cores = sorted(os.sched_getaffinity(0))
     window = Window(seconds, warm=min(0.5, seconds / 4))

@@ -25,7 +25,7 @@ _SAMPLE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*(?:\{[^}]*\})?) (\S+)(?: \d+)?$
 
 
 def serve_takes(option: str) -> bool:
-    """Whether ``cbir serve`` of this release has an option."""
+    """Whether ``cbir serve`` of the installed release has an option."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     return option in parser.format_help()
@@ -33,10 +33,10 @@ def serve_takes(option: str) -> bool:
 
 @dataclass(frozen=True)
 class ServerProcess:
-    """A server that answers.
+    """A running server.
 
     Attributes:
-        metrics: Address of its metrics page, where it has one.
+        metrics: Address of its metrics page, if it has one.
     """
 
     pid: int
@@ -46,7 +46,7 @@ class ServerProcess:
 
     @property
     def cpu_seconds(self) -> float:
-        """CPU time of all its threads since it started; nan where the system does not tell."""
+        """CPU time of all its threads since it started, in seconds; nan where the system does not report it."""
         try:
             fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
@@ -55,7 +55,7 @@ class ServerProcess:
 
     @property
     def resident_mib(self) -> float:
-        """Its resident memory in MiB; nan where the system does not tell."""
+        """Its resident memory in MiB; nan where the system does not report it."""
         try:
             status = Path(f"/proc/{self.pid}/status").read_text()
         except OSError:
@@ -63,7 +63,7 @@ class ServerProcess:
         return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
     def counters(self) -> dict[str, float]:
-        """Everything on its metrics page, by name and labels; empty where it has none.  Blocks."""
+        """All values of its metrics page, by name and labels; empty if it has none.  Blocks."""
         if self.metrics is None:
             return {}
         with urllib.request.urlopen(self.metrics, timeout=10) as page:  # noqa: S310 - our own server, on loopback
@@ -71,7 +71,7 @@ class ServerProcess:
 
 
 def read_metrics(text: str) -> dict[str, float]:
-    """Values of a page in the Prometheus text format, by names with their labels as they are written."""
+    """The values of a page in Prometheus text format, by names with their labels as written there."""
     return {name: float(value) for name, value in _SAMPLE.findall(text)}
 
 
@@ -79,15 +79,15 @@ def read_metrics(text: str) -> dict[str, float]:
 def server_process(
     index: Path, options: Sequence[str] = (), *, cores: Sequence[int] | None = None, metrics: bool = False
 ) -> Iterator[ServerProcess]:
-    """Run one on a free port while the block runs.
+    """Run a server on a free port while the ``with`` block runs.
 
     Args:
-        options: Further ones of ``cbir serve``.
+        options: Further options of ``cbir serve``.
         cores: The only cores it may use; its libraries start as many threads.
-        metrics: Have it serve its metrics, where this release can.
+        metrics: Have it serve its metrics, if this release can.
 
     Raises:
-        ConfigurationError: ``BENCH_SERVER``: it did not start; the message tells its own.
+        ConfigurationError: ``BENCH_SERVER``: it did not start; the message includes the server's own.
     """
     command = [sys.executable, "-m", "cbir.client.cli", "serve", str(index), "--port", "0", "--json", *options]
     page = None
@@ -98,7 +98,7 @@ def server_process(
     environment = dict(os.environ)
     if cores is not None:
         environment["OMP_NUM_THREADS"] = str(len(cores))
-        # An affinity outlives exec, and all threads that start later inherit it.
+        # The affinity survives exec, and all threads that start later inherit it.
         pin = f"import os, sys; os.sched_setaffinity(0, {set(cores)}); os.execv(sys.argv[1], sys.argv[1:])"
         command = [sys.executable, "-c", pin, *command]
     with (

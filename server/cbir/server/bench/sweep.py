@@ -1,4 +1,4 @@
-"""Closed loops over a range of concurrency, in turn with the limits they are compared with."""
+"""Closed loops over a range of concurrencies, alternating with the limits that they are compared with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cbir.core.errors import ConfigurationError
-from cbir.server.bench.bare import Bare, Timed
+from cbir.server.bench.bare_process import BareProcess, Timed
 from cbir.server.bench.figures.stages import mean_stages
 from cbir.server.bench.figures.summary import closed_rate, latency_figures, percentile
 from cbir.server.bench.load.generator import Generator, Load, Window
@@ -20,11 +20,11 @@ __all__ = ["Level", "Sweep", "bare_figures", "level_figures", "run_sweep"]
 
 @dataclass(frozen=True)
 class Level:
-    """One closed loop.
+    """One closed loop: kind of query, requests in flight and mode.
 
     Attributes:
         mode: ``unary`` or ``stream``.
-        echo: It is sent to the echo server.
+        echo: Whether it goes to the echo server.
     """
 
     kind: str
@@ -39,14 +39,14 @@ class Level:
 
 @dataclass
 class Sweep:
-    """What was measured, round by round."""
+    """The measurements of all rounds."""
 
     loads: dict[Level, list[Load]] = field(default_factory=dict)
     server_seconds: dict[Level, float] = field(default_factory=dict)
     bare: dict[str, list[Timed]] = field(default_factory=dict)
 
     def figures(self) -> list[dict[str, Any]]:
-        """Of every closed loop."""
+        """The figures of every closed loop."""
         return [level_figures(level, loads, self.server_seconds.get(level)) for level, loads in self.loads.items()]
 
 
@@ -55,19 +55,19 @@ async def run_sweep(
     payloads: Mapping[str, Payloads],
     generator: Generator,
     echo: Generator | None,
-    bare: Bare | None,
+    bare: BareProcess | None,
     server: ServerProcess | None,
     seconds: float,
     rounds: int,
     say: Callable[[str], None],
 ) -> Sweep:
-    """Measure all steps in turn, as often as there are rounds.
+    """Measure all steps in turn, in each of several rounds.
 
     Args:
-        steps: Closed loops, and parts of the bare engine (:data:`cbir.server.bench.bare.PARTS`).
+        steps: Closed loops, and parts of the bare engine (:data:`cbir.server.bench.bare_process.PARTS`).
         generator: Sends to the server.
         echo: Sends to the echo server.
-        seconds: Of a closed loop; parts of the bare engine take half of it.
+        seconds: Seconds of a closed loop; parts of the bare engine take half of it.
     """
     sweep = Sweep()
     window = Window(seconds, warm=min(0.5, seconds / 4))
@@ -92,7 +92,7 @@ async def run_sweep(
 
 
 def level_figures(level: Level, loads: Sequence[Load], server_seconds: float | None = None) -> dict[str, Any]:
-    """Rate, latencies, stages and costs of a closed loop, over all its rounds."""
+    """Rate, latencies, stages and costs of a closed loop, over all rounds."""
     outcomes = Outcomes.merged([load.outcomes for load in loads])
     requests = sum(load.requests for load in loads)
     rate = closed_rate(outcomes, level.concurrency)
@@ -121,7 +121,7 @@ def level_figures(level: Level, loads: Sequence[Load], server_seconds: float | N
 
 
 def bare_figures(bare: Mapping[str, Sequence[Timed]], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Rates and latencies of the parts, and how long the memory takes to be read through once."""
+    """Rates and latencies of the parts, and the milliseconds that reading all vectors from memory once takes."""
     figures: dict[str, Any] = {**facts}
     for part, rounds in bare.items():
         timed = Timed.merged(rounds)

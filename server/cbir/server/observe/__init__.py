@@ -1,4 +1,4 @@
-"""Observation: what operators are told of a running server."""
+"""Observation: the metrics of a running server for its operators."""
 
 from __future__ import annotations
 

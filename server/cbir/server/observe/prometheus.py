@@ -1,7 +1,7 @@
-"""What Prometheus is told, on a port of its own.
+"""Metrics for Prometheus, served over HTTP on a port of their own.
 
-The numbers are counted where things happen (:mod:`cbir.server.queue.tally`) and put into Prometheus's form when it
-asks: a query costs a few additions, and servers of one process share nothing.
+The server counts with plain additions (:mod:`cbir.server.queue.tally`); the numbers are put into Prometheus's form only
+when it asks, and servers in one process have separate metrics.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ __all__ = ["MetricsEndpoint", "ServerCollector"]
 
 
 class ServerCollector(Collector):
-    """The numbers of one server."""
+    """Collects the metrics of one server."""
 
     def __init__(self, pipeline: Pipeline, deployment: Deployment) -> None:
         self._pipeline, self._deployment = pipeline, deployment
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: the names are known once they are collected."""
+        """Nothing: so that registering the collector does not collect."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
@@ -94,10 +94,10 @@ class ServerCollector(Collector):
 
 
 class MetricsEndpoint:
-    """An HTTP server with the metrics of one server and its process, on a thread of its own.
+    """An HTTP server, on a thread of its own, with the metrics of one server and of its process.
 
     Args:
-        port: 0 takes any free one; :attr:`port` tells which.
+        port: 0 takes any free port; :attr:`port` says which.
 
     Raises:
         ConfigurationError: ``PORT_IN_USE``.
@@ -123,7 +123,7 @@ class MetricsEndpoint:
         self.port = int(self._http.server_port)
 
     def close(self) -> None:
-        """Stop serving.  Blocks for as long as half a second."""
+        """Stop serving.  Blocks for up to half a second."""
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()

@@ -1,1 +1,1 @@
-"""Figures: a load's outcomes as percentiles, rates, ratios, tables and a picture."""
+"""Figures: percentiles, rates and ratios computed from the outcomes of a load, and tables and a chart of them."""

@@ -1,4 +1,4 @@
-"""The measurement as a picture."""
+"""A chart of the measurement."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _FLOODS = ("#2E8B57", "#C0392B", "#8A6F5C", "#7C93B2")
 
 
 def draw(document: Mapping[str, Any], file: Path) -> None:
-    """Draw latency and rate over concurrency, the open loops' latencies, and the stages, into a PNG file.
+    """Draw latency and rate over concurrency, the open loops' latency distributions and the stages, into a PNG file.
 
     Args:
-        document: Of :func:`cbir.server.bench.measurement.measure`.
+        document: The result of :func:`cbir.server.bench.measurement.measure`.
     """
-    # On first use: importing matplotlib takes a second, and pyplot would keep every figure.
+    # Imported here because importing matplotlib takes a second; without pyplot, which would keep every figure alive.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -147,7 +147,7 @@ def _stages(panel: Any, document: Mapping[str, Any]) -> None:
 
 
 def _plain(axis: Any) -> None:
-    """Numbers as they are said, and only as many as there is room for."""
+    """Label a logarithmic axis with plain numbers, only as many as fit."""
     from matplotlib.ticker import LogFormatter
 
     axis.set_major_formatter(LogFormatter(labelOnlyBase=False))
@@ -155,5 +155,5 @@ def _plain(axis: Any) -> None:
 
 
 def _legend_beside(panel: Any) -> None:
-    # Curves may be anywhere: a legend among them would hide some.
+    # Beside the panel, as inside it the legend could cover curves.
     panel.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)

@@ -1,4 +1,4 @@
-"""What the server adds to its limits, as ratios within one run, each beside what is aimed at."""
+"""How close the server comes to its limits: ratios of figures of the same run, each with its target."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["Ratio", "ratios"]
 
 @dataclass(frozen=True)
 class Ratio:
-    """One figure.
+    """One ratio (or difference, or count) and its target.
 
     Attributes:
-        aim: At most (or at least) that, on two cores that the load generator shares.
-        most: ``aim`` is an upper bound.
-        how: The figures that it was made of.
+        aim: The target, for two cores that the load generator shares with the server.
+        most: Whether the target is an upper bound; otherwise it is a lower one.
+        how: The figures that it was computed from, as text.
     """
 
     name: str
@@ -27,11 +27,11 @@ class Ratio:
 
     @property
     def reached(self) -> bool:
-        """Whether the figure is as aimed at."""
+        """Whether the target is met."""
         return bool(self.value <= self.aim if self.most else self.value >= self.aim)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """The ratio as an element of the document of ``cbir bench serve --json``."""
         return {
             "name": self.name,
             "value": float(self.value),
@@ -42,10 +42,10 @@ class Ratio:
 
 
 def ratios(document: Mapping[str, Any]) -> list[Ratio]:
-    """All that the measured figures allow.
+    """All ratios that the measured figures allow.
 
     Args:
-        document: Of :func:`cbir.server.bench.measurement.measure`, without its ratios.
+        document: The result of :func:`cbir.server.bench.measurement.measure`, without its ratios.
     """
     return [
         *_images(document), *_embeddings(document), *_flooded(document), *_reloaded(document), *_cancelled(document),

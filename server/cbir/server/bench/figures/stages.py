@@ -1,4 +1,4 @@
-"""Where the time of answers went, by their own account."""
+"""How much time each stage of a query took, from the timings in the answers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from cbir.v1 import search_pb2
 
 __all__ = ["STAGES", "mean_stages"]
 
-#: The stages that an answer tells of, in the order they are passed.
+#: The stages in an answer's ``Timings``, in the order a query passes them.
 STAGES = tuple(field.name for field in search_pb2.Timings.DESCRIPTOR.fields)
 
 
 def mean_stages(replies: Sequence[bytes]) -> dict[str, float]:
-    """Mean milliseconds by stage of serialised ``SearchResponse`` messages; empty without any.
+    """Mean milliseconds of each stage over serialised ``SearchResponse`` messages; empty without messages.
 
-    ``embed`` and ``search`` are those of the whole batch that a query was in, which is what it waited for.
+    ``embed`` and ``search`` are the times of the whole batch that a query was in, because it waits for all of it.
     """
     timings = [search_pb2.SearchResponse.FromString(reply).timings for reply in replies]
     if not timings:

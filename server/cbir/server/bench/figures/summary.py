@@ -1,4 +1,7 @@
-"""The figures of a load: percentiles, rates, goodput, refusals.  Functions of arrays, in seconds; figures in ms."""
+"""Figures of a load: percentiles, rates, goodput, refusals.
+
+Pure functions of arrays of times in seconds; the figures are in milliseconds.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ Seconds = NDArray[np.float64]
 
 
 def percentile(values: Seconds | Sequence[float], share: float) -> float:
-    """The nearest-rank percentile: the smallest value that at least ``share`` per cent do not exceed.
+    """The nearest-rank percentile: the smallest value that at least ``share`` per cent of the values do not exceed.
 
-    It is always one of the values; nan where there are none.
+    It is always one of the values; nan if there are none.
     """
     ordered = np.sort(np.asarray(values, np.float64))
     if not len(ordered):
@@ -27,7 +30,7 @@ def percentile(values: Seconds | Sequence[float], share: float) -> float:
 
 
 def latency_figures(seconds: Seconds) -> dict[str, Any]:
-    """Number, mean and percentiles, in milliseconds; None where there is nothing to tell."""
+    """Number, mean and percentiles of latencies, in milliseconds; a figure is None where there are no values."""
     figures: dict[str, Any] = {"count": len(seconds)}
     figures["mean_ms"] = _ms(float(np.mean(seconds))) if len(seconds) else None
     for share in (50, 95, 99):
@@ -36,13 +39,13 @@ def latency_figures(seconds: Seconds) -> dict[str, Any]:
 
 
 def closed_rate(outcomes: Outcomes, concurrency: int) -> float:
-    """Answers per second of a closed loop, by Little's law: requests in flight over the mean time of a cycle.
+    """Answers per second of a closed loop, by Little's law: requests in flight divided by the mean time of a cycle.
 
-    A cycle lasts from one end to the next of the same place in the loop.  Counting answers in a window instead would be
-    off by up to a batch, of which a window holds few.
+    A cycle of one of the ``concurrency`` senders lasts from the end of one of its requests to the end of the next.
+    Counting the answers within a window would be wrong by up to a batch, and a window holds only a few batches.
 
     Returns:
-        nan where no place has ended two requests.
+        nan if no sender has ended two requests.
     """
     total, cycles = 0.0, 0
     answered = outcomes.answered
@@ -54,18 +57,18 @@ def closed_rate(outcomes: Outcomes, concurrency: int) -> float:
             cycles += len(done) - 1
     if not cycles:
         return float("nan")
-    # Failures take places too, but are no answers.
+    # Failed requests take up cycles too, but are not answers.
     return concurrency * cycles / total * float(np.mean(answered))
 
 
 def open_figures(outcomes: Outcomes, begin: float, end: float, deadline: float) -> dict[str, Any]:
-    """What an open loop saw from ``begin`` to ``end``.
+    """Figures of an open loop from ``begin`` to ``end``.
 
-    Latencies and refusals are of the requests that were due in that time, throughput and goodput count what ended in
-    it, so that neither filling nor emptying the queue flatters.
+    Latencies and refusals are those of the requests that were due in that time; throughput and goodput count the
+    answers that arrived in that time, so that neither a filling nor a draining queue improves the figures.
 
     Args:
-        deadline: Seconds from when it was due within which an answer is good.
+        deadline: An answer counts as goodput if it came within so many seconds after its request was due.
     """
     due = outcomes.picked((outcomes.due >= begin) & (outcomes.due < end))
     ended = outcomes.picked((outcomes.done >= begin) & (outcomes.done < end))
@@ -86,7 +89,7 @@ def open_figures(outcomes: Outcomes, begin: float, end: float, deadline: float) 
 
 
 def refusal_figures(outcomes: Outcomes) -> dict[str, Any]:
-    """How many were refused for overload, how soon, and which share was told when to try again."""
+    """How many requests were refused for overload, how quickly, and what share was told when to try again."""
     refused = outcomes.refused
     told = [outcomes.failures[row].retry_info for row in np.flatnonzero(refused).tolist()]
     return {

@@ -1,4 +1,4 @@
-"""The measurement for the terminal."""
+"""The measurement as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["print_tables"]
 
 
 def print_tables(console: Console, document: Mapping[str, Any]) -> None:
-    """Print closed loops, limits, open loops and ratios.
+    """Print tables of the closed loops, the limits, the open loops and the ratios.
 
     Args:
-        document: Of :func:`cbir.server.bench.measurement.measure`.
+        document: The result of :func:`cbir.server.bench.measurement.measure`.
     """
     machine, index = document["machine"], document["index"]
     console.print(

@@ -1,1 +1,1 @@
-"""Load: which requests are sent when, by whom, and what became of them."""
+"""Load: requests, when they are sent, the generator that sends them, and what became of them."""

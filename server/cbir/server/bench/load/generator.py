@@ -1,7 +1,7 @@
-"""The load generator: closed loops, streams and open loops over raw bytes.
+"""The load generator: closed loops, streams and open loops of serialised messages.
 
-It shares the machine with the server, so it does as little as it can: requests are serialised beforehand, answers are
-taken down as bytes, and what it costs is measured with every load.
+It shares the machine with the server, so it does as little as possible: requests are serialised beforehand, answers are
+kept as bytes, and its own CPU time is measured with every load.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ __all__ = ["SEARCH", "SEARCH_STREAM", "Generator", "Load", "Window"]
 _SERVICE = search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name
 SEARCH, SEARCH_STREAM = f"/{_SERVICE}/Search", f"/{_SERVICE}/SearchStream"
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
-#: A load that is much slower than thought ends after this many times its time, but not before a minute.
+#: A closed loop ends after so many times its planned seconds even if it has too few requests, but not within a minute.
 _PATIENCE, _LEAST_PATIENCE = 20, 60.0
 
 
 @dataclass(frozen=True)
 class Window:
-    """How long a closed loop is watched.
+    """How long a closed loop is measured.
 
     Attributes:
-        seconds: After the warm-up.
-        warm: Seconds before that, which do not count.
-        each: Requests that every place in the loop has to end, even if that takes longer.
+        seconds: Measured seconds, after the warm-up.
+        warm: Seconds of warm-up, which do not count.
+        each: Requests that each of the concurrent senders must complete, even if that takes longer.
     """
 
     seconds: float
@@ -48,16 +48,16 @@ class Window:
 
 @dataclass(frozen=True)
 class Load:
-    """A load and what it cost.
+    """The outcomes of a load, and what generating it cost.
 
     Attributes:
-        outcomes: What ended while the load was steady; of an open loop, everything.
-        begin: On the clock of :func:`time.perf_counter`: of the steady part, or of the schedule.
+        outcomes: Requests that ended after the warm-up; in an open loop, all requests.
+        begin: When the warm-up ended, or in an open loop the start of the schedule, by :func:`time.perf_counter`.
         generator_seconds: CPU time of this process from the first request to the last answer.
-        requests: How many were sent in that time.
-        answered: How many of them were answered.
-        cancelled: How many of them the caller, or the server, cancelled.
-        replies: Serialised answers, at most a few thousand.
+        requests: Requests sent in that time.
+        answered: Requests that were answered.
+        cancelled: Requests that the caller or the server cancelled.
+        replies: Serialised answers, at most a few thousand of them.
     """
 
     outcomes: Outcomes
@@ -70,16 +70,16 @@ class Load:
 
 
 class Generator:
-    """Sends requests to one or several servers in turn.
+    """Sends requests to one or several servers, in turn.
 
     Args:
-        addresses: ``host:port`` each.
-        channels: Connections to each of them.
-        timeout: Seconds after which a call is given up; it is also the deadline that servers see.
+        addresses: ``host:port`` of each server.
+        channels: Number of connections to each server.
+        timeout: Deadline of every call in seconds.
     """
 
     def __init__(self, addresses: Sequence[str], channels: int = 1, timeout: float = 60.0) -> None:
-        # Channels of equal options would otherwise share one connection.
+        # Without its own subchannel pool, channels with equal options would share one connection.
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
         self._channels = [
             grpc.aio.insecure_channel(address, options=options) for address in addresses for _ in range(channels)
@@ -104,10 +104,10 @@ class Generator:
         window: Window,
         cancel_after: Callable[[], float | None] = lambda: None,
     ) -> Load:
-        """Keep ``concurrency`` unary requests in flight: each place sends its next when its last has ended.
+        """Keep ``concurrency`` unary requests in flight: each sender sends the next one when its last has ended.
 
         Args:
-            cancel_after: Asked for every request: seconds after which the caller leaves, or None.
+            cancel_after: Called for every request; gives the seconds after which the caller cancels it, or None.
         """
         recorder, ended = Recorder(), [0] * concurrency
         with _cost() as cost:
@@ -154,22 +154,22 @@ class Generator:
                     sent[number] = perf_counter()
                     await call.write(in_stream(number, payloads()))
             await call.done_writing()
-            # To the end, so that no call is cut off when its connection is closed.
+            # Read to the end of the stream, so that it is not cut off when the connection closes.
             await call.read()
         return _load(recorder, steady.begin, steady.end, cost())
 
     async def scheduled(self, payloads: Payloads, arrivals: NDArray[np.float64]) -> Load:
-        """Send each request when it is due, whatever became of those before it.
+        """Send each request when it is due, whatever has become of those before it.
 
         Args:
-            arrivals: Rising seconds from the start.
+            arrivals: Ascending times in seconds from the start.
         """
         recorder = Recorder()
         with _cost() as cost:
             begin = perf_counter() + 0.02
             under_way: set[asyncio.Task[None]] = set()
             for number, due in enumerate((begin + arrivals).tolist()):
-                # A generator that is behind must read answers too.
+                # Even when the generator is late it must give way to the reading of answers now and then.
                 wait = due - perf_counter()
                 if wait > 0 or number % 8 == 0:
                     await asyncio.sleep(max(0.0, wait))
@@ -201,7 +201,7 @@ class Generator:
 
 
 class _Steady:
-    """When a closed loop is steady, and when it has been watched for long enough."""
+    """Decides from when on a closed loop counts, and when it is over."""
 
     def __init__(self, window: Window, ended: Sequence[int]) -> None:
         self._window, self._ended = window, ended
@@ -213,7 +213,7 @@ class _Steady:
     def over(self) -> bool:
         now = perf_counter()
         if not self._over and now >= self.end:
-            # One more than cycles are wanted, as the first end only begins the first cycle.
+            # One more than the wanted cycles: the end of the first request only begins the first cycle.
             if now < self._last and min(self._ended) <= self._window.each:
                 return False
             self._over, self.end = True, now
@@ -229,7 +229,7 @@ def _load(recorder: Recorder, begin: float, end: float | None, seconds: float) -
 
 @contextmanager
 def _cost() -> Iterator[Callable[[], float]]:
-    """Measure this process's CPU time; its garbage is collected before and after, but not during the load."""
+    """Measure the CPU time of this process.  Garbage is collected before and after, but not during the load."""
     gc.collect()
     gc.disable()
     begun = process_time()

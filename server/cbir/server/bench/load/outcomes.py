@@ -1,4 +1,4 @@
-"""What became of the requests of a load: when each was due, sent and done, and how it ended."""
+"""The outcomes of the requests of a load: when each was due, sent and done, and how it ended."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Failure:
 
     Attributes:
         code: Name of the gRPC status.
-        reason: Of its ErrorInfo; the code where there is none.
-        retry_info: It says when to try again.
+        reason: Reason in its ErrorInfo; the code if there is none.
+        retry_info: Whether it says when to try again (RetryInfo).
     """
 
     code: str
@@ -32,14 +32,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """N requests, in the order in which they ended.
+    """The outcomes of N requests, in the order in which they ended.  Times are seconds by :func:`time.perf_counter`.
 
     Attributes:
-        due: (N,) when each was to be sent, in seconds on one clock.  In a closed loop that is when it was sent.
+        due: (N,) when each was to be sent; in a closed loop, when it was sent.
         sent: (N,) when it was sent.
-        done: (N,) when its answer, or its failure, was there.
-        place: (N,) which of the loop's requests in flight it was; in an open loop they are all different.
-        failures: By row; the others were answered.
+        done: (N,) when its answer or failure arrived.
+        place: (N,) number of the sender, 0..concurrency - 1, in a closed loop; in an open loop all numbers differ.
+        failures: By row, the requests that failed; all others were answered.
     """
 
     due: NDArray[np.float64]
@@ -53,32 +53,32 @@ class Outcomes:
 
     @property
     def answered(self) -> NDArray[np.bool_]:
-        """(N,) which were answered."""
+        """(N,) whether each was answered."""
         result = np.ones(len(self), bool)
         result[list(self.failures)] = False
         return result
 
     @property
     def refused(self) -> NDArray[np.bool_]:
-        """(N,) which were refused for overload."""
+        """(N,) whether each was refused for overload."""
         result = np.zeros(len(self), bool)
         result[[row for row, failure in self.failures.items() if failure.code == "RESOURCE_EXHAUSTED"]] = True
         return result
 
     @property
     def latencies(self) -> NDArray[np.float64]:
-        """(N,) seconds from when each was due: a request that could not be sent in time has waited all the same."""
+        """(N,) seconds from when each was due, so that time it could not be sent in counts as waiting too."""
         return self.done - self.due
 
     def picked(self, wanted: NDArray[np.bool_]) -> Outcomes:
-        """The rows of a mask (N,)."""
+        """The outcomes selected by a mask (N,)."""
         rows = np.flatnonzero(wanted)
         failures = {new: self.failures[old] for new, old in enumerate(rows.tolist()) if old in self.failures}
         return Outcomes(self.due[rows], self.sent[rows], self.done[rows], self.place[rows], failures)
 
     @classmethod
     def merged(cls, parts: Sequence[Outcomes]) -> Outcomes:
-        """Those of several loads of the same kind; the places of different loads stay different ones."""
+        """The outcomes of several loads of the same kind; numbers of senders are shifted so that they stay distinct."""
         failures: dict[int, Failure] = {}
         places, rows, used = [], 0, 0
         for part in parts:
@@ -90,15 +90,15 @@ class Outcomes:
         return cls(due, sent, done, np.concatenate(places), failures)
 
     def errors(self) -> dict[str, int]:
-        """How many failed, by reason."""
+        """The number of failures by reason."""
         return dict(Counter(failure.reason for failure in self.failures.values()))
 
 
 class Recorder:
-    """Takes down outcomes while a load runs; cheap, as its cost is the generator's.
+    """Records outcomes while a load runs; cheap, as its cost adds to the generator's.
 
     Args:
-        most_replies: Answers whose bytes are kept.
+        most_replies: How many answers are kept as bytes.
     """
 
     def __init__(self, most_replies: int = 2000) -> None:
@@ -108,23 +108,23 @@ class Recorder:
         self.replies: list[bytes] = []
 
     def answer(self, due: float, sent: float, done: float, place: int, reply: bytes) -> None:
-        """An answer came."""
+        """Record an answer."""
         self._rows.append((due, sent, done, place))
         if len(self.replies) < self._most:
             self.replies.append(reply)
 
     def fail(self, due: float, sent: float, done: float, place: int, code: str, details: bytes) -> None:
-        """A failure came.
+        """Record a failure.
 
         Args:
             code: Name of the gRPC status.
-            details: The serialised ``google.rpc.Status``, if any.
+            details: The serialised ``google.rpc.Status``; empty if there is none.
         """
         self._failed.append((len(self._rows), code, details))
         self._rows.append((due, sent, done, place))
 
     def outcomes(self) -> Outcomes:
-        """All that was taken down."""
+        """Everything recorded so far."""
         columns = np.array(self._rows, np.float64).reshape(-1, 4)
         failures = {row: _failure(code, details) for row, code, details in self._failed}
         return Outcomes(columns[:, 0], columns[:, 1], columns[:, 2], columns[:, 3].astype(np.int64), failures)

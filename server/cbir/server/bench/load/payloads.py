@@ -1,4 +1,4 @@
-"""Requests that are serialised before the load begins, so that the generator only sends bytes."""
+"""The requests of a load, serialised before it begins, so that the generator only sends bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cbir.v1 import search_pb2
 
 __all__ = ["Payloads", "embeddings", "given_embeddings", "ids", "images", "in_stream", "stream_place"]
 
-#: Bytes at the end of an image file that say nothing to its decoder.
+#: Bytes appended to an image file, which decoders ignore.
 _TRAILER = 8
 _ID_TAG, _BODY_TAG, _ANSWER_TAG = 0x0A, 0x12, 0x12
 
@@ -30,7 +30,7 @@ def _other_trailer(body: bytes, number: int) -> bytes:
 
 
 def _other_mantissa(body: bytes, number: int) -> bytes:
-    # The last four bytes are a little-endian float32: its two low bytes change it by less than one per cent.
+    # The last four bytes are a little-endian float32; changing its two low bytes changes it by less than one per cent.
     return body[:-4] + (number & 0xFFFF).to_bytes(2, "little") + body[-2:]
 
 
@@ -40,8 +40,8 @@ class Payloads:
 
     Attributes:
         kind: What the queries are: ``image``, ``embedding`` or ``id``.
-        bodies: The distinct requests; they are sent in turn.
-        vary: Makes the n-th request from its body, so that no two are alike and no cache can answer.
+        bodies: The distinct requests, sent in turn.
+        vary: Changes a body a little for the n-th request, so that all requests differ and no cache can answer them.
     """
 
     kind: str
@@ -62,21 +62,22 @@ class Payloads:
         return float(np.mean([len(body) for body in self.bodies]))
 
     def repeated(self, distinct: int) -> Payloads:
-        """The same few requests again and again, which a cache may answer."""
+        """Only the first few requests, unchanged, again and again, so that a cache can answer them."""
         return Payloads(self.kind, self.bodies[:distinct])
 
 
 def images(files: Sequence[bytes]) -> Payloads:
-    """Queries by image; every one sent has other bytes (a trailer that decoders ignore) and the same pixels."""
+    """Queries by image; every request has other bytes (in a trailer that decoders ignore) but the same pixels."""
     queries = [search_pb2.Query(image=data + bytes(_TRAILER)) for data in files]
     return Payloads("image", _serialised(queries), _other_trailer)
 
 
 def embeddings(raw_dims: Mapping[str, int], distinct: int, seed: int) -> Payloads:
-    """Queries by random unit vectors of every member; every one sent differs.
+    """Queries by random unit vectors of every member; all requests differ.
 
     Args:
         raw_dims: Length of each member's embedding before projection, by name.
+        distinct: How many different vectors are drawn.
     """
     rng = np.random.default_rng(seed)
     drawn = rng.standard_normal((distinct, sum(raw_dims.values()))).astype(np.float32)
@@ -86,10 +87,13 @@ def embeddings(raw_dims: Mapping[str, int], distinct: int, seed: int) -> Payload
 
 
 def given_embeddings(path: Path, raw_dims: Mapping[str, int]) -> Payloads:
-    """Queries by vectors from a file: an .npz with one (K, dim) array a member; every one sent differs.
+    """Queries by vectors from a file: an .npz with an array (K, dim) for every member; all requests differ.
+
+    Args:
+        raw_dims: Length of each member's embedding before projection, by name.
 
     Raises:
-        ConfigurationError: ``BENCH_EMBEDDINGS``: it does not hold them.
+        ConfigurationError: ``BENCH_EMBEDDINGS``: the file does not hold such arrays.
     """
     try:
         with np.load(path) as file:
@@ -115,22 +119,22 @@ def _of_vectors(vectors: Mapping[str, NDArray[np.float32]]) -> Payloads:
 
 
 def ids(names: Sequence[str]) -> Payloads:
-    """Queries by the ids of indexed images, which can be no others than there are."""
+    """Queries by the ids of indexed images; these cannot be varied, so they repeat."""
     return Payloads("id", _serialised([search_pb2.Query(image_id=name) for name in names]))
 
 
 def in_stream(place: int, body: bytes) -> bytes:
-    """A serialised ``SearchStreamRequest``: the place in flight is its request_id."""
+    """A serialised ``SearchStreamRequest`` whose request_id is the number of the sender."""
     name = str(place).encode()
     return bytes((_ID_TAG, len(name))) + name + bytes((_BODY_TAG,)) + varint(len(body)) + body
 
 
 def stream_place(reply: bytes) -> tuple[int, bool]:
-    """The place in flight that a serialised ``SearchStreamResponse`` belongs to, and whether it is an answer."""
+    """The number of the sender that a serialised ``SearchStreamResponse`` belongs to, and whether it is an answer."""
     end = 2 + reply[1]
     return int(reply[2:end]), reply[end : end + 1] == bytes((_ANSWER_TAG,))
 
 
 def _serialised(queries: Sequence[search_pb2.Query]) -> list[bytes]:
-    # No options: what is varied is then at the very end of the message.
+    # Without options, the part that is varied lies at the very end of the message.
     return [search_pb2.SearchRequest(query=query).SerializeToString() for query in queries]

@@ -1,4 +1,4 @@
-"""Images to ask with: of a folder or archive, of the gallery itself, or drawn."""
+"""Query images for a load: from a folder or archive, from the gallery, or drawn."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", 
 
 
 def read_images(source: Path, most: int) -> list[bytes]:
-    """The files of up to ``most`` images of a folder or a ``.zip``, spread evenly over all there are.
+    """The files of up to ``most`` images of a folder or ``.zip``, spread evenly over all of its images.
 
     Raises:
         SourceError: ``SOURCE_EMPTY`` or ``SOURCE_UNREADABLE``.
@@ -46,7 +46,7 @@ def read_images(source: Path, most: int) -> list[bytes]:
 
 
 async def fetch_images(address: str, ids: Sequence[str], most: int) -> list[bytes]:
-    """Up to ``most`` images of the gallery, from the server; those whose file is gone are left out."""
+    """Up to ``most`` images of the gallery, fetched from the server; those whose file is gone are left out."""
     files = []
     async with grpc.aio.insecure_channel(address) as channel:
         stub = search_pb2_grpc.SearchServiceStub(channel)  # type: ignore[no-untyped-call]
@@ -56,12 +56,12 @@ async def fetch_images(address: str, ids: Sequence[str], most: int) -> list[byte
                 files.append(b"".join([part.chunk async for part in stub.GetImage(request)]))
             except grpc.aio.AioRpcError:
                 if not files:
-                    return []  # a gallery whose files are not here
+                    return []  # the server cannot read the gallery's files
     return files
 
 
 def drawn_images(count: int, width: int = 640, height: int = 480) -> list[bytes]:
-    """JPEGs of soft shapes under a little noise, with about the bytes of a photo of that size."""
+    """Random JPEGs of soft shapes with a little noise, about as many bytes as photos of that size."""
     files = []
     y, x = np.mgrid[0:height, 0:width] / width
     for number in range(count):

@@ -1,7 +1,7 @@
-"""The limits of the models and of the search: the engine's parts alone, in a process without a server.
+"""The bare engine: parts of the engine (decoding, forward passes, search) timed in a process without a server.
 
-The parts are called one after the other by one thread, with as many images as a batch may hold, so that what the server
-adds over them is all that is left: transport, queues, threads, and what its stages take from each other.
+One thread calls a part again and again, for one query or for a full batch.  These times bound what the server can
+reach; what it takes more is spent on transport, queues and threads, and on stages that share the same cores.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from typing import Any
 
 from cbir.core.errors import CbirError, ConfigurationError
 
-__all__ = ["PARTS", "Bare", "Timed", "bare"]
+__all__ = ["PARTS", "BareProcess", "Timed", "bare_process"]
 
-#: What can be timed; one call of a "_batch" is as many queries as a batch may hold.
+#: The parts that can be timed.  A call of one that ends in "_batch" takes as many queries as a batch may hold.
 PARTS = (
     "whole", "decode", "decode_workers", "forward", "forward_batch", "search", "search_batch", "read_memory",
 )  # fmt: skip
-#: Calls of each part before it is timed, as graphs are compiled and pages touched on first use.
+#: Untimed calls of each part before the timed ones: graphs are compiled and pages touched on first use.
 _WARM_UP = 3
 
 
 @dataclass(frozen=True)
 class Timed:
-    """What a part took.
+    """The times that calls of one part took.
 
     Attributes:
         calls: Seconds of each call.
-        each: Queries (or images, or bytes) in one call.
+        each: Queries (or images, or bytes) that one call handles.
     """
 
     calls: tuple[float, ...]
@@ -40,25 +40,29 @@ class Timed:
 
     @property
     def per_second(self) -> float:
-        """Queries per second."""
+        """Queries (or images, or bytes) per second."""
         return self.each * len(self.calls) / sum(self.calls)
 
     @classmethod
     def merged(cls, parts: Sequence[Timed]) -> Timed:
-        """Of several rounds."""
+        """The calls of several rounds of the same part."""
         return cls(tuple(call for part in parts for call in part.calls), parts[0].each)
 
 
-class Bare:
-    """The caller's end of the process."""
+class BareProcess:
+    """A handle on the process that holds the bare engine."""
 
     def __init__(self, pipe: Connection, facts: Mapping[str, Any]) -> None:
         self._pipe = pipe
-        #: Of the engine: runtimes, device, threads, bytes of the matrix.
+        #: About the engine: runtimes, device, threads, bytes of the gallery's vectors.
         self.facts = facts
 
     def measure(self, part: str, seconds: float) -> Timed:
-        """Time a part of :data:`PARTS` for about as long as that, three calls at least.  Blocks."""
+        """Time a part of :data:`PARTS` for about so many seconds, and at least three calls.  Blocks.
+
+        Raises:
+            ConfigurationError: ``BENCH_BARE``: the process died.
+        """
         self._pipe.send((part, seconds))
         try:
             result = self._pipe.recv()
@@ -74,15 +78,15 @@ class Bare:
 
 
 @contextmanager
-def bare(arguments: Sequence[str], images: Sequence[bytes]) -> Iterator[Bare]:
-    """Load an engine in a process of its own while the block runs.
+def bare_process(arguments: Sequence[str], images: Sequence[bytes]) -> Iterator[BareProcess]:
+    """Load an engine in a process of its own, which lives as long as the ``with`` block.
 
     Args:
-        arguments: Of ``cbir serve``, INDEX among them: the engine is the one that it would load.
-        images: Query images.
+        arguments: The arguments of ``cbir serve``, INDEX included; the same engine is loaded.
+        images: Bytes of the query images.
 
     Raises:
-        CbirError: It cannot be loaded.
+        CbirError: The engine cannot be loaded.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -99,7 +103,7 @@ def bare(arguments: Sequence[str], images: Sequence[bytes]) -> Iterator[Bare]:
             ) from None
         if isinstance(facts, Exception):
             raise facts
-        yield Bare(ours, facts)
+        yield BareProcess(ours, facts)
     finally:
         ours.close()
         process.join(10)
@@ -108,7 +112,7 @@ def bare(arguments: Sequence[str], images: Sequence[bytes]) -> Iterator[Bare]:
 
 
 def _work(pipe: Connection, arguments: Sequence[str], images: Sequence[bytes]) -> None:
-    # Here and not above: the process that generates the load needs no torch.
+    # Imported here because the parent, which generates the load, imports this module too and needs no torch.
     from cbir.server.bench.bare_engine import BareEngine
 
     try:
@@ -120,7 +124,7 @@ def _work(pipe: Connection, arguments: Sequence[str], images: Sequence[bytes]) -
     except EOFError:
         return
     except CbirError as error:
-        # Exceptions with arguments by name do not travel.
+        # Exceptions with keyword arguments cannot be pickled.
         pipe.send(ConfigurationError(str(error), reason=error.reason))
 
 
