@@ -1,4 +1,4 @@
-"""What the server bounds, in one frozen value that is checked once."""
+"""The bounds that the server keeps, as one frozen value that is checked once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cbir.core.images import DecodeLimits
 
 __all__ = ["GRACE", "Limits"]
 
-#: Seconds that calls under way get to end when the server stops.
+#: Seconds that calls in progress have to end when the server stops.
 GRACE = 10.0
 
 _MAY_BE_ZERO = ("max_delay", "cache_entries")
@@ -18,27 +18,28 @@ _MAY_BE_ZERO = ("max_delay", "cache_entries")
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on queries and on the machine.
+    """Bounds on queries and on the resources that they may take.
 
     Attributes:
         max_limit: Most hits that a query may ask for.
-        max_examples: Most positive and negative ids in a query.
+        max_examples: Most positive and negative ids in a query, together.
         max_image_bytes: Largest query image in bytes.
         max_pixels: Largest query image in pixels.
-        max_text: Most characters in a query of words; models read no more than the first 77 tokens or so.
+        max_text: Most characters in a text query; models read about the first 77 tokens only.
         max_batch: Most queries in one forward pass and one search.
-        max_delay: Seconds that an idle engine waits for a batch to fill; 0: it starts at once.
-        queue: Most query images that are admitted and not yet answered; one more is refused with a time to retry after.
-            A query without an image counts an eighth.  Streams have half as much to themselves, and wait for it.
-        queue_bytes: Most bytes of query images among them.
-        window: Most queries of one stream that are under way; further ones wait in the client.
-        cache_entries: Most answers that are kept for when the same is asked again; 0: every query is computed.
-        cache_bytes: Most bytes of them.
+        max_delay: Seconds that an idle engine waits for a batch to fill; 0 to start at once.
+        queue: Most image queries that are admitted and not yet answered; further ones are refused with a time to retry
+            after.  A query without an image counts an eighth.  Streams have half as much to themselves; they wait
+            instead of being refused.
+        queue_bytes: Most bytes of the images of these queries.
+        window: Most queries of one stream that are in progress; further ones wait in the client.
+        cache_entries: Most answers that are cached for when the same query comes again; 0 for no cache.
+        cache_bytes: Most bytes of the cached answers.
         decoders: Threads that decode and crop query images.
-        downloads: Most gallery images that are being sent.
-        max_thumbnail: Longest side of a thumbnail in pixels.
-        max_calls: Most calls at once, streams and health checks included.
-        ping_seconds: Shortest time between the keepalive pings of a client.
+        downloads: Most gallery images that are sent at the same time.
+        max_thumbnail: Largest longer side of a thumbnail in pixels.
+        max_calls: Most calls at the same time, streams and health checks included.
+        ping_seconds: Shortest time between two keepalive pings of a client.
     """
 
     max_limit: int = 100
@@ -78,10 +79,10 @@ class Limits:
 
     @property
     def decode(self) -> DecodeLimits:
-        """Bounds on decoding; otherwise as the indexer decodes, so that equal bytes give equal pixels."""
+        """The bounds on decoding; everything else is as in the indexer, so that equal bytes give equal pixels."""
         return DecodeLimits(max_bytes=self.max_image_bytes, max_pixels=self.max_pixels)
 
     @property
     def max_message_bytes(self) -> int:
-        """Largest request.  The slack lets images that are a little too large be refused by name."""
+        """Size of the largest request in bytes; it leaves room for an image a little too large to be refused by name."""
         return self.max_image_bytes + 4 * 2**20

@@ -1,4 +1,4 @@
-"""The engine: one index version and its models, which answer queries without knowing a protocol."""
+"""The engine: one index version and its models; it answers queries and knows no network protocol."""
 
 from __future__ import annotations
 

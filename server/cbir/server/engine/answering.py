@@ -1,4 +1,4 @@
-"""The second stage of a query: a batch is embedded, projected and ranked.  It knows no protocol and no event loop."""
+"""The second stage of a query: a batch is embedded, projected and ranked.  No network protocol, no event loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cbir.core.vote import Ranking, SearchSpec
 from cbir.server.engine.feedback import apply_feedback
 from cbir.server.engine.preparation import PreparedQuery
 from cbir.server.engine.query import EngineResult, Timings
-from cbir.server.engine.words import Words
+from cbir.server.engine.text_search import TextSearch
 
 __all__ = ["Answering"]
 
@@ -24,24 +24,24 @@ Floats = NDArray[np.float32]
 
 
 class Answering:
-    """Answers batches of prepared queries against one index version.  One caller at a time.
+    """Answers batches of prepared queries against one index version.  For one thread at a time.
 
     Args:
-        embedders: One for each of the retriever's members, in their order.
-        words: What the version has for words, if anything.
-        appearance: What tells near duplicates.
-        version: The name of the index version.
+        embedders: By name, one for each member of the retriever.
+        text_search: Search by text; None where the index has none.
+        appearance: Compares images when looking for near duplicates.
+        version: Name of the index version.
     """
 
     def __init__(
         self,
         retriever: Searcher,
         embedders: Mapping[str, Embedder],
-        words: Words | None,
+        text_search: TextSearch | None,
         appearance: Appearance,
         version: str,
     ) -> None:
-        self._retriever, self._embedders, self._words = retriever, embedders, words
+        self._retriever, self._embedders, self._text_search = retriever, embedders, text_search
         self._appearance, self._version = appearance, version
         self._forms = {name: (e.size, e.interpolation) for name, e in embedders.items()}
 
@@ -54,7 +54,7 @@ class Answering:
         begun = perf_counter()
         images = [i for i, query in enumerate(batch) if query.inputs]
         raw = self._embed([batch[i] for i in images])
-        points = self._words.points(batch, raw) if self._words else None
+        points = self._text_search.points(batch, raw) if self._text_search else None
         embedded = perf_counter()
 
         def project_images(places: list[int]) -> None:
@@ -81,10 +81,10 @@ class Answering:
             rankings.update(zip(places, found, strict=True))
 
         def rank_by_words(places: list[int]) -> None:
-            assert self._words is not None
+            assert self._text_search is not None
             assert points is not None
             for i in places:
-                rankings[i] = self._words.search(points[i], self._weights(batch[i]), batch[i])
+                rankings[i] = self._text_search.search(points[i], self._weights(batch[i]), batch[i])
 
         _refuse_singly([i for i in range(len(batch)) if i not in refused and not batch[i].text], rank, refused)
         _refuse_singly([i for i in range(len(batch)) if batch[i].text], rank_by_words, refused)
@@ -108,7 +108,7 @@ class Answering:
         return answers
 
     def _embed(self, queries: Sequence[PreparedQuery]) -> dict[str, Floats]:
-        """(B, raw_dim) by member; empty without queries."""
+        """The members' embeddings of image queries: (B, raw_dim) by member; empty without queries."""
         if not queries:
             return {}
         batches = {form: np.stack([q.inputs[form] for q in queries]) for form in dict.fromkeys(self._forms.values())}
@@ -118,15 +118,19 @@ class Answering:
         return self._retriever.weights if query.spec.weights is None else query.spec.weights
 
     def _specs(self, specs: Sequence[SearchSpec], points: Floats | None, places: list[int]) -> list[SearchSpec]:
-        """How the queries are to be answered, with what the names of the classes say about them."""
-        if self._words is None or points is None:
+        """The specs, completed by the label priors that the members with text towers give."""
+        if self._text_search is None or points is None:
             return list(specs)
         weights = [self._retriever.weights if spec.weights is None else spec.weights for spec in specs]
-        priors = self._words.label_priors(points[places], np.stack(weights))
+        priors = self._text_search.label_priors(points[places], np.stack(weights))
         return [replace(spec, label_prior=prior) for spec, prior in zip(specs, priors, strict=True)]
 
     def _recall(self, batch: Sequence[PreparedQuery], vectors: Floats) -> dict[int, Floats]:
-        """Fill in the queries that are stored images; (D,) by row of them and of all examples."""
+        """Set the vectors of queries by stored image.
+
+        Returns:
+            Gallery row -> its stored vector (D,), for these images and for all examples.
+        """
         rows = list(dict.fromkeys(r for q in batch for r in (q.row, *q.positives, *q.negatives) if r is not None))
         if not rows:
             return {}
@@ -137,7 +141,7 @@ class Answering:
         return stored
 
     def _without_near_duplicates(self, query: PreparedQuery, vector: Floats) -> SearchSpec:
-        """The query's spec, with the suspects excluded that the members find to be the same picture too."""
+        """The query's spec, which now excludes those of the suspects that the members confirm as near duplicates."""
         if not query.suspects:
             return query.spec
         found = set(query.spec.exclude_rows)
@@ -155,7 +159,7 @@ class Answering:
         stored: Mapping[int, Floats],
         refused: dict[int, CbirError],
     ) -> None:
-        """Apply the feedback."""
+        """Move the vectors of queries that have examples (relevance feedback)."""
         for i, query in enumerate(batch):
             if i in refused or not (query.positives or query.negatives):
                 continue
@@ -171,7 +175,7 @@ class Answering:
 
 
 def _alike(batch: Sequence[PreparedQuery]) -> list[list[int]]:
-    """Places of the embeddings, grouped by members and lengths, so that each group stacks."""
+    """Places in the batch of the queries by embedding, grouped so that the vectors of a group can be stacked."""
     groups: dict[frozenset[tuple[str, int]], list[int]] = {}
     for i, query in enumerate(batch):
         if query.vectors:
@@ -180,7 +184,7 @@ def _alike(batch: Sequence[PreparedQuery]) -> list[list[int]]:
 
 
 def _refuse_singly(places: list[int], act: Callable[[list[int]], None], refused: dict[int, CbirError]) -> None:
-    """Act on a group at once; where it is refused, one by one, so that only the guilty are."""
+    """Call ``act`` for a whole group; if it raises, for each place alone, so that only those at fault are refused."""
     if not places:
         return
     try:

@@ -1,7 +1,7 @@
-"""The engine: one index version and its models, ready to answer.  It knows no protocol and no event loop.
+"""The engine: one index version and its models, ready to answer.  It knows no network protocol and no event loop.
 
-A query passes two stages: :meth:`Engine.prepare`, which many threads may call at once, and :meth:`Engine.answer`,
-which embeds and searches a whole batch and has one caller at a time.
+A query passes two stages: :meth:`Engine.prepare`, which many threads may call at once, and :meth:`Engine.answer`, which
+embeds and searches a whole batch and is called by one thread at a time.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from cbir.core.search import Appearance, Retriever, Searcher
 from cbir.server.engine.answering import Answering
 from cbir.server.engine.preparation import Preparation, PreparedQuery
 from cbir.server.engine.query import EngineInfo, EngineQuery, EngineResult, ImageBytes, MemberInfo, Text
-from cbir.server.engine.words import Words
+from cbir.server.engine.text_search import TextSearch
 from cbir.server.limits import Limits
 
 __all__ = ["Engine"]
 
 _log = logging.getLogger(__name__)
 
-#: Components of all images below which more than one thread does not pay for a search.
+#: Galleries with fewer vector components than this are searched by one thread: more do not pay.
 _SEARCHED_ALONE = 2**27
-#: What the start may take for batch sizes that can do without.
+#: Seconds of warming up after which the batch sizes that are not yet warm are left out.
 _WARM_UP_SECONDS = 20.0
 
 
@@ -43,11 +43,11 @@ class Engine:
 
     Args:
         embedders: One for each member of the version's ensemble, by name.
-        words: What the version has for words, if anything.
+        text_search: Search by text; None where the index has none.
         decoder: Where query images are decoded; None: on the thread that prepares the query.
 
     Raises:
-        ArtifactError: ``INDEX_MISMATCH``: an embedder gives vectors of another length than the index was made of.
+        ArtifactError: ``INDEX_MISMATCH``: an embedder's vectors have another length than those the index was made of.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Engine:
         searcher: Searcher,
         embedders: Mapping[str, Embedder],
         limits: Limits,
-        words: Words | None = None,
+        text_search: TextSearch | None = None,
         decoder: Decoder | None = None,
     ) -> None:
         for name, dim in zip(searcher.members, searcher.raw_dims, strict=True):
@@ -71,17 +71,17 @@ class Engine:
         self.buckets = limits.buckets
         self.gallery = searcher.gallery
         crop = version.manifest.ensemble.crop
-        self._asked_in_words = words.members if words else ()
+        self._text_members = text_search.members if text_search else ()
         self._prepare = Preparation(
             self.gallery,
             searcher.members,
             ((embedder.size, embedder.interpolation) for embedder in self.embedders.values()),
             crop,
             limits,
-            self._asked_in_words,
+            self._text_members,
             decoder,
         )
-        self._answer = Answering(searcher, self.embedders, words, Appearance.of(version), version.name)
+        self._answer = Answering(searcher, self.embedders, text_search, Appearance.of(version), version.name)
 
     @classmethod
     def load(
@@ -104,22 +104,22 @@ class Engine:
         """Load an index version and its models, and answer queries with them.
 
         Args:
-            version: Default: the live one.
-            ensemble: Where the weights lie now; default: where they lay when the index was made.
+            version: Name of the version; None for the live one.
+            ensemble: The ensemble with the present paths of the weights; None for the paths stored in the index.
             device: ``auto``, ``cpu`` or ``cuda``.
             runtime: ``auto``, ``openvino`` or ``torch``.
-            index: ``exact`` ignores approximate indexes; None uses what the indexer built.
+            index: ``exact`` for exact search even if there is an approximate index; None for what the indexer built.
             verify: Compare every file with its checksum first.
-            text: Load text towers where there are any.
-            beside: An engine that was loaded the same way; its models are used again where they are the same.
-            on_device: Runs what it is given on the thread that owns the device, and waits for it; None: runs it here.
+            text: Load the text towers of members that have one.
+            beside: An engine loaded with the same options; models that both share are not loaded again.
+            on_device: Runs a function on the thread that owns the device and waits for it; None: run it on this one.
             precision: ``auto``, ``f32``, ``bf16``, ``f16`` or ``int8``.
             decoder: Where query images are decoded; None: on the thread that prepares the query.
 
         Raises:
-            ArtifactError: The index is absent, half copied, damaged, or of another ensemble or other weights.
+            ArtifactError: The index is missing, incomplete, damaged, or was made with another ensemble or weights.
             EnsembleError: A model cannot be loaded.
-            ConfigurationError: The device, runtime, precision or index is not there.
+            ConfigurationError: The device, runtime, precision or index is not available.
         """
         if index not in (None, "exact"):
             raise ConfigurationError(
@@ -138,11 +138,12 @@ class Engine:
                 for member in spec.members
             }
             retriever = Retriever.load(opened, device, index)
-            words = Words.load(opened, spec, device, text)
+            text_search = TextSearch.load(opened, spec, device, text)
             if len(opened.gallery) * sum(retriever.dims) < _SEARCHED_ALONE:
                 search_alone(with_torch=all(e.runtime != "torch-cpu" for e in embedders.values()))
-            engine = cls(opened, retriever, embedders, limits or Limits(), words, decoder)
-            # Models that serve already know every size; a large batch would hold up the queries meanwhile.
+            engine = cls(opened, retriever, embedders, limits or Limits(), text_search, decoder)
+            # Models taken over from ``beside`` are warm for every size; large batches would only delay the queries that
+            # it answers.
             warm = all(_fingerprint(opened, name) in known for name in embedders)
             engine.warm_up((1,) if warm else engine.buckets, on_device)
         except CbirError:
@@ -159,7 +160,7 @@ class Engine:
 
     @property
     def models(self) -> dict[str, Embedder]:
-        """The members' models by fingerprint: one of the same weights and preprocessing may serve another version."""
+        """The members' models by fingerprint of weights and preprocessing, for sharing with another engine."""
         return {_fingerprint(self._version, name): embedder for name, embedder in self.embedders.items()}
 
     @property
@@ -183,7 +184,7 @@ class Engine:
                 dim=dim,
                 metric=member.metric,
                 runtime=self.embedders[member.name].runtime,
-                text=member.name in self._asked_in_words,
+                text=member.name in self._text_members,
             )
             for member, weight, raw_dim, dim in facts
         )
@@ -201,14 +202,14 @@ class Engine:
     def warm_up(
         self, buckets: Sequence[int] = (1,), on_device: Callable[[Callable[[], None]], None] | None = None
     ) -> float:
-        """Send real images through every member, in batches of every size, and fill what is made on first use.
+        """Send real images through all members in batches of every size: much is compiled or allocated on first use.
 
-        On a GPU each size gets its buffers and its graph.  On a CPU a new size costs some milliseconds, so the larger
-        ones are left out where the models are so slow that they would hold up the start.
+        On a GPU each size gets its buffers and its graph.  On a CPU a new size costs only some milliseconds, so larger
+        ones are left out if the models are so slow that they would delay the start.
 
         Args:
-            buckets: The sizes.
-            on_device: As in :meth:`load`; it is given one batch at a time.
+            buckets: The batch sizes.
+            on_device: As in :meth:`load`; called for one batch at a time.
 
         Returns:
             Seconds that one query takes.
@@ -241,27 +242,27 @@ class Engine:
         for count in buckets:
             if on_gpu or perf_counter() - begun < _WARM_UP_SECONDS:
                 answer(query, count)
-        if self._asked_in_words:
+        if self._text_members:
             answer(EngineQuery(Text("a photo")), 1)
         answer(query, 1)
         return seconds
 
     def is_light(self, query: EngineQuery) -> bool:
-        """Whether :meth:`prepare` takes microseconds for this query, so that no thread is worth its while."""
+        """Whether :meth:`prepare` takes only microseconds for this query, so that another thread would not pay."""
         return self._prepare.is_light(query)
 
     def prepare(self, query: EngineQuery) -> PreparedQuery:
-        """The first stage: check the options; decode, cut and resize the image.  Safe for many threads.
+        """The first stage: check the options, and decode, crop and resize the image.  Thread-safe.
 
         Raises:
-            QueryError: Options that cannot be met.
-            UnknownImageError: An id that the gallery does not hold.
-            ImageError: Bytes that are no usable image.
+            QueryError: An option is invalid.
+            UnknownImageError: An id is not in the gallery.
+            ImageError: The bytes are not a usable image.
         """
         return self._prepare(query)
 
     def search(self, query: EngineQuery) -> EngineResult:
-        """Answer one query, both stages.
+        """Answer one query: both stages, one after the other.
 
         Raises:
             CbirError: As :meth:`prepare` and :meth:`answer`.
@@ -274,13 +275,13 @@ class Engine:
     def answer(
         self, batch: Sequence[PreparedQuery], waited: Sequence[float] | None = None
     ) -> list[EngineResult | CbirError]:
-        """The second stage: embed and search a batch in which images, embeddings, stored images and words mix freely.
+        """The second stage: embed and search a batch of queries, which may be of different kinds.
 
         Args:
-            waited: Seconds that each query spent in queues, to be told in its timings.
+            waited: Seconds that each query has spent in queues, for its timings.
 
         Returns:
-            For each query its result, or why there is none.
+            For each query its result, or the error why there is none.
         """
         return self._answer(batch, waited)
 

@@ -1,4 +1,4 @@
-"""Relevance feedback: example images pull the query towards them or push it away."""
+"""Relevance feedback: the query moves towards positive example images and away from negative ones."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ __all__ = ["NEGATIVE_WEIGHT", "POSITIVE_WEIGHT", "apply_feedback"]
 
 Floats = NDArray[np.float32]
 
-#: What the mean of the positive examples weighs beside the query.
+#: Weight of the mean of the positive examples; the query has weight 1.
 POSITIVE_WEIGHT = 1.0
-#: What the mean of the negative examples weighs beside all that pulls: query and positives.
+#: Weight of the mean of the negative examples, relative to the total weight of query and positive examples.
 NEGATIVE_WEIGHT = 0.25
 
-# Below this length a direction is rounding noise.
+# A vector shorter than this is 0 but for rounding, and its direction is noise.
 _NOTHING = 1e-4
 
 
 def apply_feedback(query: Floats | None, positives: Floats, negatives: Floats, dims: Sequence[int]) -> Floats:
     """Move a projected query by its examples.
 
-    In every member's space the query becomes ``unit(query + mean(positives) - 0.25·2·mean(negatives))``: 0.25 of the
-    weight of what pulls, which is 2 here, and 1 where either query or positives are missing.  A member that has no say
-    in the query (a zero block) has none afterwards either.  Source: Rocchio, "Relevance feedback in information
-    retrieval", 1971.  Salton and Buckley, 1990, gave positives and negatives 0.75 and 0.25, for words; the weights here
-    were chosen on photos (docs/benchmarks.md, "Relevance feedback").
+    In every member's space the query becomes ``unit(query + mean(positives) - w·mean(negatives))``, where w is 0.25
+    times the total weight of query and positives: 0.5 with both, 0.25 with one of them.  A member that the query has no
+    vector for (a zero block) has none afterwards either.  Source: Rocchio, "Relevance feedback in information
+    retrieval", 1971.  Salton and Buckley, 1990, weighted positives 0.75 and negatives 0.25 for text documents; the
+    weights here were chosen on photos (docs/benchmarks.md, "Relevance feedback").
 
     Args:
-        query: (D,) the members' unit vectors side by side, or None.
-        positives: (P, D), P may be 0; their order does not matter, a repeated one counts twice.
+        query: (D,) the members' unit vectors, concatenated; None where there is only feedback.
+        positives: (P, D), P may be 0; an example that occurs twice counts twice.
         negatives: (N, D), N may be 0.
-        dims: Length of each member's block; they add up to D.
+        dims: Length of each member's block; their sum is D.
 
     Returns:
-        (D,) float32 with unit or zero blocks.
+        (D,) float32; every block is a unit vector or zero.
 
     Raises:
-        QueryError: ``EMPTY_QUERY``: nothing is left to look for.
+        QueryError: ``EMPTY_QUERY``: all blocks have become zero.
     """
     if query is None and not len(positives):
         raise QueryError(

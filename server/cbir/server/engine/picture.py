@@ -1,4 +1,4 @@
-"""Pictures of the gallery for display: the original file or a thumbnail of it."""
+"""Images of the gallery for display: the original file or a thumbnail of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Picture", "PictureError", "media_type", "read_picture"]
 
 _QUALITY = 85
 
-# How the files of each format begin.
+# The first bytes of the files of each format.
 _MEDIA_TYPES = (
     (re.compile(rb"\xff\xd8\xff"), "image/jpeg"),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "image/png"),
@@ -31,7 +31,7 @@ _MEDIA_TYPES = (
 
 
 class PictureError(CbirError):
-    """The file of an indexed image is no longer there, or no longer what was indexed, or no thumbnail can be made."""
+    """The file of an indexed image is gone or has changed since it was indexed, or no thumbnail can be made of it."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ def media_type(data: bytes) -> str:
 
 
 def read_picture(gallery: Gallery, image_id: str, thumbnail: int | None, limits: Limits) -> Picture:
-    """Read an indexed image again, and shrink it to a JPEG where a thumbnail is asked for.  Blocks.
+    """Read the file of an indexed image, and make a JPEG thumbnail of it if asked to.  Blocks.
 
     Args:
-        thumbnail: Longest side in pixels; smaller images keep their size.  None: the original bytes.
+        thumbnail: Length of the longer side in pixels (smaller images keep their size); None for the original file.
 
     Raises:
         UnknownImageError: The gallery holds no such image.
@@ -71,7 +71,7 @@ def read_picture(gallery: Gallery, image_id: str, thumbnail: int | None, limits:
             reason="IMAGE_GONE",
             image_id=image_id,
         ) from error
-    # Only what was indexed is given away, whatever lies in that place now.
+    # Only the indexed content is served, never another file that now lies at its path.
     if hashlib.sha256(data).hexdigest() != gallery.sha256(row):
         raise PictureError(
             f"the file of image {image_id!r} has changed since it was indexed: index again",

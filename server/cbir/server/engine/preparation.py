@@ -1,4 +1,4 @@
-"""The first stage of a query: its options checked, its image decoded, cut and resized.  Safe for many threads."""
+"""The first stage of a query: its options are checked, its image is decoded, cropped and resized.  Thread-safe."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ from cbir.server.limits import Limits
 
 __all__ = ["InputForm", "Preparation", "PreparedQuery"]
 
-#: Side in pixels and resampling of a square model input; members that share one share the resized image.
+#: Side in pixels and resampling filter of a square model input; members with the same form share one resized image.
 InputForm = tuple[int, str]
 
 
 @dataclass(frozen=True)
 class PreparedQuery:
-    """A query that is ready for the models and the search.
+    """A query after the first stage, ready for the models and the search.
 
     Attributes:
         inputs: (S, S, 3) uint8 RGB by input form; empty unless the query is an image.
         vectors: (raw_dim,) float32 by member; empty unless the query is an embedding.
-        text: The words; empty unless the query is words.
-        row: The gallery row, where the query is a stored image.
+        text: The text; empty unless it is a text query.
+        row: The gallery row, if the query is a stored image.
         positives: Gallery rows of the positive examples, each once.
         negatives: Gallery rows of the negative examples, each once.
-        suspects: What may be a near duplicate of the query and is then no hit: gallery rows whose hashes are close,
-            and the bits in which they differ, by the row of the image that they are like (None: the query image).
-        crop: What was embedded, in pixels of the upright image.
-        seconds: What the preparation took.
+        suspects: Gallery rows whose perceptual hashes are close to that of the query, and the number of bits in which
+            they differ; they are excluded from the hits if the second stage confirms them as near duplicates.  The key
+            is the gallery row that they are close to, or None for the query image.
+        crop: The part of the query image that is embedded, in pixels of the upright image.
+        seconds: Duration of the first stage.
     """
 
     spec: SearchSpec
@@ -58,7 +59,7 @@ class Preparation:
     """Prepares queries for one gallery and one ensemble.
 
     Args:
-        words: The members that can be asked in words.
+        words: Names of the members that take text queries.
         decoder: Where images are decoded; None: on the thread that prepares the query.
     """
 
@@ -78,22 +79,22 @@ class Preparation:
 
     @staticmethod
     def is_light(query: EngineQuery) -> bool:
-        """Whether preparing the query takes microseconds, so that no thread is worth its while."""
+        """Whether preparing the query takes only microseconds, so that another thread would not pay."""
         return not isinstance(query.source, ImageBytes) and not query.filter and not query.exclude_query
 
     def __call__(self, query: EngineQuery) -> PreparedQuery:
         """Check and prepare a query.
 
         Raises:
-            QueryError: Options that cannot be met, by reason.
-            UnknownImageError: An id that the gallery does not hold.
-            ImageError: Bytes that are no usable image.
+            QueryError: An option is invalid; the reason says which.
+            UnknownImageError: An id is not in the gallery.
+            ImageError: The bytes are not a usable image.
         """
         begun = perf_counter()
         source = query.source
         self._check(query)
         row = self._gallery.row(source.image_id) if isinstance(source, StoredImage) else None
-        # An example that is named twice counts once.
+        # dict.fromkeys: an example that is named twice counts once.
         positives = tuple(self._gallery.row(name) for name in dict.fromkeys(query.positive_ids))
         negatives = tuple(self._gallery.row(name) for name in dict.fromkeys(query.negative_ids))
         same = self._same_bytes(query, row, positives) if query.exclude_query else ()
@@ -199,8 +200,9 @@ class Preparation:
                 )
         mask = self._gallery.mask(condition.labels, condition.exclude_labels, condition.metadata)
         if positives:
-            # The caller knows them, so they are no hits.  They are masked and not excluded, as what is excluded has no
-            # part in the vote of the neighbours' labels either, where positive examples belong above all.
+            # Positive examples are no hits, as the caller knows them already.  They are masked rather than excluded:
+            # excluded images have no part in the vote of the neighbours' labels, in which positive examples should take
+            # part.
             mask = np.ones(len(self._gallery), bool) if mask is None else mask
             mask[list(positives)] = False
         return mask
@@ -224,7 +226,7 @@ class Preparation:
         box = find_content(image.pixels, self._crop if query.crop is None else query.crop)
         inputs = {form: prepare(image.pixels, box, *form) for form in self._forms}
         phash = perceptual_hash(image.pixels, box) if query.exclude_query else None
-        # Large JPEGs are decoded at a reduced scale; the box is told in pixels of the original.
+        # Large JPEGs are decoded at a reduced scale, but the box is reported in pixels of the original.
         height, width = image.pixels.shape[:2]
         told = box.scaled(image.width / width, image.height / height)
         box = Box(told.left, told.top, min(told.right, image.width), min(told.bottom, image.height))
@@ -246,7 +248,7 @@ class Preparation:
 
 
 def _anchors(query: EngineQuery, row: int | None, positives: tuple[int, ...]) -> tuple[int, ...]:
-    """The gallery images that are the query: a stored image, or the positive examples where there is nothing else."""
+    """Gallery images that are the query: a stored image, or the positive examples if there is nothing else."""
     if row is not None:
         return (row,)
     return positives if query.source is None else ()

@@ -1,4 +1,4 @@
-"""Queries and answers as the engine knows them: frozen values, no protocol."""
+"""Queries and answers of the engine: frozen values that know no network protocol."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ImageBytes:
-    """The query is an image file."""
+    """A query by image: the bytes of an image file."""
 
     data: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
 class StoredImage:
-    """The query is an image of the gallery."""
+    """A query by the id of an image in the gallery."""
 
     image_id: str
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """The query was embedded elsewhere.
+    """A query by embeddings that the caller has computed.
 
     Attributes:
         vectors: (raw_dim,) by member, before projection; members that are left out do not vote.
@@ -57,7 +57,7 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Text:
-    """The query is words."""
+    """A query by text."""
 
     text: str
 
@@ -70,9 +70,9 @@ class Filter:
     """A condition on the hits; all its parts must hold.
 
     Attributes:
-        labels: The hit carries one of these, where there are any.  Examples need not.
-        exclude_labels: The hit carries none of these.
-        metadata: For each column, the values of which the hit carries one.
+        labels: A hit must have one of these labels; empty for any.  It applies to hits only, not to examples.
+        exclude_labels: A hit must have none of these labels.
+        metadata: Column -> values; a hit must have one of the values in every column named.
     """
 
     labels: tuple[str, ...] = ()
@@ -88,15 +88,16 @@ class EngineQuery:
     """One query.
 
     Attributes:
-        source: What to look for; None where positive examples alone say it.
-        positive_ids: Gallery images that the query moves towards.  They are no hits, but vote for their labels.
-        negative_ids: Gallery images that the query moves away from.  They are no hits and have no vote.
+        source: What to look for; None if there are positive examples only.
+        positive_ids: Gallery images that the query moves towards.  They are no hits, but take part in the vote of
+            labels.
+        negative_ids: Gallery images that the query moves away from.  They are no hits and take no part in the vote.
         limit: Most hits.
         min_score: Hits with a lower score are left out.
-        weights: By member, members that are left out weigh 0; None: the index's own.
-        exclude_query: The query image itself is no hit, be it by its bytes or as a near duplicate
-            (:mod:`cbir.core.search.near_duplicates`); likewise each positive example, where they alone are the query.
-        crop: How a query image is cut; None: as the gallery was.
+        weights: Weights by member, 0 for members that are left out; None for the weights of the index.
+        exclude_query: Leave out the query image itself, that is hits with the same bytes and near duplicates of it
+            (:mod:`cbir.core.search.near_duplicates`); and those of each positive example if there are only examples.
+        crop: How the query image is cropped; None: as the gallery was.
     """
 
     source: Source | None = None
@@ -112,19 +113,20 @@ class EngineQuery:
 
     @property
     def image_bytes(self) -> int:
-        """Size of the query image in bytes, 0 where it is none."""
+        """Size of the query image in bytes; 0 if the query is no image."""
         return len(self.source.data) if isinstance(self.source, ImageBytes) else 0
 
 
 @dataclass(frozen=True)
 class Vote:
-    """What one member says about one hit.
+    """The part of one member in the score of one hit.
 
     Attributes:
-        rank: The member's own rank of the hit among the candidates that were scored, from 1; 0 where the query is
-            words, which the member does not understand.
-        similarity: Cosine after projection, -1..1; of words and image, before projection.
-        contribution: What the member added to the hit's fused score.
+        rank: The member's own rank of the hit among the candidates that were scored, from 1; 0 in text queries for
+            members without a text tower.
+        similarity: Cosine similarity after projection, -1..1; in text queries that of text and image, before
+            projection.
+        contribution: What the member adds to the hit's fused score.
     """
 
     member: str
@@ -135,10 +137,10 @@ class Vote:
 
 @dataclass(frozen=True)
 class Hit:
-    """One image that is like the query.
+    """One image of the result.
 
     Attributes:
-        score: 0..1, falling with the rank; not calibrated where the query is words.
+        score: 0..1, descending with the rank; not calibrated for text queries.
         fused_score: The sum of the votes' contributions and ``label_contribution``.
     """
 
@@ -151,14 +153,14 @@ class Hit:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds by stage.
+    """Seconds that each stage took.
 
     Attributes:
-        decode: Decoding, cropping and resizing this query.
+        decode: Decoding, cropping and resizing the image of this query.
         queue: Waiting for a decoder and for the engine.
         embed: The forward passes of the batch that the query was in.
-        search: Projecting that batch and ranking the gallery for it, fusion included.
-        fuse: Putting the answers of that batch together.
+        search: Projecting that batch, and searching and ranking the gallery for it.
+        fuse: Assembling the results of that batch.
     """
 
     decode: float = 0.0
@@ -172,13 +174,13 @@ class Timings:
 class EngineResult:
     """The answer to one query.
 
-    The hits are held as the arrays they were ranked in: whoever writes them to the wire needs no object for each vote.
+    The hits are kept as the arrays of the ranking, so that serialising them does not need an object for every vote.
 
     Attributes:
-        ranking: The hits' rows, scores and votes, and the likeliest classes.
-        members: The names of the members, in the order of the ranking's columns.
-        gallery: What the rows stand for.
-        crop: The part of the query image that was embedded, in pixels of the upright image; None: it was no image.
+        ranking: Rows, scores and votes of the hits, and the most likely classes.
+        members: Names of the members, in the order of the ranking's columns.
+        gallery: The gallery that the rows refer to.
+        crop: The part of the query image that was embedded, in pixels of the upright image; None without an image.
         version: The index version that answered.
     """
 
@@ -191,7 +193,7 @@ class EngineResult:
 
     @property
     def labels(self) -> tuple[tuple[str, float], ...]:
-        """The likeliest classes and their probabilities, best first."""
+        """The most likely classes and their probabilities, best first."""
         return tuple(self.ranking.labels)
 
     @cached_property
@@ -217,11 +219,11 @@ class MemberInfo:
     """One member of the loaded ensemble.
 
     Attributes:
-        weight: Of its vote; those of all members add up to 1.
+        weight: Weight of its vote; the weights of all members add up to 1.
         embedding_dim: Length of its embedding before projection.
         dim: Length after projection.
         runtime: What computes its embedding, such as ``openvino`` or ``torch-cuda``.
-        text: It has a text tower: it can be asked in words.
+        text: Whether it has a text tower, so that it takes text queries.
     """
 
     name: str

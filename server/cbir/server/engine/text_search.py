@@ -1,4 +1,4 @@
-"""Words in the engine: queries in words, and what the names of classes say about queries that are images."""
+"""Text in the engine: text queries, and what class names say about image queries (label priors)."""
 
 from __future__ import annotations
 
@@ -16,36 +16,35 @@ from cbir.core.vote import Ranking
 from cbir.server.engine.feedback import apply_feedback
 from cbir.server.engine.preparation import PreparedQuery
 
-__all__ = ["Words"]
+__all__ = ["TextSearch"]
 
 _log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
 
 
-class Words:
-    """The joint space of an index version and the text towers that lead into it.
+class TextSearch:
+    """The joint text-image space of an index version, and the text towers that embed into it.
 
     Args:
-        embedders: By member; those without one still say what the names of classes tell of images.
+        embedders: Text towers by member; a member without one takes no text queries but still gives label priors.
     """
 
     def __init__(self, space: JointSpace, embedders: Mapping[str, TextEmbedder]) -> None:
         self._space = space
         self._embedders = {name: embedders[name] for name in space.members if name in embedders}
-        #: The members that can be asked in words.
+        #: Names of the members that take text queries.
         self.members = tuple(self._embedders)
 
     @classmethod
-    def load(cls, version: IndexVersion, ensemble: EnsembleSpec, device: str, towers: bool = True) -> Words | None:
-        """Load what a version has for words; None where that is nothing.
+    def load(cls, version: IndexVersion, ensemble: EnsembleSpec, device: str, towers: bool = True) -> TextSearch | None:
+        """Load the joint space of a version and the text towers; None if the version has no joint space.
 
-        A tower that cannot be loaded leaves its member without words and is logged: images can be searched all the
-        same.
+        A tower that cannot be loaded is logged, and its member takes no text queries; image queries still work.
 
         Args:
-            ensemble: Where the weights lie now.
-            towers: Load the text towers; False leaves the class names to do their part.
+            ensemble: The ensemble with the present paths of the weights.
+            towers: Load the text towers; False leaves only the label priors.
 
         Raises:
             ArtifactError: A file is damaged.
@@ -63,13 +62,13 @@ class Words:
         return cls(space, embedders)
 
     def points(self, batch: Sequence[PreparedQuery], raw: Mapping[str, Floats]) -> Floats:
-        """Where the queries lie in the joint space, moved by their examples as in the members' projected spaces.
+        """Vectors of the queries in the joint space, moved by their examples as in the members' own spaces.
 
         Args:
-            raw: (I, raw_dim) by member: the embeddings of those I queries that are images, in their order.
+            raw: (I, raw_dim) by member: embeddings of those I queries that are images, in their order.
 
         Returns:
-            (B, sum of dims) float32; queries that say nothing there, such as embeddings of other members, get zeros.
+            (B, sum of dims) float32; zeros for queries without a vector there, such as embeddings of other members.
         """
         points = np.zeros((len(batch), sum(self._space.dims)), np.float32)
         images = [i for i, query in enumerate(batch) if query.inputs]
@@ -90,7 +89,7 @@ class Words:
 
     def _given(self, vectors: Mapping[str, NDArray[np.float32]]) -> Floats:
         dims = dict(zip(self._space.members, self._space.dims, strict=True))
-        # What is no usable vector is refused, with its reason, where it is projected.
+        # Unusable vectors are left out here; the projection refuses them with the reason.
         good = {
             name: vector[None]
             for name, vector in vectors.items()
@@ -108,12 +107,12 @@ class Words:
         try:
             return apply_feedback(point if known else None, positives, negatives, self._space.dims)
         except CbirError:
-            return np.zeros_like(point)  # the query is refused, or the other members know better
+            return np.zeros_like(point)  # the projection refuses the query, or other members answer it
 
     def label_priors(self, points: Floats, weights: Floats) -> list[Floats | None]:
-        """What the names of the classes say; see :meth:`cbir.core.search.text_search.JointSpace.label_priors`."""
+        """Label priors of class names; see :meth:`cbir.core.search.text_image_space.JointSpace.label_priors`."""
         return self._space.label_priors(points, weights)
 
     def search(self, point: Floats, weights: Floats, query: PreparedQuery) -> Ranking:
-        """Rank the gallery by words; see :meth:`cbir.core.search.text_search.JointSpace.search`."""
+        """Rank the gallery for a text query; see :meth:`cbir.core.search.text_image_space.JointSpace.search`."""
         return self._space.search(point, weights, query.spec)

@@ -189,7 +189,7 @@ def test_a_tower_that_cannot_be_loaded_leaves_images_alone(
             raise EnsembleError("its tokenizer is far away", reason="WEIGHTS_UNREACHABLE")
         return load_text_embedder(member, device)
 
-    monkeypatch.setattr("cbir.server.engine.words.load_text_embedder", refuse_wide)
+    monkeypatch.setattr("cbir.server.engine.text_search.load_text_embedder", refuse_wide)
     with caplog.at_level(logging.WARNING):
         engine = Engine.load(worded.index, device="cpu", runtime="torch")
     assert "far away" in caplog.text
@@ -208,14 +208,14 @@ def priors(worded: Worded, monkeypatch: pytest.MonkeyPatch) -> Callable[..., lis
 
     def ask(*queries: EngineQuery) -> list[np.ndarray | None]:
         seen: list[SearchSpec] = []
-        search = worded.engine._retriever.search
+        search = worded.engine._searcher.search
 
         def watch(vectors: np.ndarray, specs: list[SearchSpec]) -> Any:
             seen.extend(specs)
             return search(vectors, specs)
 
         with monkeypatch.context() as patch:
-            patch.setattr(worded.engine._retriever, "search", watch)
+            patch.setattr(worded.engine._searcher, "search", watch)
             answers = worded.engine.answer([worded.engine.prepare(query) for query in queries])
         assert not any(isinstance(answer, CbirError) for answer in answers)
         return [spec.label_prior for spec in seen]
@@ -287,7 +287,7 @@ def test_class_names_have_their_share_in_the_labels(worded: Worded) -> None:
     mute._answer._words = None
     without = dict(mute.search(query).labels)
     prior = hand_prior(worded, worded.engine.gallery.row("blue/blue-checks-2.png"))
-    share = worded.engine._retriever._vote.text_share
+    share = worded.engine._searcher._vote.text_share
     assert 0 < share < 1
     for label, name in zip(worded.engine.gallery.labels, prior, strict=True):
         expected = share * name + (1 - share) * without.get(label, 0.0)
