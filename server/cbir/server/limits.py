@@ -84,5 +84,5 @@ class Limits:
 
     @property
     def max_message_bytes(self) -> int:
-        """Size of the largest request in bytes; it leaves room for an image a little too large to be refused by name."""
+        """Size of the largest request in bytes; leaves room for images a little too large to be refused by name."""
         return self.max_image_bytes + 4 * 2**20
