@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from house import ROOT, ROOTS, modules
+from rooms import ROOT, ROOTS, modules
 
 #: Package -> what of ours it may import besides itself.
 MAY_IMPORT = {

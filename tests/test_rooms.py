@@ -8,77 +8,17 @@ from __future__ import annotations
 
 import ast
 import importlib
-from collections.abc import Iterator
+import re
 from pathlib import Path
 
 import pytest
-from house import ROOT, modules
+from rooms import ORDER, PICTURE, ROOT, House, drawing
 
 MOST_MODULES = 20
 MOST_LINES = 300
 
-#: From the floor up; a room imports only from what stands before it in its own column and in the columns it rests on.
-ORDER = {
-    "cbir.core": (
-        "errors", "version", "machine", "files", "images", "vector_index", "ensemble", "metric", "vote", "artifacts",
-        "search", "evaluation",
-    ),
-    "cbir.server": ("limits", "engine", "queue", "deployment", "observe", "transport", "bench", "commands"),
-    "cbir.indexer": ("samples", "sources", "build", "evaluate", "tune", "train", "dedup", "commands"),
-}  # fmt: skip
-
-#: Modules and the lines they have, as they are now: generated stubs are counted by nobody.
-MODULES = {name: file for name, file in modules().items() if not name.startswith("cbir.v1")}
-
-
-def room_of(module: str) -> str | None:
-    """The room a module lies in, None for what lies in none."""
-    parts = module.split(".")
-    if parts[:3] == ["cbir", "client", "cli"]:
-        return "cbir.client.cli"
-    return ".".join(parts[:3]) if ".".join(parts[:2]) in ORDER and len(parts) > 2 else None
-
-
-def door(room: str) -> dict[str, str]:
-    """What a room's door lists: name -> the module that defines it."""
-    file = MODULES[room].with_suffix(".pyi") if room in MODULES else None
-    if file is None or not file.exists():
-        return {}
-    listed = {}
-    for node in ast.parse(file.read_text()).body:
-        assert isinstance(node, ast.ImportFrom), f"{file}: a door holds nothing but imports"
-        assert node.level == 1, f"{file}: a door opens its own room only"
-        for alias in node.names:
-            assert alias.asname == alias.name, f"{file}: write {alias.name} as {alias.name}"
-            listed[alias.name] = f"{room}.{node.module}"
-    return listed
-
-
-DOORS = {room: door(room) for room in sorted({room_of(name) or "" for name in MODULES} - {""})}
-
-
-def imported(module: str, file: Path) -> Iterator[tuple[str, str]]:
-    """(module, name) of everything of ours that a module imports, at whatever depth."""
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cbir.") and not node.level:
-            for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                yield (whole, "") if whole in MODULES else (str(node.module), alias.name)
-        elif isinstance(node, ast.Import):
-            yield from ((alias.name, "") for alias in node.names if alias.name.startswith("cbir."))
-
-
-def behind(module: str, name: str) -> str:
-    """The module that an import really loads: what lies behind a door is looked up in it."""
-    return DOORS.get(module, {}).get(name, module)
-
-
-def between_modules() -> dict[str, set[str]]:
-    """Module -> the modules of ours that it imports."""
-    return {
-        module: {found for target, name in imported(module, file) if (found := behind(target, name)) in MODULES}
-        for module, file in MODULES.items()
-    }
+HOUSE = House()
+MODULES, DOORS, room_of = HOUSE.modules, HOUSE.doors, HOUSE.room_of
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
@@ -106,23 +46,25 @@ def test_the_search_for_circles_finds_one() -> None:
 
 
 def test_no_circle_among_modules() -> None:
-    assert circles(between_modules()) == []
+    assert circles(HOUSE.graph()) == []
 
 
 def test_rooms_stand_in_order() -> None:
     wrong = []
-    for module, targets in between_modules().items():
+    for module, targets in HOUSE.graph().items():
         package = ".".join(module.split(".")[:2])
         for target in sorted(targets):
-            if target.startswith(package + ".") and package in ORDER:
-                one, other = module.split(".")[2], target.split(".")[2]
+            one, other = room_of(module), room_of(target)
+            if one and other and other.startswith(package + "."):
+                one, other = one.split(".")[2], other.split(".")[2]
                 if ORDER[package].index(one) < ORDER[package].index(other):
                     wrong.append(f"{module} imports {target}, which stands above it")
     assert wrong == []
 
 
 def test_every_room_has_its_place_in_the_order() -> None:
-    there = {package: {name.split(".")[2] for name in MODULES if name.startswith(package + ".")} for package in ORDER}
+    rooms = {room_of(name) or "" for name in MODULES} - {""}
+    there = {package: {room.split(".")[2] for room in rooms if room.startswith(package + ".")} for package in ORDER}
     assert there == {package: set(rooms) for package, rooms in ORDER.items()}
 
 
@@ -130,7 +72,7 @@ def test_rooms_are_entered_through_their_doors() -> None:
     """A module imports what lies in another room from the room itself, and nothing that its door does not list."""
     wrong = []
     for module, file in MODULES.items():
-        for target, name in imported(module, file):
+        for target, name in HOUSE.imported(module, file):
             room = room_of(target)
             if room is None or room == room_of(module) or room not in DOORS or not DOORS[room]:
                 continue
@@ -159,7 +101,7 @@ def test_doors_list_what_is_used() -> None:
     used = {
         (target, name)
         for module, file in {**MODULES, **outside}.items()
-        for target, name in imported(module, file)
+        for target, name in HOUSE.imported(module, file)
         if room_of(module) != target
     }
     idle = [f"{room}: {name}" for room, listed in DOORS.items() for name in listed if (room, name) not in used]
@@ -178,3 +120,23 @@ def test_folders_and_modules_are_small() -> None:
     assert {str(f): n for f, n in folders.items() if n > MOST_MODULES} == {}
     lines = {name: len(file.read_text().splitlines()) for name, file in MODULES.items()}
     assert {name: n for name, n in lines.items() if n > MOST_LINES} == {}
+
+
+def test_the_drawing_shows_the_house_as_it_is() -> None:
+    assert PICTURE.read_text() == drawing(), (
+        "the rooms have changed: run python scripts/rooms.py"
+    )
+
+
+@pytest.mark.parametrize("document", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_paths_and_modules_that_documents_name_are_there(document: str) -> None:
+    text = (ROOT / document).read_text()
+    paths = re.findall(r"(?:client|indexer|server|shared)/cbir/[\w/.]*[\w/]", text)
+    names = re.findall(r"`(cbir\.[\w.]+)`", text)
+    gone = [path for path in paths if not (ROOT / path).exists()]
+    gone += [
+        name for name in names
+        if name not in MODULES and name.rpartition(".")[0] not in MODULES and name.split(".")[1] != "v1"
+    ]  # fmt: skip
+    assert paths or names
+    assert gone == []

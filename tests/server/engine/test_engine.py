@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from house import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from rooms import ROOT
 
 from cbir.core.errors import CbirError
 from cbir.core.images import Box, Crop, decode_image, prepare
