@@ -14,14 +14,14 @@ __all__ = ["Admission", "NotReadyError", "OverloadedError"]
 _SHORTEST_RETRY = 0.05
 _LONGEST_RETRY = 60.0
 
-#: A lane holds at most this many times the room that is free.  However many lanes press, some room stays free for one
-#: that comes new; one alone gets four fifths.  Source: Choudhury and Hahne, "Dynamic queue length thresholds for
-#: shared-memory packet switches", 1998.
+#: A lane (what one client has in the queue) may hold at most this many times the room that is still free.  So some room
+#: stays free for a client that comes new, however many others send; a client that is alone gets four fifths of it all.
+#: Source: Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998.
 _LANE_TO_FREE = 4.0
 
 
 class OverloadedError(CbirError):
-    """There is no room, or no time.
+    """The query cannot be let in: there is no room, or it would not be answered in time.
 
     Attributes:
         retry_after: Seconds until the work that waits now should be done.
@@ -80,7 +80,7 @@ class Admission:
         raise OverloadedError(f"the server is busy with {self._what}: try again in {wait:.2f} seconds", wait)
 
     def is_full(self, cost: float) -> bool:
-        """Whether there is no room for anything of this cost, whosever it is."""
+        """Whether there is no room for anything of this cost, whoever asks."""
         return self.used + cost > self._most
 
     async def take_in_turn(self, lane: Hashable, cost: float, size: int) -> None:
