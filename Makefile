@@ -2,6 +2,7 @@
 
 BIN := .venv/bin
 READY := .venv/ready
+AUDIT := .venv-audit
 # buf comes with npm; where there is none, what it checks is left out and said so.
 NPM := $(shell command -v npm 2>/dev/null)
 BUF := $(if $(NPM),protos/node_modules/ready)
@@ -9,7 +10,7 @@ BUF := $(if $(NPM),protos/node_modules/ready)
 # Compiling torch's sources anew in every process would cost ten seconds each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test lint format proto bench lock clean
+.PHONY: help setup demo test lint format proto bench lock audit sbom clean
 
 help:
 	@echo "make setup             .venv with everything"
@@ -19,11 +20,13 @@ help:
 	@echo "make lint              ruff and mypy; make format repairs what can be"
 	@echo "make proto             stubs from protos/, linted and compared with the baseline"
 	@echo "make bench             speed on this machine; results in bench-out/"
-	@echo "make lock              resolve requirements.lock anew"
+	@echo "make lock              resolve requirements.lock and locks/ anew"
+	@echo "make audit             known vulnerabilities of what is pinned; secrets in the files of the project"
+	@echo "make sbom              what a release is made of, as CycloneDX, in dist/"
 
 setup: $(READY)
 
-$(READY): requirements.lock pyproject.toml scripts/setup.sh
+$(READY): requirements.lock locks/annoy.lock locks/setup.lock pyproject.toml scripts/setup.sh
 	@sh scripts/setup.sh
 	@touch $@
 
@@ -53,9 +56,26 @@ endif
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
+# Pins with hashes: what is installed is what was resolved here, whoever serves it.
+COMPILE := $(BIN)/python -m uv pip compile --quiet --universal --no-emit-index-url --generate-hashes \
+	--python-version 3.11 --custom-compile-command "make lock"
+
 lock: $(READY)
-	$(BIN)/python -m uv pip compile --universal --no-emit-index-url --extra all --group dev pyproject.toml \
-		-o requirements.lock --python-version 3.11
+	$(COMPILE) --extra all --group dev pyproject.toml -o requirements.lock
+	for group in annoy audit setup; do $(COMPILE) --group $$group -o locks/$$group.lock; done
+
+$(AUDIT)/ready: locks/audit.lock $(READY)
+	$(BIN)/python -m uv venv --quiet --clear $(AUDIT)
+	$(BIN)/python -m uv pip install --quiet --require-hashes --python $(AUDIT)/bin/python -r locks/audit.lock
+	@touch $@
+
+audit: $(AUDIT)/ready
+	$(AUDIT)/bin/python scripts/audit.py
+
+sbom: $(AUDIT)/ready
+	@mkdir -p dist
+	$(AUDIT)/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/ensemble-cbir.cdx.json
 
 # Tests that need buf are skipped without it, so that its absence stops nothing.
 protos/node_modules/ready: protos/package-lock.json
@@ -63,4 +83,4 @@ protos/node_modules/ready: protos/package-lock.json
 		else echo "buf could not be installed: what it checks is left out"; fi
 
 clean:
-	rm -rf .venv demo-out bench-out protos/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-audit demo-out bench-out protos/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

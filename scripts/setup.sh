@@ -4,7 +4,6 @@ set -eu
 cd "$(dirname "$0")/.."
 
 VENV=.venv
-ANNOY=annoy==1.17.3
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 
@@ -35,7 +34,7 @@ fi
 
 if ! "$VENV/bin/python" -m uv --version >/dev/null 2>&1; then
     say "installing uv into $VENV"
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check uv
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/setup.lock
 fi
 
 # Wheels of torch and its libraries are hundreds of megabytes; uv's default of 30 s is short for a slow line.
@@ -45,18 +44,19 @@ VIRTUAL_ENV="$PWD/$VENV"
 export VIRTUAL_ENV
 
 say "installing the pinned dependencies (the first time this fetches a few gigabytes)"
-"$VENV/bin/python" -m uv pip install --quiet -r requirements.lock
-"$VENV/bin/python" -m uv pip install --quiet --no-deps -e .
+"$VENV/bin/python" -m uv pip install --quiet --require-hashes -r requirements.lock
+# Built with what has just been installed, so that nothing comes in past the lock.
+"$VENV/bin/python" -m uv pip install --quiet --no-deps --no-build-isolation -e .
 
 # Annoy is published as source only. It is one of three kinds of index, so that nothing depends on it.
 if "$VENV/bin/python" -c 'import annoy' 2>/dev/null; then
     :
 elif command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null; then
-    say "building $ANNOY"
-    if ! "$VENV/bin/python" -m uv pip install --quiet "$ANNOY"; then
-        say "$ANNOY could not be built (the Python headers may be missing); the rest works without it"
+    say "building annoy"
+    if ! "$VENV/bin/python" -m uv pip install --quiet --require-hashes --no-build-isolation -r locks/annoy.lock; then
+        say "annoy could not be built (the Python headers may be missing); the rest works without it"
     fi
 else
-    say "no C++ compiler: left $ANNOY out; the rest works without it"
+    say "no C++ compiler: left annoy out; the rest works without it"
 fi
 say "done"
