@@ -123,9 +123,7 @@ def test_folders_and_modules_are_small() -> None:
 
 
 def test_the_drawing_shows_the_house_as_it_is() -> None:
-    assert PICTURE.read_text() == drawing(), (
-        "the rooms have changed: run python scripts/rooms.py"
-    )
+    assert PICTURE.read_text() == drawing(), "the rooms have changed: run python scripts/rooms.py"
 
 
 @pytest.mark.parametrize("document", ["docs/architecture.md", "CONTRIBUTING.md"])
