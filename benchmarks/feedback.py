@@ -1,10 +1,10 @@
 """What relevance feedback gains: ``python benchmarks/feedback.py INDEX --queries FOLDER``.
 
-Simulates a user.  Every query image is searched for; the first hit of its class (of the first hundred) is marked as a
-positive example and the first hit of another class as a negative one, where there are such hits; then the query is
-searched for again with these examples.  Examples are left out of both rankings, and a positive one is no longer among
-the R relevant images, so that what is compared is how the *other* images are ranked.  ``--sweep`` tries other weights
-than the engine's.
+Simulates a user.  Every query image is searched for; of the first hundred hits, the first one of its class is marked as
+a positive example and the first one of another class as a negative example, where there are such hits; then the query
+is searched for again with these examples.  Examples are removed from both rankings, and the positive one is not counted
+among the R relevant images, so that the comparison covers the *other* images only.  ``--sweep`` also tries other
+weights than the engine's.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ import numpy as np
 from cbir.core.evaluation import average_precision
 from cbir.server.engine import Embedding, Engine, EngineQuery, EngineResult, ImageBytes, feedback
 
-# What the positives weigh beside the query, and the negatives beside both.
+# Weights (of the positives relative to the query, of the negatives relative to both).
 SWEEP = [(p, n) for p in (0.5, 0.75, 1.0, 1.5) for n in (0.0, 0.125, 0.25, 0.5)]
 DEPTH = 100
 BATCH = 32
 
 
 def read_queries(folder: Path) -> list[tuple[str, bytes]]:
-    """Label (sub-folder) and bytes of every image."""
+    """Label (the sub-folder) and bytes of every image."""
     return [(path.parent.name, path.read_bytes()) for path in sorted(folder.glob("*/*")) if path.is_file()]
 
 
 def embedded(engine: Engine, images: Sequence[bytes]) -> list[EngineQuery]:
-    """The images as embeddings, so that each is decoded and embedded once."""
+    """Queries by the embeddings of the images, so that each is decoded and embedded only once."""
     queries = []
     for start in range(0, len(images), BATCH):
         prepared = [engine.prepare(EngineQuery(ImageBytes(image))) for image in images[start : start + BATCH]]
@@ -59,14 +59,14 @@ def search(engine: Engine, queries: Sequence[EngineQuery]) -> list[EngineResult]
 
 
 def examples(label: str, result: EngineResult) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The ids that the user marks as positive and as negative."""
+    """The ids that the simulated user marks as positive and as negative."""
     right = [hit.image.id for hit in result.hits if hit.image.label == label]
     wrong = [hit.image.id for hit in result.hits if hit.image.label != label]
     return tuple(right[:1]), tuple(wrong[:1])
 
 
 def score(engine: Engine, labels: Sequence[str], results: Sequence[EngineResult], marked: Sequence) -> float:
-    """MAP@10 of the images that are no examples."""
+    """MAP@10 over the images that are not examples."""
     sizes = dict(
         zip(*np.unique([i.label for i in engine.gallery.images() if i.label], return_counts=True), strict=True)
     )
@@ -80,7 +80,7 @@ def score(engine: Engine, labels: Sequence[str], results: Sequence[EngineResult]
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("index", type=Path)
     parser.add_argument("--queries", type=Path, required=True, help="one folder a class")

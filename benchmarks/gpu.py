@@ -1,8 +1,9 @@
-"""How much of a GPU the engine uses: ``python benchmarks/gpu.py``; on a CPU the same, ``--device cpu --set tiny``.
+"""How well the engine uses a GPU: ``python benchmarks/gpu.py``; the same on a CPU: ``--device cpu --set tiny``.
 
-An ensemble with random weights answers images in batches.  Compared in one run: the bare batched forward pass of its
-members (on a GPU: images there already, results left there), the engine that decodes, embeds, searches and votes, and
-what the device can do at most: products and copies.  Prints a table and writes JSON.
+An ensemble with random weights answers images in batches.  Three things are compared in one run: the bare batched
+forward passes of its members (on a GPU with images and results staying there), the whole engine (decoding, embedding,
+searching and voting), and the device's measured peak rates of matrix products and copies.  Prints a table and writes
+JSON.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from cbir.indexer.samples.sample_split import draw_sample
 from cbir.server.engine import Engine, EngineQuery, ImageBytes
 from cbir.server.limits import Limits
 
-#: torch's types by the names of precisions.
+#: Name of a precision -> torch's type.
 TYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 Batches = dict[tuple[int, str], np.ndarray]
 
 
 def operations(ensemble: EnsembleSpec, embedders: dict[str, Embedder]) -> float:
-    """Floating-point operations of one image's forward passes."""
+    """Floating-point operations of all members' forward passes for one image."""
     total = 0.0
     for member, network in zip(ensemble.members, random_index.SETS[ensemble.name], strict=True):
         module = network.create().eval()
@@ -50,14 +51,14 @@ def operations(ensemble: EnsembleSpec, embedders: dict[str, Embedder]) -> float:
 
 
 def blank(embedders: dict[str, Embedder], count: int) -> Batches:
-    """A batch of noise for every form of input."""
+    """A batch of random images for every input form."""
     rng = np.random.default_rng(0)
     forms = {(e.size, e.interpolation) for e in embedders.values()}
     return {form: rng.integers(0, 256, (count, form[0], form[0], 3), dtype=np.uint8) for form in forms}
 
 
 def bare(embedders: dict[str, Embedder], batches: Batches) -> None:
-    """The forward passes alone.  On a GPU the graphs run on what lies in their buffers, all members at once."""
+    """The forward passes alone.  On a GPU the graphs of all members run at once on whatever lies in their buffers."""
     count = len(next(iter(batches.values())))
     on_gpu = [e for e in embedders.values() if isinstance(e, CudaEmbedder)]
     for embedder in on_gpu:
@@ -68,27 +69,27 @@ def bare(embedders: dict[str, Embedder], batches: Batches) -> None:
 
 
 def in_turn(embedders: dict[str, Embedder], batches: Batches) -> None:
-    """Members one after the other, copies and waiting included."""
+    """The members' forward passes one after the other, including copies to and from the device and waiting."""
     for embedder in embedders.values():
         embedder.embed(batches[embedder.size, embedder.interpolation])
 
 
 def answered(engine: Engine, queries: Sequence[EngineQuery], batch: int, workers: int) -> None:
-    """All queries, prepared by threads while batches are answered."""
+    """Answer all queries: threads prepare the next ones while a batch is answered."""
     with ThreadPoolExecutor(workers) as pool:
         prepared = pool.map(engine.prepare, queries)
         while part := list(islice(prepared, batch)):
             engine.answer(part)
 
 
-def best(work: Any, place: str, repeats: int) -> float:
-    """Median seconds of some work, after one more that does not count."""
+def median_seconds(work: Any, place: str, repeats: int) -> float:
+    """Median time of calls of ``work`` in seconds, after one untimed call."""
     work()
     return statistics.median(peak.timed(work, place) for _ in range(repeats))
 
 
 def stages(engine: Engine, queries: Sequence[EngineQuery]) -> dict[str, float]:
-    """Median milliseconds of one image in flight, whole and by stage."""
+    """Median milliseconds of a single image in flight, in total and by stage."""
     whole, parts = [], []
     for query in queries:
         begun = perf_counter()
@@ -103,7 +104,7 @@ def stages(engine: Engine, queries: Sequence[EngineQuery]) -> dict[str, float]:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Everything, in one run."""
+    """Measure everything."""
     ensemble, index = random_index.prepared_index(args.out, args.set, args.gallery)
     limits = Limits(max_batch=args.batch)
     engine = Engine.load(index, device=args.device, runtime=args.runtime, precision=args.precision, limits=limits)
@@ -125,11 +126,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     workers = facts["cores"]
     work = operations(ensemble, embedders)
     each = {
-        "bare forward": best(lambda: bare(embedders, batches), place, args.repeats) / args.batch,
-        "forward, members in turn": best(lambda: in_turn(embedders, batches), place, args.repeats) / args.batch,
-        "forward, members together": best(lambda: embed_all(embedders, batches), place, args.repeats) / args.batch,
-        "decode and crop": best(lambda: prepare_all(engine, queries, workers), "cpu", 2) / len(queries),
-        "engine": best(lambda: answered(engine, queries, args.batch, workers), place, 3) / len(queries),
+        "bare forward": median_seconds(lambda: bare(embedders, batches), place, args.repeats) / args.batch,
+        "forward, members in turn": median_seconds(lambda: in_turn(embedders, batches), place, args.repeats)
+        / args.batch,
+        "forward, members together": median_seconds(lambda: embed_all(embedders, batches), place, args.repeats)
+        / args.batch,
+        "decode and crop": median_seconds(lambda: prepare_all(engine, queries, workers), "cpu", 2) / len(queries),
+        "engine": median_seconds(lambda: answered(engine, queries, args.batch, workers), place, 3) / len(queries),
     }
     bound = max(each["bare forward"], each["decode and crop"])
     result = {
@@ -146,7 +149,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "engine to bare forward": each["bare forward"] / each["engine"],
         "engine to the slower of forward and decode": bound / each["engine"],
         "one in flight, p50 ms": stages(engine, queries[: args.singles]),
-        "one image, bare forward ms": 1e3 * best(lambda: bare(embedders, blank(embedders, 1)), place, 20),
+        "one image, bare forward ms": 1e3 * median_seconds(lambda: bare(embedders, blank(embedders, 1)), place, 20),
     }
     if place == "cuda":
         result["uploads, peak"] = peak.upload_rate(args.copy)
@@ -154,14 +157,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def prepare_all(engine: Engine, queries: Sequence[EngineQuery], workers: int) -> None:
-    """Decode, crop and resize all, and nothing else."""
+    """Decode, crop and resize all images, and nothing else."""
     with ThreadPoolExecutor(workers) as pool:
         for _ in pool.map(engine.prepare, queries):
             pass
 
 
 def table(result: dict[str, Any]) -> None:
-    """Print it."""
+    """Print the results as a table."""
     facts = result["machine"]
     gpu = f"{facts['gpu']['name']}; " if "gpu" in facts else ""
     print(
@@ -183,7 +186,7 @@ def table(result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--runtime", choices=("auto", "openvino", "torch"), default="auto")

@@ -1,8 +1,8 @@
 """Which copies are recognised, and how fast close hashes are found: ``python benchmarks/near_duplicates.py INDEX``.
 
 Draws images of the index at random, changes each in several ways, and counts how often the changed copy is recognised
-as a near duplicate of the original: by the hash alone, and with the members' confirmation.  Then the search for close
-pairs is timed on random hashes whose bits have unequal odds, as those of real images have.
+as a near duplicate of the original: by the perceptual hash alone, and with the members' confirmation.  Then the search
+for close pairs is timed on random hashes whose bits are 1 with different probabilities, as in those of real images.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Change = Callable[[Image.Image], Image.Image]
 
 
 def smaller(image: Image.Image) -> Image.Image:
-    """Half as wide and half as high."""
+    """Scaled to half its width and height."""
     return image.resize((max(1, image.width // 2), max(1, image.height // 2)), Image.Resampling.LANCZOS)
 
 
 def cut(share: float) -> Change:
-    """Without a margin: ``share`` of the width and of the height are cut off, half at each side."""
+    """Cropped: ``share`` of the width and of the height are removed, half of it at each side."""
 
     def change(image: Image.Image) -> Image.Image:
         x, y = round(image.width * share / 2), round(image.height * share / 2)
@@ -61,7 +61,7 @@ def recognised(engine: Engine, row: int, change: Change, quality: int) -> tuple[
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("index", type=Path)
     parser.add_argument("--images", type=int, default=200)

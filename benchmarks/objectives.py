@@ -3,19 +3,19 @@
     OMP_NUM_THREADS=1 python benchmarks/objectives.py --train TRAIN.zip --test OTHER.zip --init WEIGHTS.safetensors \
         --size 64 --work objectives
 
-Every run starts from the same weights, has the same blocks frozen, and sees the same batches and views (those of its
-seed): ``--images`` of them, whatever an objective costs.  What an objective may have of its own is its learning rate,
-of ``--rates``.  The classes of --train are cut in three: three fifths teach; one fifth, unseen, chooses the rate, by
-cosine, with the first seed; one fifth, unseen too, tests.  The images of --test, which are another collection, only
-test.  No figure chose an epoch: the last averaged weights are measured.
+Every run starts from the same weights, has the same blocks frozen, and sees the same batches and random views (those of
+its seed), ``--images`` images in total, whatever the objective costs.  Only the learning rate is chosen for each
+objective, from ``--rates``.  The classes of --train are split in three: three fifths are trained on; one fifth
+(validation) chooses the rate, by MAP@10 under cosine, with the first seed; one fifth tests.  The images of --test,
+another collection, are for testing only.  The epoch is not chosen: the last averaged weights are measured.
 
-Each test searches a fifth of every class among the rest: with plain cosine, and with the metric that the index learns
-in closed form from its gallery's labels (GLRT, no label vote).  Classes of --test with the name of one that teaches are
-told; look for others yourself.
+Each test searches for a fifth of every class among the rest: with plain cosine, and with the metric that the index
+learns in closed form from its gallery's labels (GLRT, without label vote).  If classes of --test have the same name as
+one that is trained on, a warning says so; overlaps under other names are not found.
 
-``--init`` is a weights file that an ensemble file beside it names.  Progress goes to stderr, the table to stdout.
-Figures are kept in ``figures.json`` in --work after every run, beside weights and checkpoints: the same command goes on
-where it was stopped.
+``--init`` is a weights file with an ensemble file beside it that refers to it.  Progress goes to stderr, the table to
+stdout.  After every run the figures are saved in ``figures.json`` in --work, beside weights and checkpoints: the same
+command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from cbir.indexer.train.images import hold_out
 
 COLUMNS = ("unseen classes: cosine", "GLRT", "other collection: cosine", "GLRT")
 METRICS = {"cosine": 8192, "glrt": 256}
-#: No run ends by the clock.
-AGES = 1e6
+#: A budget in minutes that no run reaches: runs end by their number of images.
+NO_TIME_LIMIT = 1e6
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some images of a source."""
+    """A subset of the images of a source, itself a source."""
 
     whole: ImageSources
     images: tuple[SourceImage, ...]
@@ -75,7 +75,7 @@ class Part:
         return Part(self.whole, tuple(image for image in self.images if image.label in wanted))
 
     def halves(self) -> tuple[Part, Part]:
-        """A gallery, and a fifth of each class as queries."""
+        """A gallery and queries: four fifths and one fifth of each class."""
         number = {label: code for code, label in enumerate(self.labels)}
         codes = np.array([number[str(image.label)] for image in self.images])
         rows = hold_out(codes, 0.2, 0, most=len(codes))
@@ -89,7 +89,7 @@ def labelled(names: list[str]) -> Part:
 
 
 class Figures:
-    """The figures of finished runs, by name, in a file."""
+    """The figures of finished runs by name, kept in a file."""
 
     def __init__(self, path: Path, settings: dict[str, object]) -> None:
         self.path = path
@@ -102,7 +102,7 @@ class Figures:
             self._known = before["figures"]
 
     def of(self, run: str, measure: Callable[[], list[float]]) -> list[float]:
-        """What is known of a run, or is now measured."""
+        """The figures of a run, measured if they are not in the file."""
         if run not in self._known:
             self._known[run] = measure()
             half = self.path.with_suffix(".partial")
@@ -113,7 +113,7 @@ class Figures:
 
 
 def map_at_10(ensemble: EnsembleSpec, part: Part, metrics: Sequence[str], settings: RunSettings) -> list[float]:
-    """MAP@10 of a fifth of a part among the rest, by metric."""
+    """MAP@10 of a fifth of a part, searched among the rest, for each metric."""
     gallery, queries = part.halves()
     found = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -130,7 +130,7 @@ def map_at_10(ensemble: EnsembleSpec, part: Part, metrics: Sequence[str], settin
 
 
 def start_of(weights: Path) -> StudentSpec:
-    """The member that an ensemble file beside a weights file describes."""
+    """The member that the ensemble file beside a weights file describes."""
     for file in sorted(weights.parent.glob("*.toml")):
         ensemble = load_ensemble(file)
         for member in ensemble.members:
@@ -140,7 +140,7 @@ def start_of(weights: Path) -> StudentSpec:
 
 
 def row(name: str, runs: list[list[float]]) -> str:
-    """A line of the table: means over the seeds, with the extremes where there are several."""
+    """A row of the table: means over the seeds, and minimum and maximum where there are several."""
     cells = []
     for values in zip(*runs, strict=True):
         spread = f" ({min(values):.3f}-{max(values):.3f})" if len(values) > 1 else ""
@@ -152,8 +152,8 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def teller(run: str) -> Callable[[TrainingProgress], None]:
-    """Says a line every tenth of a run."""
+def progress_reporter(run: str) -> Callable[[TrainingProgress], None]:
+    """A callback that prints a line at every tenth of a run."""
     told = 0.0
 
     def tell(progress: TrainingProgress) -> None:
@@ -189,7 +189,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Train, measure and print."""
+    """Train, measure and print the table."""
     args = arguments()
     settings = RunSettings(args.device, args.runtime)
     student = start_of(args.init)
@@ -214,11 +214,11 @@ def main() -> None:
         def trained(name: str, rate: float, seed: int) -> EnsembleSpec:
             run = f"{name}-{rate:g}-{seed}"
             recipe = FinetuneRecipe(
-                objective=name, sizes=((size, 1.0),), epochs=args.images / len(teaching.images), minutes=AGES,
+                objective=name, sizes=((size, 1.0),), epochs=args.images / len(teaching.images), minutes=NO_TIME_LIMIT,
                 batch=args.batch, lr=rate, train_blocks=args.train_blocks, validation=0.0, seed=seed,
             )  # fmt: skip
             member = finetune_member(
-                teaching, replace(student, name=run), recipe, args.work, settings, report, teller(run)
+                teaching, replace(student, name=run), recipe, args.work, settings, report, progress_reporter(run)
             )
             return load_ensemble(member.ensemble)
 

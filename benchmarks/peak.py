@@ -1,4 +1,4 @@
-"""What a machine can do at most, measured here and now: the rate of matrix products and of copies, and its name."""
+"""The machine's measured peak rates of matrix products and of copies, and a description of it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-#: What decides how fast a CPU multiplies.
+#: CPU features that decide how fast it multiplies matrices.
 CAPABILITIES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
 
 
 def machine(place: str = "cpu") -> dict[str, Any]:
-    """CPU, cores and its vector instructions; the GPU too where that is the place."""
+    """CPU, cores and vector instructions; for ``cuda`` also the GPU."""
     fields: dict[str, str] = {}
     if (info := Path("/proc/cpuinfo")).exists():
         lines = (line.partition(":") for line in info.read_text().partition("\n\n")[0].splitlines())
@@ -40,14 +40,14 @@ def machine(place: str = "cpu") -> dict[str, Any]:
     return facts
 
 
-def told(facts: dict[str, Any]) -> str:
-    """The machine in a line."""
+def one_line(facts: dict[str, Any]) -> str:
+    """The description of the machine as one line of text."""
     return f"{facts['cpu']}, {facts['cores']} cores, {', '.join(facts['capabilities'])}; load {facts['load_before']}"
 
 
 def operations(work: Callable[[], object]) -> float:
-    """Floating-point operations of the forward passes that some work makes."""
-    # Attention that is fused into one kernel is one that the counter does not know, and counts as nothing.
+    """Floating-point operations of the forward passes in a call of ``work``."""
+    # Off for the count: FlopCounterMode does not know fused attention kernels and would count them as nothing.
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -59,7 +59,7 @@ def operations(work: Callable[[], object]) -> float:
 
 
 def matrix_rate(place: str, dtype: torch.dtype, side: int, seconds: float = 2.0) -> float:
-    """Floating-point operations a second in a square product, the best of as many as fit into ``seconds``."""
+    """Floating-point operations per second of a square matrix product, the best of as many as fit in ``seconds``."""
     a, b = (torch.randn(side, side, device=place).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
     best, begun = float("inf"), perf_counter()
@@ -70,7 +70,7 @@ def matrix_rate(place: str, dtype: torch.dtype, side: int, seconds: float = 2.0)
 
 
 def copy_rate(place: str, mebibytes: int, seconds: float = 1.0) -> float:
-    """Bytes a second that a copy within the memory of a device moves, read and written ones counted both."""
+    """Bytes per second of copies within the device's memory, counting bytes read and bytes written."""
     source = torch.zeros(mebibytes * 2**20, dtype=torch.uint8, device=place)
     target = torch.zeros_like(source)
     best, begun = float("inf"), perf_counter()
@@ -80,14 +80,14 @@ def copy_rate(place: str, mebibytes: int, seconds: float = 1.0) -> float:
 
 
 def upload_rate(mebibytes: int) -> float:
-    """Bytes a second from pinned memory to the GPU, the best of ten."""
+    """Bytes per second from pinned memory to the GPU, the best of ten copies."""
     source = torch.zeros(mebibytes * 2**20, dtype=torch.uint8, pin_memory=True)
     target = torch.zeros_like(source, device="cuda")
     return len(source) / min(timed(lambda: target.copy_(source, non_blocking=True), "cuda") for _ in range(10))
 
 
 def timed(work: Any, place: str = "cpu") -> float:
-    """Seconds that some work takes; on a GPU, until it is done there."""
+    """Seconds that ``work`` takes; on a GPU, until the device has finished."""
     if place == "cuda":
         torch.cuda.synchronize()
     begun = perf_counter()

@@ -1,6 +1,6 @@
-"""Networks with random weights and an index of random vectors: what a query costs depends on neither.
+"""Networks with random weights and an index of random vectors: the cost of a query does not depend on their values.
 
-Weights are drawn once and saved as .safetensors, so that whoever is compared loads the very same ones.
+Weights are drawn once and saved as .safetensors, so that all contenders load the same ones.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from cbir.indexer.samples.sample_split import write_samples
 
 @dataclass(frozen=True)
 class Network:
-    """A network to draw the weights of.
+    """A network whose weights are drawn at random.
 
     Attributes:
-        width: Components of its embedding.
+        width: Length of its embedding.
     """
 
     name: str
@@ -41,14 +41,14 @@ class Network:
     options: dict[str, Any] = field(default_factory=dict)
 
     def create(self) -> torch.nn.Module:
-        """The network, with weights that are the same each time; of a CLIP both towers."""
+        """The network, always with the same weights; for a CLIP model, both towers."""
         torch.manual_seed(0)
         if self.backend == "open_clip":
             return open_clip.create_model(self.model, **self.options)
         return timm.create_model(self.model, pretrained=False, num_classes=0, **self.options)
 
 
-#: What the loop of `user_loop.py` and a small run of `gpu.py` use.
+#: The sets of networks by name: ``gpu.py`` takes any of them, ``user_loop.py`` "three".
 SETS = {
     "three": (
         Network("clip", "open_clip", "ViT-B-32", 512),
@@ -70,7 +70,7 @@ SETS = {
 
 
 def write_ensemble(folder: Path, name: str, crop: str) -> Path:
-    """Save the weights of a set and an ensemble file that names them; those that are there are kept."""
+    """Save the weights of a set and an ensemble file that refers to them; existing weights are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["[ensemble]", f'name = "{name}"', f'crop = "{crop}"']
     for network in SETS[name]:
@@ -96,7 +96,7 @@ def raw_vectors(network: Network, images: int) -> np.ndarray:
 
 
 def publish(out: Path, ensemble: EnsembleSpec, images: int) -> None:
-    """Publish an index of as many images, which share 64 drawn files: 8-bit integers are calibrated with them."""
+    """Publish an index of so many images; they share 64 drawn files, on which int8 quantisation is calibrated."""
     box = Box(0, 0, 256, 256)
     files = write_samples(out.with_name("pictures").absolute(), per_class=4)
 
@@ -123,7 +123,7 @@ def publish(out: Path, ensemble: EnsembleSpec, images: int) -> None:
 
 
 def prepared_index(folder: Path, name: str, images: int, crop: str = "none") -> tuple[EnsembleSpec, Path]:
-    """The ensemble of a set and an index made with it; what an earlier run left is used."""
+    """The ensemble of a set and an index made with it, reused if an earlier run left them."""
     ensemble = load_ensemble(str(write_ensemble(folder / "weights", name, crop)))
     index = folder / f"index-{name}-{images}-{crop}"
     if not IndexStore(index).has_current():

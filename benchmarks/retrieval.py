@@ -1,8 +1,8 @@
 """MAP@10 on a labelled zip, recipe step by step: ``python benchmarks/retrieval.py ZIP --ensemble NAME|FILE``.
 
 Splits the zip by image number (numbers divisible by 5 are queries), indexes the gallery with each metric in turn
-through the command line, and prints a table.  ``--untrained`` measures the same networks with random weights, the
-floor that training must beat.  Embeddings are cached in ``--work``, so only the first metric pays for them.
+through the command line, and prints a table.  ``--untrained`` measures the same networks with random weights, as a
+baseline.  Embeddings are cached in ``--work``, so that only the first metric takes the time to compute them.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ def split(archive: Path, work: Path) -> tuple[Path, Path]:
 
 
 def run_cbir(*arguments: str) -> dict:
-    """Run a command and return its JSON document."""
+    """Run a cbir command and return the JSON document it prints."""
     command = [sys.executable, "-m", "cbir.client.cli", *arguments, "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
 
 
 def variant(ensemble: Path, work: Path, metric: str, wide: bool, crop: str | None, untrained: bool) -> Path:
-    """A copy of an ensemble file with another metric, crop or no weights."""
+    """A copy of an ensemble file with another metric or crop, or without weights."""
     data = tomllib.loads(ensemble.read_text())
     lines = ["[ensemble]", f'name = "{data["ensemble"]["name"]}"', f'crop = "{crop or data["ensemble"]["crop"]}"']
     for member in data["members"]:
@@ -78,7 +78,7 @@ def variant(ensemble: Path, work: Path, metric: str, wide: bool, crop: str | Non
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("archive", type=Path)
     parser.add_argument("--ensemble", default="compact")

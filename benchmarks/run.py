@@ -6,10 +6,10 @@ Each step is a command of its own, printed before it runs, so that any of them c
 - ``serve``: ``cbir bench serve`` on them, for every ``--ensemble``, the first with reloads, cancellation, cache and
   processes;
 - ``embedding``: ``cbir bench serve`` by embedding on 20,000 drawn vectors of 640 components;
-- ``search``: ``search.py``, exact search against the memory's bandwidth;
-- ``loop``: ``user_loop.py``, the loop that users write today; also with 8-bit integers, where nncf is installed.
+- ``search``: ``search.py``, exact search compared with memory bandwidth;
+- ``loop``: ``user_loop.py``, compared with the loop that users write by hand; also in int8 if nncf is installed.
 
-``--quick`` shows in a few minutes that everything works; its figures mean nothing.
+``--quick`` only checks in a few minutes that everything works; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Step:
-    """A command, and where it leaves its results: in a file, or on stdout where that is None."""
+    """A command, and the file with its results; None if it prints them to stdout."""
 
     name: str
     command: Sequence[str]
@@ -48,7 +48,7 @@ def cbir(*arguments: object) -> list[str]:
 
 
 def script(name: str, *arguments: object) -> list[str]:
-    """A script that lies beside this one."""
+    """The command that runs another script of this folder."""
     return [sys.executable, str(HERE / name), *map(str, arguments)]
 
 
@@ -59,7 +59,7 @@ def steps(args: argparse.Namespace) -> Iterator[Step]:
         name = Path(ensemble).stem
         index, out = args.out / f"index-{name}", args.out / f"serve-{name}"
         if "index" in args.only:
-            # Else the embeddings of the run before would be reused.
+            # Without this, embeddings of an earlier run would be reused.
             shutil.rmtree(index, ignore_errors=True)
             yield Step(
                 f"index {name}", cbir("index", samples / "gallery", "--out", index, "--ensemble", ensemble, "--json")
@@ -79,7 +79,7 @@ def steps(args: argparse.Namespace) -> Iterator[Step]:
             "bench", "serve", index, "--kind", "embedding", "--embeddings", index / "queries.npz", "--out", out, *quick
         )
         yield Step("serve by embedding", command, out / "results.json")
-    # Long runs of full size, in which nothing can be left out.
+    # These two have no quick form.
     if "search" in args.only and not args.quick:
         yield Step("search", script("search.py"))
     if "loop" in args.only and not args.quick:
@@ -125,7 +125,7 @@ def main() -> int:
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """The tables of ratios, as ``docs/benchmarks.md`` has them."""
+    """The ratios as tables for ``docs/benchmarks.md``."""
     lines: list[str] = []
     for name, told in results.items():
         if not isinstance(told, dict):
@@ -147,7 +147,7 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 def bold(ratio: Mapping[str, Any]) -> str:
-    """What is not as aimed at stands out."""
+    """The value of a ratio, in bold if it misses its target."""
     return f"{ratio['value']:.3g}" if ratio["reached"] else f"**{ratio['value']:.3g}**"
 
 

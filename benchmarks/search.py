@@ -1,11 +1,11 @@
-"""How near an exact fused search comes to what the memory allows: ``python benchmarks/search.py --rows 1000000``.
+"""How close exact fused search comes to memory bandwidth: ``python benchmarks/search.py --rows 1000000``.
 
-Draws a gallery of unit vectors in parts (members), writes it as the indexer does (float16 files, which are mapped),
-loads it, and measures, all in one process: the read bandwidth of this machine, and from it the time that reading the
-float16 matrix once takes (the floor); searches of one query and of batches, with FAISS's flat float32 and float16
-indexes beside them; recall of the ten best against a float32 product; memory held; time to load.  Prints a table and
-writes JSON.  ``clustered`` vectors are noisy copies of centres that decay as those of trained projections do;
-``random`` ones have no structure at all, which is the hard case: nothing is near anything.
+Draws a gallery of unit vectors for several members, writes it as the indexer does (float16 files, memory-mapped), loads
+it, and measures in one process: the read bandwidth of this machine and, computed from it, the time to read the float16
+matrix once (the floor); searches of one query and of batches, compared with FAISS's flat float32 and float16 indexes;
+recall of the ten best compared with a float32 product; memory use; loading time.  Prints a table and writes JSON.
+``clustered`` vectors are noisy copies of centres whose components decay like those of trained projections; ``random``
+ones have no structure, which is the hardest case, as no vector is near another.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from cbir.core.vote import SearchSpec, VoteSettings, normalised_weights
 Floats = NDArray[np.float32]
 
 BLOCK = 65536
-#: Shares of the components that the members get, and their weights.
+#: Share of the components for each member, and the members' weights.
 SHARES, WEIGHTS = (0.4, 0.4, 0.2), (3.0, 2.0, 1.0)
-#: What the retriever asks for.
+#: Number of hits, and of candidates that are rescored.
 HITS, POOL = 10, 128
-#: Galleries up to this many rows are searched with the label vote as well.
+#: Galleries of up to so many rows are also searched with the label vote.
 VOTE_ROWS = 200_000
 
 
 class Vectors:
-    """A gallery in files, and queries for it."""
+    """A gallery stored in files, and queries for it."""
 
     def __init__(self, kind: str, rows: int, dim: int, clusters: int, folder: Path, seed: int = 0) -> None:
         self.dims = [round(share * dim) for share in SHARES[:-1]]
@@ -76,12 +76,12 @@ class Vectors:
         ]
 
     def queries(self, count: int) -> Floats:
-        """(count, dim): drawn as the gallery was, and not in it."""
+        """(count, dim) vectors from the same distribution as the gallery's, but not in it."""
         return np.hstack(self._draw(self._rng.integers(0, len(self._centres[0]), count)))
 
 
 def main() -> int:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=640)
@@ -117,7 +117,7 @@ def measure(vectors: Vectors, args: argparse.Namespace) -> dict[str, Any]:
     usual = normalised_weights(np.array(WEIGHTS, np.float32))
     weights = np.tile(usual, (len(queries), 1))
     sizes = args.rows * args.dim * 2
-    # Whatever is loaded on first use is loaded now, and counts for nobody.
+    # Libraries are loaded before memory is measured, so that they are not counted.
     warm_up(args)
     held = resident()
     begun = time.perf_counter()
@@ -158,7 +158,7 @@ def measure(vectors: Vectors, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def with_labels(vectors: Vectors, queries: Floats, batches: list[slice], args: argparse.Namespace) -> dict[str, float]:
-    """The whole of ``Retriever.search``: label vote, ranks, explanations; every cluster is a label.  Seconds."""
+    """Seconds of the whole ``Retriever.search``: label vote, ranks and explanations; every cluster is a label."""
     box = Box(0, 0, 1, 1)
     gallery = Gallery.from_images(
         GalleryImage(f"{i:08d}", f"/{i}", f"c{code}", 1, 1, f"{i:064x}", i, box) for i, code in enumerate(vectors.codes)
@@ -184,7 +184,7 @@ def with_labels(vectors: Vectors, queries: Floats, batches: list[slice], args: a
 def per_call(
     call: Callable[[slice], object], places: list[slice], clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """The median of calls, after one that does not count."""
+    """Median seconds of the calls, after one that is not counted."""
     call(places[0])
     times = []
     for place in places:
@@ -195,7 +195,7 @@ def per_call(
 
 
 def recall(vectors: Vectors, scaled: Floats, rows: NDArray[np.int64]) -> float:
-    """Share of the ten best of a float32 product over all rows that were found; equal scores count as one."""
+    """Share of the ten best of a float32 product over all rows that were found; equal scores count as found."""
     asked = torch.from_numpy(scaled)
     best = torch.full((len(scaled), HITS), -torch.inf)
     for start in range(0, len(vectors.parts[0]), BLOCK):
@@ -206,12 +206,12 @@ def recall(vectors: Vectors, scaled: Floats, rows: NDArray[np.int64]) -> float:
         np.hstack([np.asarray(part[own], np.float32) for part in vectors.parts]) @ query
         for own, query in zip(rows, scaled, strict=True)
     ])  # fmt: skip
-    # A hit counts where its score is among the ten best, but for the rounding of sums in another order.
+    # A hit counts if its score is among the ten best, within the rounding of sums in another order.
     return float((found >= best[:, -1:].numpy() - 1e-6).mean())
 
 
 def bandwidth(device: str) -> float:
-    """Bytes a second: the best of several reads of a large array on a CPU, of copies (read and written) on a GPU."""
+    """Bytes per second: on a CPU the best of several reads of a large array, on a GPU of copies (read plus written)."""
     if device == "cpu":
         array = torch.ones(2**28)  # 1 GiB of float32
         array.sum()
@@ -228,14 +228,14 @@ def bandwidth(device: str) -> float:
 
 
 def elapsed(call: Callable[[], object]) -> float:
-    """Seconds of one call."""
+    """Seconds that one call takes."""
     begun = time.perf_counter()
     call()
     return time.perf_counter() - begun
 
 
 def baseline(factory: str, vectors: Vectors, scaled: Floats, args: argparse.Namespace) -> dict[str, float] | str:
-    """FAISS's own exact search of the same vectors; seconds."""
+    """FAISS's own exact search of the same vectors; times in seconds."""
     import faiss
 
     need = args.rows * args.dim * (4 if factory == "Flat" else 2)
@@ -253,7 +253,7 @@ def baseline(factory: str, vectors: Vectors, scaled: Floats, args: argparse.Name
 
 
 def warm_up(args: argparse.Namespace) -> None:
-    """Search a gallery of a few rows, so that libraries and their threads are there."""
+    """Search a gallery of a few rows, so that libraries are loaded and their threads started."""
     rng = np.random.default_rng(0)
     parts = [normalise(rng.standard_normal((5000, 16), np.float32)).astype(np.float16)]
     one = np.ones(1, np.float32)
@@ -263,12 +263,12 @@ def warm_up(args: argparse.Namespace) -> None:
 
 
 def resident() -> int:
-    """Bytes this process holds in memory, mapped files included."""
+    """Bytes of memory that this process holds, mapped files included."""
     return _status(Path("/proc/self/status"), "VmRSS")
 
 
 def available() -> int:
-    """Bytes of memory that could be had."""
+    """Bytes of memory that are available."""
     return _status(Path("/proc/meminfo"), "MemAvailable")
 
 
@@ -280,7 +280,7 @@ def _status(path: Path, key: str) -> int:
 
 
 def cpu_name() -> str:
-    """What /proc/cpuinfo calls the processor."""
+    """The name of the processor in /proc/cpuinfo."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
@@ -288,7 +288,7 @@ def cpu_name() -> str:
 
 
 def show(kind: str, result: dict[str, Any], args: argparse.Namespace) -> None:
-    """Print one gallery's table; milliseconds."""
+    """Print the table of one gallery; times in milliseconds."""
     floor = result["floor"]
     print(f"\n{kind}, {args.rows:,} x {args.dim}, {args.device}: {result['strategy']}")
     print(f"read bandwidth {result['bandwidth'] / 1e9:.1f} GB/s; floor {1000 * floor:.2f} ms; ", end="")

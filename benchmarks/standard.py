@@ -1,6 +1,6 @@
-"""The ensemble `standard` at full size with random weights: what it costs in memory, seconds an image and latency.
+"""What the ensemble `standard` costs at full size with random weights: memory, seconds per image and latency.
 
-Random weights take as long as trained ones, so that no download is needed; what is found means nothing.
+Random weights take as much time as trained ones and need no download; the hits are meaningless.
 """
 
 from __future__ import annotations
@@ -44,16 +44,19 @@ def main() -> None:
     shutil.rmtree(args.out, ignore_errors=True)
     args.out.mkdir(parents=True)
     text = (ROOT / "shared/cbir/core/ensemble/built_in/standard.toml").read_text()
-    # A tag of timm moves behind the model's name, where it still tells the size of the input.
+    # A timm tag is moved from the weights to the model's name, where it still determines the input size.
     text = re.sub(r'(?m)(^backend = "timm"\nmodel = "\w+)"\nweights = "(\w+)"$', r'\1.\2"', text)
     (args.out / "random.toml").write_text(re.sub(r"(?m)^weights = .*\n", "", text))
     write_samples(args.out / "pictures", args.per_class)
-    # Converted networks are kept here, so that the first start is a cold one.
+    # An empty cache of converted networks, so that the first start is a cold one.
     os.environ["CBIR_CACHE"] = str(args.out / "converted")
     again = [sys.executable, __file__, *sys.argv[1:], "--member"]
     members = {}
     for member in load_ensemble(args.out / "random.toml").members:
-        members[member.name] = {"cold": spoken([*again, member.name]), "warm": spoken([*again, member.name])}
+        members[member.name] = {
+            "cold": last_line_as_json([*again, member.name]),
+            "warm": last_line_as_json([*again, member.name]),
+        }
     shutil.rmtree(args.out / "converted")
     document = {
         "machine": {"cores": os.cpu_count(), "load": round(os.getloadavg()[1], 1), "runtime": args.runtime},
@@ -102,13 +105,13 @@ def one_member(args: argparse.Namespace) -> dict[str, Any]:
     return facts
 
 
-def spoken(command: list[str]) -> dict[str, Any]:
+def last_line_as_json(command: list[str]) -> dict[str, Any]:
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout.decode().strip().splitlines()[-1])
 
 
 def index(args: argparse.Namespace, name: str) -> dict[str, Any]:
-    """`cbir index` of the sample images into a new index."""
+    """Run ``cbir index`` on the sample images into a new index, and measure it."""
     begun = perf_counter()
     process = subprocess.Popen(
         [*CBIR, "index", str(args.out / "pictures"), "--out", str(args.out / f"index-{name}"), "--ensemble",
@@ -128,7 +131,7 @@ def index(args: argparse.Namespace, name: str) -> dict[str, Any]:
 
 
 def serve(args: argparse.Namespace) -> dict[str, Any]:
-    """`cbir serve` and queries over loopback, one after the other."""
+    """Run ``cbir serve`` and measure queries over loopback, one after the other."""
     begun = perf_counter()
     process = subprocess.Popen(
         [*CBIR, "serve", str(args.out / "index-warm"), "--port", "0", "--device", "cpu", "--runtime", args.runtime,

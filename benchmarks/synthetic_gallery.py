@@ -1,10 +1,11 @@
-"""An index of vectors that no image stands behind: ``python benchmarks/synthetic_gallery.py OUT --images 20000``.
+"""An index of random vectors without images: ``python benchmarks/synthetic_gallery.py OUT --images 20000``.
 
-What a search costs depends on the number of images, the length of their vectors and how they lie, not on what they
-show: so the vectors are drawn around the centres of classes, with components that decay as those of trained projections
-do, and published through the indexer like any others; OUT/queries.npz has queries that are drawn likewise.  Two members
-of 320 components each, both with the network of the built-in ``compact``'s first member, so that `cbir serve` can load
-it and be asked with images too; their files are nowhere, which `cbir bench serve` notices.
+The cost of a search depends on the number of images, the length of their vectors and their distribution, not on what
+the images show.  So vectors are drawn around class centres, with components that decay like those of trained
+projections, and published through the indexer like any others; OUT/queries.npz has queries from the same distribution.
+There are two members of 320 components each, both with the network of the first member of the built-in ensemble
+``compact``, so that `cbir serve` can load the index and answer image queries too.  The gallery's image files do not
+exist; `cbir bench serve` notices this.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from cbir.indexer.build import VersionContent, write_version
 
 MEMBERS = ("first", "second")
 WIDTH = 320
-#: Length of the noise beside that of the class's centre.
+#: Length of the noise relative to that of the class centre.
 NOISE = 1.0
-#: Vectors that are queries and no images.
+#: Number of query vectors, which are not part of the gallery.
 QUERIES = 512
 
 
@@ -39,7 +40,7 @@ def ensemble() -> EnsembleSpec:
 
 
 def gallery(images: int, classes: int) -> Gallery:
-    """Images whose classes come in turn; none has a file."""
+    """Images that are assigned to the classes in turn; none has a file."""
     box = Box(0, 0, 640, 480)
 
     def image(number: int) -> GalleryImage:
@@ -63,7 +64,7 @@ def vectors(member: str, images: int, classes: int) -> np.ndarray:
 
 
 def publish(out: Path, images: int, classes: int) -> str:
-    """Write a version and make it the live one; returns its name."""
+    """Write an index version, make it the live one and return its name."""
     made = ensemble()
     content = VersionContent(
         gallery(images, classes),
@@ -81,7 +82,7 @@ def publish(out: Path, images: int, classes: int) -> str:
 
 
 def main() -> None:
-    """Publish."""
+    """Draw and publish the gallery."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--images", type=int, default=20_000)

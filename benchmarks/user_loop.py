@@ -1,9 +1,10 @@
-"""The loop that users write today, and this engine, on the same images with the same random weights.
+"""This engine compared with the loop that users write by hand, on the same images with the same random weights.
 
 ``python benchmarks/user_loop.py [--server]`` prints a table and writes JSON.  The loop: PIL, each network's own
-transform, eager float32 torch, one image at a time, a FAISS flat index a member, ranks merged.  The engine: in this
-process, one image at a time and in batches; with ``--server`` over loopback too.  They take turns, so that whatever the
-machine does besides slows all alike.  Shares of the machine's peak are of float32 products measured in this run.
+transform, eager float32 torch, one image at a time, a FAISS flat index for each member, and reciprocal rank fusion.
+The engine: in this process, one image at a time and in batches; with ``--server`` also over loopback.  All are measured
+in turn, so that other load on the machine slows them alike.  Shares of the machine's peak refer to the float32 matrix
+products measured in the same run.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from cbir.indexer.samples.sample_split import draw_sample
 from cbir.server.engine import Engine, EngineQuery, ImageBytes
 
 NEIGHBOURS = 10
-#: How many times as fast as the loop the engine is meant to be.
+#: The target: how many times as fast as the loop the engine should be.
 LEAST = 4
 
 
@@ -67,7 +68,7 @@ class UserLoop:
 
     @torch.inference_mode()
     def search(self, data: bytes) -> list[int]:
-        """Rows of the ten best, by reciprocal ranks."""
+        """Row numbers of the ten best, by reciprocal rank fusion."""
         image = Image.open(io.BytesIO(data)).convert("RGB")
         scores: dict[int, float] = {}
         for forward, transform, index in self.members:
@@ -84,7 +85,7 @@ class UserLoop:
 
     @torch.inference_mode()
     def batched(self, images: Sequence[bytes]) -> float:
-        """Seconds of a bare batched forward pass of all members, transforms left out."""
+        """Seconds of a batched forward pass of all members, without the transforms."""
         pictures = [Image.open(io.BytesIO(data)).convert("RGB") for data in images]
         begun, spent = 0.0, 0.0
         for forward, transform, _ in self.members:
@@ -103,11 +104,11 @@ class OurEngine:
         self.batch = args.batch
 
     def search(self, data: bytes) -> Any:
-        """One image."""
+        """Answer one image."""
         return self.engine.search(EngineQuery(ImageBytes(data), limit=NEIGHBOURS))
 
     def stream(self, images: Sequence[bytes]) -> None:
-        """Many images: the next ones are prepared while a batch is answered."""
+        """Answer many images: threads prepare the next ones while a batch is answered."""
         queries = [EngineQuery(ImageBytes(data), limit=NEIGHBOURS) for data in images]
         with ThreadPoolExecutor(peak.machine()["cores"]) as pool:
             prepared = pool.map(self.engine.prepare, queries)
@@ -129,27 +130,27 @@ class OurServer:
         self.client = Client(json.loads(self.process.stdout.readline())["address"], timeout=300)
 
     def search(self, data: bytes) -> Any:
-        """One image."""
+        """Answer one image."""
         return self.client.search(data, limit=NEIGHBOURS)
 
     def stream(self, images: Sequence[bytes]) -> None:
-        """Many images in flight."""
+        """Answer many images, several in flight."""
         answers = self.client.search_stream(enumerate(images))
         assert sum(isinstance(answer, SearchResult) for _, answer in answers) == len(images)
 
     def close(self) -> None:
-        """Stop it."""
+        """Stop the server."""
         self.client.close()
         self.process.terminate()
         self.process.wait(60)
 
 
 def agreement(loop: UserLoop, engine: OurEngine) -> float:
-    """Least cosine between the embeddings of both, from the same square pixels."""
+    """The lowest cosine similarity between the embeddings of both, given the same square pixels."""
     cosines = []
     for (forward, transform, _), embedder in zip(loop.members, engine.engine.embedders.values(), strict=True):
         square = np.array(draw_sample("cat", 1, size=embedder.size))[None]
-        # The same pixels need no resampling: what is left of the transform is its normalisation.
+        # The pixels have the input size already, so only the normalisation of the transform is applied.
         normalised = transform.transforms[-1](torch.from_numpy(square).permute(0, 3, 1, 2).float() / 255)
         with torch.inference_mode():
             theirs = torch.nn.functional.normalize(forward(normalised), dim=1).numpy()
@@ -158,7 +159,7 @@ def agreement(loop: UserLoop, engine: OurEngine) -> float:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Let all take turns."""
+    """Measure all contenders in turn."""
     ensemble, index = random_index.prepared_index(args.out, args.set, args.gallery)
     images = []
     for number in range(args.queries):
@@ -219,7 +220,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def aimed(name: str, seconds: Mapping[str, float], how: str) -> dict[str, Any]:
-    """How the engine's time compares with the loop's, as the bench tells ratios."""
+    """How many times as fast as the loop the engine is, in the form of the bench's ratios."""
     value = seconds["loop"] / seconds["engine"]
     return {
         "name": name, "value": value, "aim": f"at least {LEAST}", "reached": value >= LEAST,
@@ -228,9 +229,9 @@ def aimed(name: str, seconds: Mapping[str, float], how: str) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> None:
-    """Print it."""
+    """Print the results as a table."""
     facts = result["machine"]
-    print(peak.told(facts))
+    print(peak.one_line(facts))
     runtimes = ", ".join(f"{name} {runtime}" for name, runtime in result["runtimes"].items())
     print(f"{runtimes}; cosine to the loop at least {result['agreement with the loop']:.5f}")
     giga = result["operations per image"] / 1e9
@@ -246,7 +247,7 @@ def table(result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=0, help="of a member on a CPU; 0: as its runtime thinks best")
     parser.add_argument("--set", choices=tuple(random_index.SETS), default="three", help="networks (%(default)s)")
