@@ -1,4 +1,4 @@
-"""The best of a product with all rows, which may be made in blocks."""
+"""Top k of the product with all rows, which is computed in one piece or block by block."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["best_of", "best_rows"]
 def best_rows(
     products: torch.Tensor, count: int, allowed: NDArray[np.bool_] | None, start: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best of a block of rows, best first.
+    """The top ``count`` of one block of rows, best first.
 
     Args:
-        products: (B, K) of the rows from ``start`` on; written over where not all rows are allowed.
-        allowed: (N,) rows that count, or None for all.
+        products: (B, K) of the K rows from ``start`` on; overwritten where ``allowed`` is given.
+        allowed: (N,) rows that may be listed, or None for all.
 
     Returns:
-        (B, count) rows and products, or all K where there are fewer; -inf for rows that do not count.
+        (B, count) row numbers and products, all K where the block is smaller; rows that are not allowed have -inf.
     """
     width = products.shape[1]
     if allowed is not None:
@@ -34,7 +34,7 @@ def best_rows(
 def best_of(
     found: Sequence[tuple[torch.Tensor, torch.Tensor]], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The best of all blocks' best, best first, on the host: (B, count) rows and products."""
+    """The top ``count`` of all, from each block's :func:`best_rows`: (B, count) rows and products, as arrays."""
     rows, products = found[0]
     if len(found) > 1:
         rows, products = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))

@@ -1,4 +1,7 @@
-"""The gallery's vectors in the memory of a CPU: see :class:`cbir.core.search.gallery_matrix.GalleryMatrix`."""
+"""The gallery's vectors in main memory, or mapped from files, for search on a CPU.
+
+Both classes implement :class:`cbir.core.search.gallery_matrix.GalleryMatrix`, which documents their methods.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +25,15 @@ Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 _BLOCK_ROWS = 65536
-#: Candidates that are widened at once: their vectors stay in the cache.
+#: Candidates that are converted to float32 at a time, so that their vectors stay in the processor's cache.
 _CHUNK = 512
 
 
 class HostMatrix:
-    """float32, the members side by side."""
+    """The vectors as one float32 array in memory, the members side by side."""
 
-    #: Candidates are read without being widened first.
-    widened = True
+    #: Whether the rows are float32 already, so that scoring a candidate needs no conversion.
+    is_float32 = True
 
     def __init__(self, embeddings: Sequence[NDArray[np.float16]], stops: tuple[int, ...]) -> None:
         self.stops = stops
@@ -61,28 +64,28 @@ class HostMatrix:
         return np.take(self._rows, rows, axis=0)
 
     def sample(self, rows: slice) -> Floats:
-        """(K, D): the vectors of a slice of the rows."""
+        """(K, D) float32: the vectors of a slice of the rows."""
         return self._rows[rows]
 
     def release(self) -> None:
-        """Let go of what was read: nothing, as it is all in memory."""
+        """Return freed memory to the system; the rows themselves stay in memory."""
         _trim()
 
 
 class MappedMatrix:
-    """float16, member by member as the files are: mapped from them, so that processes share them.
+    """The vectors as one float16 array a member, mapped from the files, so that processes share the memory.
 
-    Vectors are widened when they are needed, row by row or block by block.
+    They are converted to float32 when they are needed, row by row or block by block.
     """
 
-    widened = False
+    is_float32 = False
 
     def __init__(self, embeddings: Sequence[NDArray[np.float16]], stops: tuple[int, ...]) -> None:
         self.stops = stops
         self._arrays = [np.ascontiguousarray(part, np.float16) for part in embeddings]
         self._maps = [m for part in embeddings if (m := getattr(part, "_mmap", None))]
         with warnings.catch_warnings():
-            # The files are mapped for reading only, and nothing is written here.
+            # The files are mapped read-only, which torch warns of; nothing is written here.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             self._parts = [torch.from_numpy(array) for array in self._arrays]
 
@@ -131,7 +134,7 @@ class MappedMatrix:
         return np.concatenate([part[rows].float().numpy() for part in self._parts], axis=1)
 
     def release(self) -> None:
-        """Let go of the pages of mapped files that were read; they stay in the system's cache while there is room."""
+        """Unload the pages of the mapped files that were read; the system may still keep them in its cache."""
         for mapped in self._maps:
             mapped.madvise(mmap.MADV_DONTNEED)
         _trim()
@@ -141,18 +144,19 @@ CpuMatrix = HostMatrix | MappedMatrix
 
 
 def _trim() -> None:
-    """What was freed goes back to the system: glibc keeps hundreds of megabytes of it otherwise."""
+    """Return freed memory to the system, as glibc would keep hundreds of megabytes of it."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         trim(0)
 
 
 @jit
 def _inner_products(matrix: Floats, rows: Rows, queries: Floats, stops: NDArray[np.int64], result: Floats) -> None:
-    """The members' inner products of (B, C) rows with (B, D) queries, into (B, M, C).
+    """Write each member's inner products of (B, C) rows with (B, D) queries into the (B, M, C) result.
 
-    Rows are read where they lie, which is several times as fast as to gather them; four at a time, as reading one
-    alone waits for the memory.  The last four may overlap with those before: sums in another order would round in
-    another way, and equal images must score the same.
+    Rows are read in place, which is several times as fast as gathering them first, and four at a time, because a loop
+    over one row mostly waits for memory.  Where C is no multiple of four, the last row is computed more than once
+    rather than by a loop of its own: that could sum in another order and round differently, and equal images must get
+    equal scores.
     """
     last = rows.shape[1] - 1
     for b in range(rows.shape[0]):

@@ -1,4 +1,13 @@
-"""Search of all members together: the best by fused score, the vote of their labels, and the images that it lifts."""
+"""Exact search with all members at once: the steps from a batch of query vectors to ranked hits.
+
+1. The nearest rows by fused score become candidates.
+2. Their labels, and the linear heads, give the probability of each label for the query.
+3. A query with a filter gets candidates of its own; step 1 ignores filters, so that every neighbour votes.
+4. Images of a likely label are added that may be hits because of its bonus, though they are no candidates.
+5. The candidates are ranked.
+
+N rows, B queries, C candidates a query, M members, D components, L labels.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +31,7 @@ Rows = NDArray[np.int64]
 
 
 class ExactSearch:
-    """Ranks batches of queries."""
+    """Ranks batches of queries against one gallery."""
 
     def __init__(
         self,
@@ -45,7 +54,7 @@ class ExactSearch:
         Args:
             queries: (B, D).
             weights: (B, M) that sum to 1.
-            heads: (B, L) what the heads say of the labels, where there are any.
+            heads: (B, L) label probabilities of the linear heads, or None.
         """
         voters = self._vote.neighbours if self._gallery.labels else 0
         near = self._nearest.find(
@@ -63,7 +72,7 @@ class ExactSearch:
         return self._ranker.rank(candidates.rows, candidates.similarities, weights, specs, probabilities)
 
     def _filtered(self, near: Candidates, queries: Floats, weights: Floats, specs: Sequence[SearchSpec]) -> Candidates:
-        """The candidates that may be hits: of queries with a filter, their own."""
+        """``near``, but for queries with a filter the nearest rows that pass it."""
         found = [near if s.mask is None else None for s in specs]
         if all(found):
             return near
@@ -89,19 +98,24 @@ class ExactSearch:
         specs: Sequence[SearchSpec],
         probabilities: Floats,
     ) -> Candidates:
-        """Images of a likely label may rise from anywhere: add those that may be hits and are no candidates yet."""
+        """Add images of likely labels that may be hits and are no candidates yet.
+
+        The label bonus can lift an image over the last hit, however low its fused score.
+        """
         scores = fused_scores(found.similarities, weights) + self._ranker.bonus(found.rows, probabilities)
         limits = np.array([spec.limit for spec in specs])
         places = leading(scores, found.rows, limits)
-        rising = np.empty(probabilities.shape, np.bool_)
-        _reach(scores, places, limits, found.score_bound, probabilities, np.float32(self._vote.label_share), rising)
-        if not rising.any():
+        liftable = np.empty(probabilities.shape, np.bool_)
+        _mark_liftable(
+            scores, places, limits, found.score_bound, probabilities, np.float32(self._vote.label_share), liftable
+        )
+        if not liftable.any():
             return found
         parts = []
         for i, spec in enumerate(specs):
             one = slice(i, i + 1)
             part = found.of(one)
-            labels = np.flatnonzero(rising[i])
+            labels = np.flatnonzero(liftable[i])
             if len(labels):
                 rows = np.concatenate([self._rows_of[label] for label in labels.tolist()])
                 allowed = spec.allowed(len(self._gallery))
@@ -122,26 +136,36 @@ class ExactSearch:
 
 
 @jit
-def _reach(
+def _mark_liftable(
     scores: Floats,
     places: Rows,
     limits: Rows,
-    bound: Floats,
+    score_bound: Floats,
     probabilities: Floats,
     share: np.float32,
-    rising: NDArray[np.bool_],
+    liftable: NDArray[np.bool_],
 ) -> None:
-    """(B, L) whether an image that is no candidate could be a hit by its label: it scores the bound at most, and what
-    the label adds."""
-    for b in range(len(rising)):
+    """Set ``liftable`` (B, L): may an image that is no candidate be a hit by the bonus of its label?
+
+    It may where the bound on its fused score plus the bonus reaches the score of the last hit.
+
+    Args:
+        scores: (B, C) of the candidates, label bonus included.
+        places: (B, K) columns of the best candidates, best first, -1 where there are fewer.
+        limits: (B,) number of hits.
+        score_bound: (B,) of the candidates.
+        probabilities: (B, L).
+        share: Bonus of a label with probability 1.
+    """
+    for b in range(len(liftable)):
         last = np.float32(-np.inf)
         if limits[b] <= places.shape[1] and places[b, limits[b] - 1] >= 0:
             last = scores[b, places[b, limits[b] - 1]]
-        for label in range(rising.shape[1]):
-            rising[b, label] = bound[b] > -np.inf and bound[b] + share * probabilities[b, label] >= last
+        for label in range(liftable.shape[1]):
+            liftable[b, label] = score_bound[b] > -np.inf and score_bound[b] + share * probabilities[b, label] >= last
 
 
 def _rows_by_label(codes: NDArray[np.integer], classes: int) -> list[Rows]:
-    """The rows of each label, rising."""
+    """The rows of each label, ascending."""
     order = np.argsort(codes, kind="stable").astype(np.int64)
     return np.split(order, np.searchsorted(codes[order], np.arange(classes + 1)))[1:-1] if classes else []

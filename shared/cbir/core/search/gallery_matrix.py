@@ -1,6 +1,9 @@
-"""The gallery's vectors on a device: the product with all rows, exact cosines of some, and the rows themselves.
+"""The gallery's vectors on the device that searches them: products with all rows, exact cosines of some rows.
 
-A row is the members' unit vectors side by side.  N rows, B queries, C candidates a query, M members, D components.
+A row is the M members' projected unit vectors side by side, D components in all.  Where each member's part of a query
+is multiplied by its weight, one inner product with a row gives the fused score for any weights.
+
+N rows, B queries, C candidates a query.
 """
 
 from __future__ import annotations
@@ -20,14 +23,14 @@ __all__ = ["FLOAT32_BYTES", "GalleryMatrix", "load_matrix"]
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
-#: Galleries up to this many bytes are widened to float32 on a CPU.
+#: On a CPU, galleries whose float32 copy takes at most this many bytes are converted when they are loaded.
 FLOAT32_BYTES = 256 * 2**20
 
 
 class GalleryMatrix(Protocol):
     """The vectors of a gallery."""
 
-    #: Where each member's part begins, and D: M + 1 numbers.
+    #: M + 1 numbers: the column where each member's part begins, then D.
     stops: tuple[int, ...]
 
     def __len__(self) -> int: ...
@@ -35,22 +38,22 @@ class GalleryMatrix(Protocol):
     def best(
         self, queries: Floats, count: int, allowed: NDArray[np.bool_] | None = None, member: int | None = None
     ) -> tuple[Rows, Floats]:
-        """The rows of the largest inner products, best first, by a product with all of them.
+        """The rows with the largest inner products, best first, from the product with all rows.
 
-        On a GPU the products are of half precision.
+        On a GPU the products have half precision.
 
         Args:
-            queries: (B, D); with ``member`` (B, its components), which are compared with that member's part alone.
-            count: At most N.
-            allowed: (N,) rows that count, or None for all.
+            queries: (B, D); with ``member``, (B, d) for that member's part of the rows alone.
+            count: Rows to list, at most N.
+            allowed: (N,) rows that may be listed, or None for all.
 
         Returns:
-            (B, count) rows and products; -inf for rows that do not count.
+            (B, count) rows and products; rows that are not allowed have -inf.
         """
         ...
 
     def similarities(self, rows: Rows, queries: Floats) -> Floats:
-        """(B, M, C) cosines in float32 of (B, C) rows, each query with its own; rows below 0 get any number."""
+        """(B, M, C) float32 cosines of each query with its own (B, C) rows; the values for rows of -1 mean nothing."""
         ...
 
     def vectors_of(self, rows: Rows) -> Floats:
@@ -61,7 +64,7 @@ class GalleryMatrix(Protocol):
 def load_matrix(
     embeddings: Sequence[NDArray[np.float16]], device: str, float32_bytes: int = FLOAT32_BYTES
 ) -> GalleryMatrix:
-    """Put the members' (N, d) vectors where they are searched: ``cpu`` or a device of torch."""
+    """Load the members' (N, d) vectors onto ``cpu`` or a torch device; ``float32_bytes`` as ``FLOAT32_BYTES``."""
     stops = tuple(itertools.accumulate((int(part.shape[1]) for part in embeddings), initial=0))
     if device != "cpu":
         return DeviceMatrix(embeddings, stops, device)

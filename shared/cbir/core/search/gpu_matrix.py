@@ -1,4 +1,7 @@
-"""The gallery's vectors on a GPU: see :class:`cbir.core.search.gallery_matrix.GalleryMatrix`."""
+"""The gallery's vectors in the memory of a GPU.
+
+The class implements :class:`cbir.core.search.gallery_matrix.GalleryMatrix`, which documents its methods.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,12 @@ Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 _BLOCK_ROWS = 65536
-#: Scores and gathered components that a GPU holds at once.
+#: Most scores, and most components of gathered rows, that are in the GPU's memory at a time.
 _DEVICE_NUMBERS = 2**28
 
 
 class DeviceMatrix:
-    """In half precision, the members side by side: one product gives the fused score of every row."""
+    """The vectors as one float16 array, the members side by side."""
 
     def __init__(self, embeddings: Sequence[NDArray[np.float16]], stops: tuple[int, ...], device: str) -> None:
         self.stops = stops

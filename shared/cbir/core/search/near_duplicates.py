@@ -1,9 +1,11 @@
 """Near duplicates: images that are the same picture, re-encoded, resized, brightened or slightly cut.
 
 Two images are near duplicates when they have the same bytes, or when their perceptual hashes differ in few bits *and*
-the ensemble finds them alike, the more so the more bits differ.  The hash alone would not do: for images without
-structure, such as blank pages and flat colours, rounding noise decides it, and different objects of one outline on
-white have close hashes too.  Mirror images and grey copies of colourful ones are no near duplicates.
+their embeddings are similar: the more bits differ, the more similar they must be.  The hash alone is not enough: on
+images without structure, such as blank pages and flat colours, it is decided by rounding noise, and different objects
+with the same outline on white have close hashes too.  Mirror images, and grey copies of colour images, do not count.
+
+N gallery rows, S rows of a selection, D components.
 """
 
 from __future__ import annotations
@@ -39,26 +41,26 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 
-#: Bits of 64 in which the hashes of near duplicates differ at most.
+#: Most bits, of 64, in which the hashes of near duplicates differ, unless the caller says otherwise.
 BITS = 4
-#: Least :class:`Appearance` cosine of near duplicates whose hashes are equal, what each bit that differs adds to it,
-#: and the most that is asked for.  Chosen between copies of photos (JPEG, resized, brightened) and pairs of different
-#: motorcycles that were photographed alike on white, whose hashes are close too.
+#: The :class:`Appearance` cosine that near duplicates must reach: where their hashes are equal; more for each bit that
+#: differs; and never more than this.  Chosen to separate copies of photos (JPEG, resized, brightened) from pairs of
+#: different motorcycles photographed in the same way on white, whose hashes are close too.
 SIMILARITY, SIMILARITY_A_BIT, SIMILARITY_TOP = 0.88, 0.02, 0.97
 
 _HASH_BITS = 64
-#: Directions that the metric shrinks by more than this, relative to the one that it keeps best, cannot be told from the
-#: rounding of stored vectors.
-_UNDONE = 0.02
+#: Least singular value of the metric, relative to the largest, that is inverted: in directions that it shrinks more,
+#: the float16 vectors hold only rounding errors.
+_LEAST_SINGULAR_VALUE = 0.02
 
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """Images of which one is worth keeping.
+    """An image to keep, and its near duplicates.
 
     Attributes:
-        keep: Row of the one that is preferred.
-        extras: Rows of its near duplicates, the likest first.
+        keep: Row of the preferred image.
+        extras: Rows of its near duplicates, the most similar first.
         distances: Bits in which the hash of each extra differs from that of ``keep``.
         similarities: :class:`Appearance` cosine of each extra and ``keep``.
     """
@@ -76,22 +78,22 @@ def group_near_duplicates(
     preference: Callable[[int], Any],
     bits: int = BITS,
 ) -> list[DuplicateGroup]:
-    """Group the near duplicates of a gallery around the images that are worth keeping.
+    """Group the near duplicates of a gallery around the images to keep.
 
-    The best image of those that are linked by close hashes is kept, and its near duplicates are its extras; then the
-    best of what is left, and so on.  So every extra is a near duplicate of the very image that is kept for it: in
-    connected components, a chain of small steps may link images that have nothing in common, and deleting all but
-    one of them would lose pictures.
+    Of the images that close hashes connect, the preferred one is kept and its near duplicates become its extras; then
+    the preferred one of the rest, and so on.  So every extra is a near duplicate of the image that is kept for it.
+    Whole connected components would not do: a chain of small differences can connect images that have nothing in
+    common, and deleting all but one of them would lose pictures.
 
     Args:
         hashes: (N,) perceptual hashes.
         digest: Digest of the bytes of a row.  Images with the same bytes are always grouped.
         vectors: (S, D) of rows, from :meth:`Appearance.vectors`.
-        preference: Sort key of a row; the lowest is kept.  Only asked of rows that may have near duplicates.
-        bits: Most bits in which hashes differ, 0 to 63.
+        preference: Sort key of a row; the lowest is kept.  Only called for rows that may have near duplicates.
+        bits: Most bits in which the hashes differ, 0 to 63.
 
     Returns:
-        Groups of at least one extra, in the order of the rows that are kept.
+        Groups with at least one extra each, in the order of ``keep``.
     """
     groups = []
     for rows in _linked(hashes, bits):
@@ -116,14 +118,14 @@ def group_near_duplicates(
                 near[0] = True
                 left, parts, digests = left[~near], parts[~near], digests[~near]
             else:
-                # Views: copies for each of thousands of images that only share a hash would take long.
+                # Slices are views.  Copies would take long where thousands of images share a hash and nothing else.
                 left, parts, digests = left[1:], parts[1:], digests[1:]
     return sorted(groups, key=lambda group: group.keep)
 
 
 def _linked(hashes: Hashes, bits: int) -> list[Ints]:
-    """Rows that are linked, directly or over others, by close hashes; those that stand alone are left out."""
-    # Images with equal hashes, of which a gallery of blank pages has very many, count as one here.
+    """Connected components of close hashes: the rows of each component of at least two."""
+    # Equal hashes are merged first: a gallery of blank pages would have very many pairs of them.
     values, place = np.unique(hashes, return_inverse=True)
     parent = list(range(len(values)))
 
@@ -141,22 +143,22 @@ def _linked(hashes: Hashes, bits: int) -> list[Ints]:
 
 
 def close_hashes(hashes: Hashes, other: int, bits: int = BITS) -> tuple[Ints, NDArray[np.uint8]]:
-    """The rows, ascending, whose hash differs from ``other`` in at most ``bits`` bits, and in how many it does."""
+    """The rows, ascending, whose hash differs from ``other`` in at most ``bits`` bits, and that number for each."""
     bits_off = distances(hashes, other)
     rows = np.flatnonzero(bits_off <= bits)
     return rows, bits_off[rows]
 
 
 class Appearance:
-    """How images look to the ensemble, whatever class they are of.
+    """Similarity of images as pictures, whatever their class.
 
-    A GLRT metric draws the images of a class together, which is its purpose, and so hides what tells one motorcycle
-    from another.  Here the metric is undone: what is compared are the centred principal components.
+    A GLRT metric draws the images of a class together, and so hides what tells one motorcycle from another.  Here the
+    metric is inverted, so that the centred principal components are compared.
 
     Args:
         projections: One a member.
         weights: (M,) weights of the members' votes.
-        gallery: (N, dim) unit vectors a member, as projected; only needed for :meth:`of_rows`.
+        gallery: (N, dim) projected unit vectors of each member; only needed for :meth:`of_rows`.
     """
 
     def __init__(
@@ -166,13 +168,13 @@ class Appearance:
         self._dims = [projection.dim for projection in projections]
         self._shares = np.sqrt(normalised_weights(np.asarray(weights, np.float32)))
         self._inverses = [
-            None if p.metric is None else np.linalg.pinv(p.metric, rcond=_UNDONE).T.astype(np.float32)
+            None if p.metric is None else np.linalg.pinv(p.metric, rcond=_LEAST_SINGULAR_VALUE).T.astype(np.float32)
             for p in projections
         ]
 
     @classmethod
     def of(cls, version: IndexVersion) -> Appearance:
-        """That of the ensemble of an index version.
+        """For the ensemble and the gallery of an index version.
 
         Raises:
             ArtifactError: A file of the version is damaged.
@@ -183,7 +185,7 @@ class Appearance:
         return cls([version.projection(name) for name in names], weights, gallery)
 
     def of_rows(self, rows: Ints) -> Floats:
-        """:meth:`vectors` of S gallery images; those of the images themselves, also where the index averages them."""
+        """(S, D) :meth:`vectors` of gallery images: their own, even where the index averages neighbours."""
         return self.vectors(np.concatenate([part[rows] for part in self._gallery], axis=1))
 
     def vectors(self, projected: Floats) -> Floats:
@@ -204,7 +206,7 @@ class Appearance:
 
 
 def confirmed(bits_off: NDArray[np.uint8], cosines: Floats) -> NDArray[np.bool_]:
-    """(S,) whether images with a close hash are near duplicates.
+    """(S,) whether pairs of images whose hashes are close are near duplicates.
 
     Args:
         bits_off: (S,) bits in which the hashes differ.
@@ -222,11 +224,11 @@ def close_pairs(hashes: Hashes, bits: int = BITS) -> Ints:
     2007.  A million hashes take seconds, and memory grows with their number only.
 
     Args:
-        hashes: (N,) all different: a value that many images share would have too many pairs to list.
+        hashes: (N,) all different, because a value that many images share has too many pairs to list.
         bits: 0 to 63.
 
     Returns:
-        (P, 2) places i < j in ``hashes``, sorted.
+        (P, 2) positions i < j in ``hashes``, sorted.
     """
     count = len(hashes)
     found = [np.zeros(0, np.int64)]
@@ -234,7 +236,7 @@ def close_pairs(hashes: Hashes, bits: int = BITS) -> Ints:
         order = np.argsort(hashes & mask)
         ordered = hashes[order]
         keys = ordered & mask
-        # Each hash is compared with the next one of its bucket, then with the one after that, and so on.
+        # Each hash is compared with its next neighbour in the bucket, then with the one after that, and so on.
         here, step = np.arange(count), 0
         while len(here):
             step += 1
@@ -248,11 +250,11 @@ def close_pairs(hashes: Hashes, bits: int = BITS) -> Ints:
 
 
 def _band_masks(count: int, bits: int) -> list[np.uint64]:
-    """The choices of bands of which two close hashes agree in at least one."""
+    """One mask for each choice of k bands; two close hashes agree in all bits of at least one mask."""
 
     def cost(chosen: int) -> float:
-        # A table costs a sort, and a comparison for every pair that agrees in the chosen bands by chance.  The bits of
-        # real hashes have unequal odds, so that a band tells less than its length.
+        # Each mask costs a sort, and a comparison for every pair that agrees in its bands by chance.  Real hashes agree
+        # more often than random ones, as if the bands were a fifth shorter: their bits are not all equally likely.
         agreeing = 0.8 * _HASH_BITS * chosen / (bits + chosen)
         return comb(bits + chosen, chosen) * (log2(count + 2) + count * exp2(1 - agreeing))
 

@@ -1,7 +1,10 @@
-"""Search member by member: for approximate indexes, which know one member each, and for fusion by rank.
+"""Search member by member: for approximate indexes, which hold one member's vectors each, and for fusion by rank.
 
-Members propose, everybody rescores: a member that did not propose an image still has its say.  The search goes deeper
-until no image that was not proposed could still enter the answer (Fagin's threshold argument) or a bound is reached.
+Each member proposes its nearest rows, and all members rescore all proposals, so that a hit's score is complete even if
+only one member proposed it.  The lists get longer until no row that nobody proposed can be a hit (the threshold
+algorithm: Fagin, Lotem, Naor, "Optimal aggregation algorithms for middleware", PODS 2001), or until ``MAX_DEPTH``.
+
+N rows, M members, D components, L labels.
 """
 
 from __future__ import annotations
@@ -21,17 +24,18 @@ __all__ = ["POOL", "PerMemberSearch"]
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
-#: Candidates that are rescored by every member, beyond those that are asked for.
+#: Fewest candidates that are rescored, however few hits are asked for.
 POOL = 128
-#: Deepest candidate list asked of an approximate index.
-DEEPEST = 4096
+#: Longest list that is asked of an approximate index.
+MAX_DEPTH = 4096
 
 
 class PerMemberSearch:
     """Ranks one query at a time.
 
     Args:
-        indexes: One a member; None where its part of the matrix is searched.
+        indexes: One a member; None where the member's part of ``matrix`` is searched exactly.
+        label_share: Bonus of a label with probability 1.
     """
 
     def __init__(
@@ -55,7 +59,7 @@ class PerMemberSearch:
             query: (D,).
             weights: (M,) that sum to 1.
             allowed: (N,) rows that may be hits, or None for all.
-            heads: (1, L) what the linear heads say, or None.
+            heads: (1, L) label probabilities of the linear heads, or None.
         """
         count = len(self._matrix)
         possible = count if allowed is None else int(allowed.sum())
@@ -70,30 +74,31 @@ class PerMemberSearch:
             rows = np.unique(np.concatenate(proposed))
             if probabilities is None:
                 probabilities = self._probabilities(rows, query, weights, spec, heads)
-            if allowed is not None and possible <= DEEPEST:
-                # A narrow filter, which the indexes cannot see: scoring its few images is cheaper than digging.
+            if allowed is not None and possible <= MAX_DEPTH:
+                # Indexes know no filter.  This one leaves so few images that scoring all of them is the cheapest.
                 return self._rank(np.flatnonzero(allowed), query, weights, spec, probabilities)
             if allowed is not None:
                 rows = rows[allowed[rows]]
             exact = spec.fusion is not Fusion.WEIGHTED_VOTE
             complete = len(rows) >= min(spec.limit, possible)
             if complete and not exact and len(rows):
-                # What nobody proposed scores at most the sum of the worst proposals, and the best label.
+                # A row that nobody proposed scores at most the weighted sum of the members' last proposals, plus the
+                # bonus of the likeliest label.
                 if probabilities is not None:
                     bound += self._label_share * float(probabilities.max(initial=0))
                 whole = SearchSpec(spec.limit)
                 exact = float(self._rank(rows, query, weights, whole, probabilities).fused[-1]) >= bound
-            deepest = depth >= min(count, DEEPEST)
+            deepest = depth >= min(count, MAX_DEPTH)
             if complete and (exact or deepest):
                 return self._rank(rows, query, weights, spec, probabilities)
             if deepest:
-                # The indexes give up before there is an answer: whatever is allowed is scored one and all.
+                # The longest lists hold too few allowed images: score everything that is allowed.
                 everything = np.arange(count) if allowed is None else np.flatnonzero(allowed)
                 return self._rank(everything, query, weights, spec, probabilities)
             depth = min(count, 4 * depth)
 
     def nearest(self, query: Floats, weights: Floats, count: int) -> tuple[Rows, Floats]:
-        """The ``count`` best of what the members propose, best first, and their fused scores."""
+        """The ``count`` best of the rows that the members propose, best first, and their fused scores."""
         depth = min(len(self._matrix), max(POOL, count))
         rows = np.unique(np.concatenate([self._propose(m, query, depth)[0] for m in np.flatnonzero(weights).tolist()]))
         fused = fused_scores(self._matrix.similarities(rows[None], query[None]), weights[None])

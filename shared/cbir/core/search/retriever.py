@@ -1,9 +1,10 @@
-"""The retriever: an index version in memory that ranks projected queries.  It knows no model and no protocol.
+"""The retriever: an index version in memory that ranks queries given as embeddings.
 
-Exact galleries keep the members' projected vectors side by side: with the query's parts scaled by the weights, one
-product, or one scan of compressed rows, gives the fused score of every image for any per-request weights
-(:mod:`cbir.core.search.exact_search`).  Approximate indexes propose candidates member by member
+It knows neither models nor the protocol.  A gallery without approximate indexes is searched with all members at once
+(:mod:`cbir.core.search.exact_search`); approximate indexes and fusion by rank go member by member
 (:mod:`cbir.core.search.per_member_search`).
+
+N rows, B queries, M members.
 """
 
 from __future__ import annotations
@@ -46,12 +47,15 @@ _BAD_WEIGHTS = "weights must be one finite number of at least 0 for each member"
 
 
 class Retriever:
-    """Ranks queries against one index version.  One caller at a time.
+    """Ranks queries against one index version; implements :class:`cbir.core.search.Searcher`.  One caller at a time.
 
     Args:
-        embeddings: (N, d) float16 unit vectors a member; arrays mapped from files stay so where they are large.
+        embeddings: (N, d) projected float16 unit vectors of each member.  Large arrays that are mapped from files stay
+            mapped.
         indexes: One a member, None where the search is exact.
+        index_name: How candidates are found, for people.
         device: ``cpu`` or ``cuda``.
+        heads: The linear heads of members that have one.
         strategy: How an exact search finds its candidates.
     """
 
@@ -125,7 +129,7 @@ class Retriever:
         """Project raw embeddings.
 
         Args:
-            raw: (B, raw_dim) by member; members that are left out get zeros and so have no say.
+            raw: (B, raw_dim) by member.  A member that is left out gets zeros and does not count in the search.
 
         Returns:
             (B, sum of dims) float32, the members' unit vectors side by side.
@@ -190,7 +194,7 @@ class Retriever:
         return self._fused.search(queries, weights, specs, heads)
 
     def _weights(self, queries: Floats, specs: Sequence[SearchSpec]) -> Floats:
-        """(B, M) that sum to 1."""
+        """(B, M) weights that sum to 1 a query: its own or the usual ones, 0 for members without an embedding."""
         weights = np.empty((len(specs), len(self.members)), np.float32)
         for i, spec in enumerate(specs):
             if spec.limit < 1:
@@ -201,12 +205,12 @@ class Retriever:
             weights[i] = given
         if not (weights.min() >= 0 and weights.max() < np.inf):
             raise QueryError(_BAD_WEIGHTS, reason="BAD_WEIGHT")
-        if not _share_out(queries, self._bounds, weights):
+        if not _normalise_weights(queries, self._bounds, weights):
             raise QueryError("no member has a positive weight in this query: raise one", reason="BAD_WEIGHT")
         return weights
 
     def _expand(self, queries: Floats, weights: Floats, specs: Sequence[SearchSpec]) -> Floats:
-        """Move every query towards its nearest images, those left out of its hits not among them."""
+        """Query expansion: move every query towards its nearest images, except those excluded from its hits."""
         count = min(self._vote.expansion_neighbours, len(self.gallery))
         rows, fused = np.full((len(specs), count), -1, np.int64), np.zeros((len(specs), count), np.float32)
         if self._approximate:
@@ -224,10 +228,14 @@ class Retriever:
 
 
 @jit
-def _share_out(queries: Floats, bounds: Rows, weights: Floats) -> bool:
-    """Scale each query's weights to sum 1, in place; False where nobody has any.
+def _normalise_weights(queries: Floats, bounds: Rows, weights: Floats) -> bool:
+    """Scale each query's weights to sum 1, in place; return False where a query has no positive weight.
 
-    A member without an embedding of the query has no say: its weight goes to the others.
+    A member without an embedding of the query (all zeros) gets weight 0, and the others share what it had.
+
+    Args:
+        bounds: (M + 1,) the columns where the members' parts of a query begin and end.
+        weights: (B, M).
     """
     for b in range(weights.shape[0]):
         total = 0.0

@@ -1,4 +1,7 @@
-"""Whether a gallery is scanned, with codes of which length, and how deep a scan must look: by trial searches."""
+"""Scan tuning: when a gallery is loaded, trial searches decide between scan and product, and set up the scan.
+
+They choose the length of the codes and the depth: how many rows, by falling estimate, a search lists at first.
+"""
 
 from __future__ import annotations
 
@@ -18,35 +21,35 @@ __all__ = ["MIN_SCAN_DEPTH", "choose_scan", "max_scan_depth"]
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
-#: The least number of estimates that are looked at, and the share of all rows from which a product is the faster.
+#: Fewest rows that a scan lists; where it would have to list more than N / 8, the product is faster.
 MIN_SCAN_DEPTH, _MAX_DEPTH_DIVISOR = 256, 8
-#: The rows with the worst codes that are remembered: so many, or this share of all.
-_WORST_ROWS, _WORST_SHARE = 256, 1000
-#: Gallery images that are asked for, to learn how deep a scan must look.
+#: Most rows whose large quantisation errors are recorded: 256, or N / 1000 where that is more.
+_WORST_ROWS, _WORST_DIVISOR = 256, 1000
+#: Trial searches, each for an image of the gallery.
 _TRIALS = 16
-#: Nanoseconds of one core with AVX2: for a group of components of a row in a scan, for a component of a row in a
-#: product (of a batch), and for a component of a candidate that is scored, widened already or not.  Their ratios count.
-_SCAN_COST, _PRODUCT_COST, _WIDENED_COST, _HALF_COST = 0.026, 0.05, 0.2, 0.8
+#: Nanoseconds on one core with AVX2, of which only the ratios matter: a row's group in a scan; a row's component in the
+#: product, for a batch; a candidate's component in rescoring, from float32 rows and from float16 rows.
+_SCAN_COST, _PRODUCT_COST, _FLOAT32_COST, _FLOAT16_COST = 0.026, 0.05, 0.2, 0.8
 
 
 def max_scan_depth(count: int) -> int:
-    """The most estimates of a gallery of ``count`` rows that a scan is worth asking for."""
+    """The most rows to list from a scan of ``count`` rows; for more, the product is faster."""
     return min(count, max(MIN_SCAN_DEPTH, count // _MAX_DEPTH_DIVISOR))
 
 
 def choose_scan(matrix: CpuMatrix, weights: Floats, *, insist: bool) -> tuple[QuantisedScan | None, int]:
-    """Choose between codes of several lengths, and a product, by what a search for the gallery's own images costs.
+    """Choose the cheapest of the product and of scans with codes of three lengths, by estimated time of a search.
 
-    Long codes cost time for every row, short ones for the rows that must be scored because of their errors.
+    Longer codes take time for every row; shorter codes have larger errors, so that more rows must be rescored.
 
     Args:
         weights: (M,) usual weights of the members.
-        insist: Choose no product.
+        insist: Choose a scan even where the product is faster.
 
     Returns:
-        A scan of all rows, None where a product is the faster; and how many estimates a query needs at first.
+        A scan of all rows, or None for the product; and how many rows a query lists at first.
     """
-    # Here and not above: who only multiplies does without FAISS.
+    # Imported here because it loads FAISS, which the product does not need.
     from cbir.core.search.product_quantisation_scan import SAMPLE_ROWS, QuantisedScan
 
     count, width = len(matrix), matrix.stops[-1]
@@ -59,7 +62,7 @@ def choose_scan(matrix: CpuMatrix, weights: Floats, *, insist: bool) -> tuple[Qu
     least_cost = np.inf if insist else count * width * _PRODUCT_COST
     near = slice(0, MIN_SCAN_DEPTH // 2)
     vectors = matrix.vectors_of(rows[:, near].ravel()).reshape(len(queries), -1, width)
-    # A quarter of a small gallery teaches codes as good, and a reload waits for them.
+    # Of a small gallery a quarter trains centroids that are as good, in less time while a reload waits.
     taught = min(SAMPLE_ROWS, max(MIN_SCAN_DEPTH, count // 4))
     sample = matrix.sample(slice(None, None, max(1, count // taught)))
     for components in (8, 4, 2):
@@ -67,26 +70,34 @@ def choose_scan(matrix: CpuMatrix, weights: Floats, *, insist: bool) -> tuple[Qu
         least = _least_score(products[:, near], rows[:, near], scan.estimates(vectors, queries), min(count, 10))
         found = np.count_nonzero(products >= least[:, None], axis=1)
         needed = max(float(np.quantile(found, 0.9)), MIN_SCAN_DEPTH / 2)
-        cost = count * scan.groups * _SCAN_COST + needed * width * (_WIDENED_COST if matrix.widened else _HALF_COST)
-        # Where no list is long enough, a product is what will be made in the end.
+        cost = count * scan.groups * _SCAN_COST + needed * width * (
+            _FLOAT32_COST if matrix.is_float32 else _FLOAT16_COST
+        )
+        # Where even the longest list is too short, searches will fall back on the product.
         cost += (needed >= most) * count * width * _PRODUCT_COST
         if cost < least_cost:
-            # Queries are less like the gallery's images than these are like each other.
+            # Twice as deep as for the gallery's own images: other queries have less similar neighbours.
             depth = int(np.clip(2 ** np.ceil(np.log2(2 * needed)), MIN_SCAN_DEPTH, most))
             best, least_cost = scan, cost
         if needed <= MIN_SCAN_DEPTH / 2:
             break
     if best is not None:
-        best.fill(matrix, weights, max(_WORST_ROWS, count // _WORST_SHARE))
-        # From now on only candidates are read.
+        best.fill(matrix, weights, max(_WORST_ROWS, count // _WORST_DIVISOR))
+        # From here on searches read single rows only.
         matrix.release()
     return best, depth
 
 
 def _least_score(products: Floats, rows: Rows, estimates: Floats, hits: int) -> Floats:
-    """(B,) the score below which nothing can be among the ``hits`` best, going by the errors of these estimates."""
+    """(B,) the estimate below which no row can be among the ``hits`` best, by the errors of the given estimates.
+
+    Args:
+        products: (B, C) exact scores.
+        rows: (B, C).
+        estimates: (B, C) of the same rows.
+    """
     count, fused = len(rows), products.copy()
-    # Where all there is was scored, the bound on the rest is the errors' margin above the lowest estimate.
+    # With every listed row rescored, the score bound is the lowest estimate plus the largest error to be expected.
     lowest = estimates.min(axis=1)
     want, width = np.full(count, hits), np.full(count, rows.shape[1])
     _, bound, _ = bound_the_rest(fused, rows.copy(), estimates, lowest, width, want, padded_rows([()] * count))

@@ -1,7 +1,7 @@
-"""Where vectors live: what ranks a gallery, whatever holds its vectors.
+"""The protocol of what ranks a gallery, wherever its vectors are kept.
 
-The server's engine and the evaluation know a searcher and no file layout.  :class:`cbir.core.search.Retriever` is the
-local one: it holds the vectors of one index version in this process's memory or on its GPU.
+The server's engine and the evaluation use it and know nothing of files.  :class:`cbir.core.search.Retriever` implements
+it with the vectors of one index version in this process's memory or on its GPU.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Searcher(Protocol):
     """Ranks the images of one gallery.  One caller at a time.
 
     Attributes:
-        gallery: What is known of each image; a row number means the same image here and there.
+        gallery: The facts about each image; its row numbers are those of the vectors.
         members: Names of the ensemble's members, in the order of all arrays.
         raw_dims: Length of each member's embedding before projection.
         dims: Length of each member's projected vector.
@@ -42,7 +42,7 @@ class Searcher(Protocol):
     def project(self, raw: Mapping[str, Floats]) -> Floats:
         """Project raw embeddings, (B, raw_dim) by member, to (B, sum of dims) unit vectors side by side.
 
-        Members that are left out get zeros and so have no say.
+        A member that is left out gets zeros and does not count in the search.
 
         Raises:
             QueryError: An unknown member, another length, or numbers that are not finite.

@@ -1,7 +1,9 @@
-"""The space that images and words share: a gallery is ranked by words, an image classified by the names of classes.
+"""Text search: a gallery ranked by words, in the embedding space that images and words share.
 
-It is the members' own space, before the projection of the index: that is fitted to images, which lie apart from the
-words that describe them (the modality gap), so that words would be projected to nowhere in particular.
+This is the space of the members' own embeddings, not the index's projected one: the projection is fitted to images,
+and the words that describe them lie in another region of the space (the modality gap), where it means nothing.
+
+N rows, B queries, M members of which T understand words, C classes.
 """
 
 from __future__ import annotations
@@ -24,21 +26,21 @@ __all__ = ["JointSpace"]
 
 Floats = NDArray[np.float32]
 
-#: Matrices up to this many bytes are widened to float32 on a CPU.
+#: On a CPU, galleries whose float32 copy takes at most this many bytes are converted when words first ask for them.
 FLOAT32_BYTES = 4 * 2**30
 _BLOCK_ROWS = 65536
 
 
 class JointSpace:
-    """The raw embeddings of a gallery by the members that understand words (T of the ensemble's M).
+    """The raw embeddings of a gallery by the T members that understand words.
 
-    A point of the space is the T members' unit vectors side by side; a member without a say has zeros.
+    A point of the space is these members' unit vectors side by side; zeros for a member that is not to count.
 
     Args:
         members: All M names of the ensemble, in its order.
         vectors: (N, D) unit vectors by member with a text tower.
         classes: (C, D) unit vectors of the labels' names, and the logit scale, by member; members may be missing.
-        trust: 0..1 by member, from :func:`names_trust`; those that are missing are trusted.
+        trust: 0..1 by member, from :func:`names_trust`; 1 for members that are missing.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class JointSpace:
 
     @classmethod
     def load(cls, version: IndexVersion, device: str = "auto") -> JointSpace | None:
-        """Open what the indexer stored; None where no member can be searched by words.
+        """Load from an index version; None where no member understands words.
 
         Args:
             device: ``auto``, ``cpu`` or ``cuda``.
@@ -81,11 +83,11 @@ class JointSpace:
 
     @property
     def classifies(self) -> bool:
-        """Whether :meth:`label_probabilities` can say anything."""
+        """Whether some member has embeddings of the labels' names, so that :meth:`label_probabilities` has results."""
         return bool(self._classes)
 
     def side_by_side(self, blocks: Mapping[str, Floats], count: int) -> Floats:
-        """Put the members' (B, D) vectors, of whatever length, side by side as unit vectors; members not given get 0.
+        """Normalise the members' (B, dim) vectors and put them side by side; members not given get zeros.
 
         Returns:
             (B, sum of dims) float32.
@@ -103,30 +105,28 @@ class JointSpace:
         )
 
     def label_probabilities(self, points: Floats, weights: Floats) -> list[Floats | None]:
-        """P(label | words), the members' opinions averaged by weight.
+        """P(label | words or image): the mean of the members' zero-shot probabilities, by weight.
 
         Args:
             points: (B, sum of dims).
             weights: (B, M) non-negative.
 
         Returns:
-            For each of the B points (C,) probabilities in the order of ``gallery.labels``; None where no member with a
-            positive weight has an opinion.
+            For each point (C,) probabilities in the order of ``gallery.labels``; None where no member with a positive
+            weight has embeddings of the names.
         """
-        return self._opinions(points, weights, [1.0] * len(self.members))
+        return self._mean_probabilities(points, weights, [1.0] * len(self.members))
 
     def label_priors(self, points: Floats, weights: Floats) -> list[Floats | None]:
-        """What the names of the classes say of images: like :meth:`label_probabilities`, by members that are trusted.
-
-        A member counts by its weight times the trust in it.
+        """Like :meth:`label_probabilities`, but a member counts by its weight times the trust in it.
 
         Returns:
-            For each of the B points (C,) probabilities that sum to the mean trust in the members that count, or None
-            where none does.
+            For each point (C,) probabilities, scaled by trust: they sum to the trust in the members, averaged by that
+            weight.  None where no member counts.
         """
-        return self._opinions(points, weights, self._trust)
+        return self._mean_probabilities(points, weights, self._trust)
 
-    def _opinions(self, points: Floats, weights: Floats, trust: Sequence[float]) -> list[Floats | None]:
+    def _mean_probabilities(self, points: Floats, weights: Floats, trust: Sequence[float]) -> list[Floats | None]:
         total = np.zeros(len(points), np.float32)
         fused = np.zeros((len(points), len(self._gallery.labels)), np.float32)
         for t, name in enumerate(self.members):
@@ -142,26 +142,26 @@ class JointSpace:
     def search(self, words: Floats, weights: Floats, spec: SearchSpec) -> Ranking:
         """Rank the gallery by words.
 
-        An image's score is the weighted mean of the members' cosines between words and image; ``spec.weights`` is not
-        looked at. Members without a text tower get similarity, contribution and rank 0. The uncalibrated ``scores``
-        are the fused score, 0 where it is negative: matches of real models are cosines of 0.1 to 0.4.
+        An image's score is the weighted mean of the members' cosines between words and image; ``spec.weights`` is
+        ignored.  Members without a text tower get similarity, contribution and rank 0.  ``scores`` is the fused score
+        without calibration, 0 where it is negative; good matches of real models have cosines of 0.1 to 0.4.
 
         Args:
             words: (sum of dims,) the point of the query.
             weights: (M,) non-negative.
 
         Returns:
-            The hits, and what the words mean by the names of the classes.
+            The hits, and the likeliest labels of the words.
 
         Raises:
             QueryError: No member that understands words has a positive weight.
         """
-        has_say = [words[start:stop].any() for start, stop in zip(self._stops, self._stops[1:], strict=False)]
-        own = np.asarray(weights[self._places], np.float32) * np.array(has_say, np.float32)
+        counts = [words[start:stop].any() for start, stop in zip(self._stops, self._stops[1:], strict=False)]
+        own = np.asarray(weights[self._places], np.float32) * np.array(counts, np.float32)
         if not own.any():
             raise QueryError(
                 "no member that understands words has a positive weight in this query: raise that of "
-                + " or ".join(name for name, say in zip(self.members, has_say, strict=True) if say),
+                + " or ".join(name for name, known in zip(self.members, counts, strict=True) if known),
                 reason="BAD_WEIGHT",
             )
         own = normalised_weights(own)
@@ -208,20 +208,20 @@ class JointSpace:
 
     @cached_property
     def _matrices(self) -> list[torch.Tensor]:
-        # Read when the first words come: galleries that are only asked for images do without.
+        # Loaded by the first query in words: a gallery that gets none saves the memory.
         half = self._device == "cuda" or len(self._gallery) * int(self._stops[-1]) * 4 > FLOAT32_BYTES
         kind = np.float16 if half else np.float32
         return [torch.from_numpy(np.array(self._vectors[name], kind)).to(self._device) for name in self.members]
 
     def _among_all(self, part: NDArray[Any]) -> NDArray[Any]:
-        """(K, M) from (K, T): members that do not understand words get 0."""
+        """(K, M) from (K, T): columns of 0 for members that do not understand words."""
         whole = np.zeros((len(part), self._width), part.dtype)
         whole[:, self._places] = part
         return whole
 
 
 def _best(fused: Floats, limit: int) -> NDArray[np.int64]:
-    """The places of the ``limit`` highest values, best first; ties go to the earlier one."""
+    """The positions of the ``limit`` highest values, best first; of equal ones the earlier comes first."""
     if len(fused) > limit:
         least = -np.partition(-fused, limit - 1)[limit - 1]
         candidates = np.flatnonzero(fused >= least)
