@@ -1,4 +1,4 @@
-"""What the machine gives: how its cores are shared out, and loops that are compiled for its processor."""
+"""The machine: how many threads each library gets, and loops that are compiled for the processor."""
 
 from __future__ import annotations
 

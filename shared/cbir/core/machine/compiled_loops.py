@@ -1,7 +1,7 @@
-"""Loops that are compiled: what a query needs between the large products is many small steps.
+"""Compiled loops, for the many small steps of a query between the large matrix products.
 
-Each of them costs microseconds as a call of NumPy, and half a millisecond together; compiled, a whole batch takes less,
-and other threads run meanwhile.
+As NumPy calls, these steps take microseconds each and half a millisecond together.  Compiled by Numba, a whole batch
+takes less, and other threads can run meanwhile.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ __all__ = ["jit", "keep_compiled"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
-_not_kept: list[Any] = []
+_uncached: list[Any] = []
 
 
 def jit(function: F) -> F:
     """Compile a function of arrays and numbers on its first call.
 
-    It holds no lock of the interpreter, sums of floats may be taken in any order, and dividing by zero raises nothing.
-    Arrays must lie in memory as the loop expects, row by row: another layout is another type, compiled anew.
+    The compiled function releases the interpreter's lock, may add floats in any order, and raises nothing on division
+    by zero.  Pass C-contiguous arrays: Numba compiles anew for every other memory layout.
     """
-    # Not "fast" altogether: infinities stand for what is absent.
+    # Not all of fastmath: it assumes that there are no infinities, which here stand for missing values.
     fastmath = {"reassoc", "contract", "nsz", "arcp"}
     compiled = numba.njit(function, nogil=True, error_model="numpy", fastmath=fastmath)
-    _not_kept.append(compiled)
+    _uncached.append(compiled)
     return cast(F, compiled)
 
 
 def keep_compiled() -> None:
-    """Keep the machine code of what is imported so far on disk: the next start then takes seconds less.
+    """Cache the machine code of all functions compiled by :func:`jit` so far on disk: later starts save seconds.
 
-    It is for programs to call before they begin, as importing alone must not touch the disk.
+    For programs to call when they start; importing a module must not touch the disk.
     """
-    while _not_kept:
-        # Neither the package's folder nor the user's cache may be there to write to.
+    while _uncached:
+        # Numba raises where neither the package's folder nor the user's cache folder is writable.
         with suppress(RuntimeError):
-            _not_kept.pop().enable_caching()
+            _uncached.pop().enable_caching()

@@ -1,6 +1,7 @@
-"""How many threads the libraries get: the one place where the cores are shared out.
+"""Thread shares: how many threads each library gets, and which threads have priority.
 
-OpenVINO, torch, OpenCV and the threads that decode share one machine and know nothing of one another.
+OpenVINO, torch, OpenCV and the decoding threads use the same cores and know nothing of one another, so this is the one
+place that divides the cores among them.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from dataclasses import dataclass
 
 __all__ = ["Threads", "idle_quietly", "search_alone", "share_out", "step_back", "threads"]
 
-#: By so much the priority of those that compute for long is lower (nice values): a third of the others' share.
+#: Added to the nice value of threads that compute for long: they get about a third of the share of other threads.
 _BACK = 5
 
 
 @dataclass(frozen=True)
 class Threads:
-    """Threads by what they do; 0 leaves the choice to the library.
+    """Numbers of threads; 0 leaves the choice to the library.
 
     Attributes:
-        inference: Of each member's forward pass, in OpenVINO and torch.
-        images: Of OpenCV, in each of the threads that decode and crop.
+        inference: For each member's forward pass, in OpenVINO and torch.
+        images: For OpenCV, in each of the threads that decode and crop.
     """
 
     inference: int = 0
@@ -34,14 +35,14 @@ _current = Threads()
 
 
 def threads() -> Threads:
-    """What was shared out last."""
+    """The numbers that :func:`share_out` set last."""
     return _current
 
 
 def share_out(wanted: Threads) -> None:
-    """Set the threads of OpenCV now, and of the models that are loaded from now on.
+    """Set the numbers of threads: for OpenCV now, for models when they are loaded later.
 
-    It holds for the whole process, as the libraries' own settings do: call it where a program starts.
+    They hold for the whole process, as the libraries' own settings do, so call this where a program starts.
     """
     global _current
     _current = wanted
@@ -52,31 +53,31 @@ def share_out(wanted: Threads) -> None:
 
 
 def idle_quietly() -> None:
-    """Let OpenMP's threads sleep while they have no work.  To be called before torch or FAISS are imported.
+    """Let OpenMP's threads sleep while they have no work.  Call this before torch or FAISS are imported.
 
-    Left alone, each library's threads spin for a while after every call, on cores that a server needs for others.
+    By default they spin for a while after every call, on cores that other threads of a server need.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def step_back() -> None:
-    """Lower the priority of the calling thread and of those that it starts, for good.
+    """Lower the priority of the calling thread, and of the threads that it starts, for good.
 
-    For those that compute for long, so that those that answer, refuse and decode get a core at once.  Only where
-    priorities are of threads (Linux); elsewhere nothing happens.
+    For threads that compute for long, so that threads that answer, refuse and decode get a core at once.  Does nothing
+    outside Linux, where priorities belong to processes.
     """
     if sys.platform == "linux":
         thread = threading.get_native_id()
-        # Some sandboxes forbid it.
+        # Some sandboxes forbid changing priorities.
         with suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _BACK))
 
 
 def search_alone(with_torch: bool) -> None:
-    """Let FAISS and NumPy (and torch) compute on the thread that calls them, from now on, in the whole process.
+    """Let FAISS and NumPy, and torch with ``with_torch``, compute on the calling thread only, in the whole process.
 
-    A search of a gallery that fits the caches is over before a second thread has begun, and the other cores have
-    queries to decode and answers to write.
+    In a gallery that fits the processor's caches, a search is over before a second thread has started, and the other
+    cores have queries to decode and answers to write.
     """
     import faiss
     import threadpoolctl
