@@ -1,4 +1,4 @@
-"""Annoy forests, memory-mapped: several processes share one copy."""
+"""Annoy: forests of random projection trees, mapped from the file, so that several processes share one copy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SEED = 1
 
 
 class AnnoyIndex:
-    """A forest over unit vectors, where angular order is inner-product order."""
+    """An Annoy forest.  On unit vectors, the order by angle is that by inner product."""
 
     def __init__(self, forest: annoy.AnnoyIndex, vectors: NDArray[np.float16]) -> None:
         self._forest, self._vectors = forest, vectors
@@ -27,18 +27,18 @@ class AnnoyIndex:
         rows = np.full((len(queries), count), -1, np.int64)
         scores = np.full((len(queries), count), -np.inf, np.float32)
         for i, query in enumerate(queries):
-            # At least this many leaves are inspected, whatever the forest's default would be.
+            # Annoy's default search_k is count * trees; small requests inspect at least 2000 nodes.
             found, distances = self._forest.get_nns_by_vector(
                 query, count, search_k=max(count * self._forest.get_n_trees(), 2000), include_distances=True
             )
             rows[i, : len(found)] = found
-            # Angular distance is sqrt(2 - 2·cos).
+            # Annoy's angular distance is sqrt(2 - 2·cos).
             scores[i, : len(found)] = 1 - np.asarray(distances, np.float32) ** 2 / 2
         return rows, scores
 
 
 def build(vectors: NDArray[np.float16], argument: str, path: Path) -> None:
-    """Grow ``argument`` trees (default 50) and write them."""
+    """Build a forest of ``argument`` trees (50 where it is empty) and write it to ``path``."""
     forest = annoy.AnnoyIndex(vectors.shape[1], "angular")
     forest.set_seed(_SEED)
     forest.on_disk_build(str(path))

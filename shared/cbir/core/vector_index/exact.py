@@ -1,4 +1,4 @@
-"""Exact search of one member's vectors with a plain product."""
+"""Exact search of one member's vectors: the product with all rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["ExactIndex", "build", "load"]
 
 
 class ExactIndex:
-    """All rows, on torch."""
+    """All vectors as one torch matrix, in float16 on a GPU and float32 on a CPU."""
 
     def __init__(self, vectors: NDArray[np.float16], device: str) -> None:
         dtype = torch.float16 if device == "cuda" else torch.float32
@@ -27,7 +27,7 @@ class ExactIndex:
 
 
 def build(vectors: NDArray[np.float16], argument: str, path: Path) -> None:
-    """Nothing to build: the embeddings are the index."""
+    """Do nothing: the embeddings are the index."""
 
 
 def load(path: Path, vectors: NDArray[np.float16], device: str) -> ExactIndex:

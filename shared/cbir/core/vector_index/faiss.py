@@ -1,4 +1,4 @@
-"""FAISS indexes by factory string, on the GPU where there is one."""
+"""FAISS indexes, by their factory string; on a GPU where there is one and the kind of index supports it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TRAIN_ROWS = 500_000
 
 
 class FaissIndex:
-    """A FAISS index; one caller at a time, as FAISS on a GPU is not safe for concurrent searches."""
+    """A FAISS index.  One caller at a time: on a GPU, FAISS is not safe for concurrent searches."""
 
     def __init__(self, index: Any) -> None:
         self._index = index
@@ -27,14 +27,14 @@ class FaissIndex:
     def search(self, queries: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """See :class:`cbir.core.vector_index.VectorIndex`."""
         count = min(count, self._index.ntotal)
-        # Effort goes with the call, never into the shared index: nprobe and efSearch grow with what is asked for.
-        # Where some library has imported faiss.contrib.torch_utils, search() takes tensors and no parameters, and what
-        # it was before is called search_numpy().
+        # Once any library has imported faiss.contrib.torch_utils, search() takes tensors and no parameters; the
+        # original is then called search_numpy().
         search = getattr(self._index, "search_numpy", self._index.search)
         scores, rows = search(np.ascontiguousarray(queries), count, params=self._effort(count))
         return np.asarray(rows, dtype=np.int64), np.asarray(scores, dtype=np.float32)
 
     def _effort(self, count: int) -> Any:
+        """Search parameters for ``count`` rows, given to the call so that the index itself is not changed."""
         inner = faiss.downcast_index(self._index) if not hasattr(self._index, "getDevice") else self._index
         if isinstance(inner, faiss.IndexHNSW):
             return faiss.SearchParametersHNSW(efSearch=max(64, 2 * count))
@@ -44,7 +44,7 @@ class FaissIndex:
 
 
 def build(vectors: NDArray[np.float16], argument: str, path: Path) -> None:
-    """Train and fill ``faiss.index_factory(d, argument)`` for inner products, and write it."""
+    """Train and fill ``faiss.index_factory(d, argument)`` for inner products, and write it to ``path``."""
     try:
         index = faiss.index_factory(vectors.shape[1], argument or "Flat", faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
@@ -80,7 +80,7 @@ def load(path: Path, vectors: NDArray[np.float16], device: str) -> FaissIndex:
             f"{path} holds {index.ntotal} vectors for {len(vectors)} images: index again", reason="INDEX_CORRUPT"
         )
     if device == "cuda" and faiss.get_num_gpus() > 0:
-        # Graph indexes have no GPU form; they are fast on the CPU.
+        # Graph indexes do not exist on the GPU and raise here; they are fast on the CPU.
         with contextlib.suppress(RuntimeError):
             index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
     return FaissIndex(index)

@@ -1,6 +1,7 @@
-"""Vector indexes: propose the nearest gallery rows for one member's query vectors.
+"""The kinds of vector index, by name, and the protocol that each implements.
 
-An index is one module with ``build(vectors, argument, path)`` and ``load(path, vectors, device)`` and one line here.
+To add a kind, write a module with ``build(vectors, argument, path)`` and ``load(path, vectors, device)``, and add a
+line to ``INDEXES``.  N gallery rows of one member, d components, B queries.
 """
 
 from __future__ import annotations
@@ -32,34 +33,40 @@ __all__ = [
 
 @dataclass(frozen=True)
 class IndexKind:
-    """One kind of index: its module, the file it keeps beside the embeddings (if any), and how its names look."""
+    """One kind of index.
+
+    Attributes:
+        module: The module that implements it.
+        file: Name of the file that it keeps beside the embeddings, or None.
+        pattern: Regular expression of its names in an ensemble file.
+    """
 
     module: str
     file: str | None
     pattern: str
 
 
-#: Index kind -> where it is.
+#: Kind (the part of a name before the colon) -> its module.
 INDEXES = {
     "exact": IndexKind("cbir.core.vector_index.exact", None, "exact"),
     "faiss": IndexKind("cbir.core.vector_index.faiss", "index.faiss", "faiss:.+"),
     "annoy": IndexKind("cbir.core.vector_index.annoy", "index.ann", r"annoy:[1-9]\d*"),
 }
 
-#: Galleries up to this many images are searched exactly by ``auto``.
+#: Most images of a gallery for which ``auto`` means ``exact``.
 AUTO_EXACT = 2_000_000
 
 
 class VectorIndex(Protocol):
-    """Nearest rows by inner product."""
+    """Proposes the nearest gallery rows by inner product, for one member's vectors."""
 
     def search(self, queries: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The ``count`` best rows of each of (B, d) queries: rows (B, count), -1 where none, and similarities."""
+        """The (B, count) best rows for (B, d) queries, -1 where fewer are found, and their similarities."""
         ...
 
 
 def resolve_index(name: str, images: int) -> str:
-    """Turn ``auto`` into a concrete index for a gallery of this size."""
+    """The index that ``name`` means for a gallery of ``images`` images: ``auto`` depends on the number."""
     if name != "auto":
         return name
     if images <= AUTO_EXACT:
@@ -68,21 +75,21 @@ def resolve_index(name: str, images: int) -> str:
 
 
 def index_file(name: str) -> str | None:
-    """The file an index keeps beside the embeddings, or None."""
+    """The name of the file that an index keeps beside the embeddings, or None."""
     kind = INDEXES.get(name.partition(":")[0])
     return kind.file if kind else None
 
 
 def is_index_name(name: str) -> bool:
-    """Whether a text is ``auto`` or names an index of a known kind."""
+    """Whether ``name`` is ``auto`` or has the form of a known kind's names."""
     return name == "auto" or any(re.fullmatch(kind.pattern, name) for kind in INDEXES.values())
 
 
 def check_index(name: str) -> None:
-    """Refuse an index name that no builder understands, before any work is spent on it.
+    """Refuse a name that is unknown or whose package is not installed, before any work is spent.
 
     Raises:
-        ConfigurationError: ``INDEX_UNKNOWN``, or ``INDEX_MISSING`` where its package is.
+        ConfigurationError: ``INDEX_UNKNOWN`` or ``INDEX_MISSING``.
     """
     if not is_index_name(name):
         raise _unknown(name)
@@ -115,11 +122,21 @@ def build_index(name: str, vectors: NDArray[np.float16], path: Path) -> None:
     """Build the index ``name`` over (N, d) unit vectors and write it to ``path``.
 
     Raises:
-        ConfigurationError: Unknown kind or factory string, or the package is missing.
+        ConfigurationError: The kind or factory string is unknown, or the package is missing.
     """
     _module(name).build(vectors, name.partition(":")[2], path)
 
 
 def load_index(name: str, path: Path, vectors: NDArray[np.float16], device: str) -> VectorIndex:
-    """Load what :func:`build_index` wrote; ``exact`` needs no file."""
+    """Load the index that :func:`build_index` wrote.
+
+    Args:
+        path: Its file; ``exact`` has none and ignores it.
+        vectors: (N, d) the member's unit vectors.
+        device: ``cpu`` or ``cuda``; kinds that know no GPU ignore it.
+
+    Raises:
+        ArtifactError: The file is damaged or belongs to another gallery.
+        ConfigurationError: The kind is unknown, or its package is missing.
+    """
     return cast(VectorIndex, _module(name).load(path, vectors, device))
