@@ -97,7 +97,7 @@ def test_bootstrap_interval_is_seeded_and_close_to_the_normal_one() -> None:
 def test_bootstrap_interval_of_many_values_is_drawn_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(4).uniform(size=50).tolist()
     whole = bootstrap_interval(values)
-    monkeypatch.setattr("cbir.core.evaluation.metrics._DRAWN_AT_ONCE", 130)
+    monkeypatch.setattr("cbir.core.evaluation.metrics._MAX_DRAWN", 130)
     assert bootstrap_interval(values) == pytest.approx(whole)
 
 

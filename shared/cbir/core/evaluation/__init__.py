@@ -1,4 +1,4 @@
-"""Evaluation: retrieval measures as pure functions of relevance."""
+"""Evaluation: retrieval measures, as pure functions of which hits are relevant."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Retrieval measures, as pure functions of relevance.
+"""Retrieval measures, as pure functions of which hits are relevant.
 
-Conventions: AP@k divides by min(R, k), R the relevant gallery images of the query; queries with R = 0 are left out
-and counted; a list shorter than k leaves the missing ranks irrelevant.
+Conventions: AP@k divides by min(R, k), where R is the number of gallery images that are relevant for the query; queries
+with R = 0 are left out and counted; where a list is shorter than k, its missing ranks count as irrelevant.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ __all__ = [
 
 Relevance = NDArray[np.bool_]
 
-_DRAWN_AT_ONCE = 2**22
+#: Most values that the bootstrap draws at a time, to bound its memory.
+_MAX_DRAWN = 2**22
 
-#: Goes with every published figure.
+#: How the figures are computed; published with them.
 CONVENTIONS = {
     "relevance": "same label as the query",
     "map@10": "mean over queries with R > 0 of sum_{i<=10} P(i)·rel(i) / min(R, 10)",
@@ -49,7 +50,7 @@ def average_precision(relevant: Relevance, total: int, k: int) -> float:
 
     Args:
         relevant: (n,) whether the image at each rank is relevant, best first.
-        total: R > 0, the relevant images in the gallery.
+        total: R > 0, the number of relevant images in the gallery.
     """
     top = relevant[:k]
     precision_at = np.cumsum(top) / np.arange(1, len(top) + 1)
@@ -57,12 +58,12 @@ def average_precision(relevant: Relevance, total: int, k: int) -> float:
 
 
 def precision(relevant: Relevance, k: int) -> float:
-    """P@k: relevant images among the first k, over k."""
+    """P@k: the number of relevant images among the first k, divided by k."""
     return float(relevant[:k].sum() / k)
 
 
 def recall(relevant: Relevance, total: int, k: int) -> float:
-    """Recall@k: the share of the R relevant images that is among the first k."""
+    """Recall@k: the share of the R relevant images that are among the first k."""
     return float(relevant[:k].sum() / total)
 
 
@@ -78,13 +79,13 @@ def r_average_precision(relevant: Relevance, total: int) -> float:
 
 @dataclass(frozen=True)
 class Measures:
-    """Means over the queries that have a relevant gallery image; all are fractions of 1.
+    """Means over the queries that have a relevant gallery image, each in 0..1.
 
     Attributes:
-        queries: Queries that count.
-        without_relevant: Queries left out.
+        queries: Number of these queries.
+        without_relevant: Number of queries without a relevant image, which are left out.
         per_class: MAP@10 by label.
-        ap: AP@10 of every query that counts, in order.
+        ap: AP@10 of each query, in their order.
         precision_by_rank: P@1 to P@10.
     """
 
@@ -101,7 +102,7 @@ class Measures:
     precision_by_rank: tuple[float, ...]
 
     def to_json(self) -> dict[str, object]:
-        """The figures by their published names, without the per-query list."""
+        """The figures by their published names, without those by query, class and rank."""
         return {
             "map@10": self.map_at_10,
             "p@10": self.precision_at_10,
@@ -116,7 +117,8 @@ def measure(lists: Sequence[Relevance], totals: Sequence[int], labels: Sequence[
     """All measures of a set of queries.
 
     Args:
-        lists: Relevance by rank, one array a query; for MAP@R at least R long where the gallery allows.
+        lists: For each query, whether the image at each rank is relevant; MAP@R needs at least R ranks where the
+            gallery has as many.
         totals: R of each query.
         labels: Label of each query.
     """
@@ -151,9 +153,9 @@ def bootstrap_interval(
     """Percentile bootstrap interval of a mean (Efron, "Bootstrap Methods", Annals of Statistics 1979).
 
     Args:
-        values: One a query, such as AP@10; or differences between two rankings of the same queries.
-        resamples: Sets of as many queries, drawn with replacement.
-        level: Share of the resamples' means that the interval holds.
+        values: One a query, such as AP@10, or the difference between two rankings of the query.
+        resamples: How many sets, each of as many values, are drawn with replacement.
+        level: Share of the sets' means that lie in the interval.
 
     Returns:
         Lower and upper end.
@@ -165,7 +167,7 @@ def bootstrap_interval(
     if not array.size:
         raise ValueError("there are no values: an interval needs at least one")
     rng = np.random.default_rng(seed)
-    block = max(1, _DRAWN_AT_ONCE // array.size)
+    block = max(1, _MAX_DRAWN // array.size)
     means = np.concatenate(
         [
             array[rng.integers(0, array.size, (min(block, resamples - start), array.size))].mean(axis=1)
@@ -178,12 +180,12 @@ def bootstrap_interval(
 
 @dataclass(frozen=True)
 class Reliability:
-    """Scores against what came true, in bins of equal width over 0..1 (B of them).
+    """Reliability diagram: scores and observed relevance, in B bins of equal width over 0..1.
 
     Attributes:
-        counts: (B,) scores in each bin.
-        mean_score: (B,); 0 where a bin is empty.
-        observed: (B,) share of the bin that is relevant; 0 where it is empty.
+        counts: (B,) number of scores in each bin.
+        mean_score: (B,) their mean; 0 where the bin is empty.
+        observed: (B,) share of the bin's hits that are relevant; 0 where the bin is empty.
     """
 
     counts: NDArray[np.int64]
@@ -192,11 +194,11 @@ class Reliability:
 
 
 def reliability(scores: NDArray[np.floating], relevant: Relevance, bins: int = 10) -> Reliability:
-    """Sort scores into bins; bin i holds i/B <= score < (i+1)/B, the last one 1 too.
+    """Sort scores into B = ``bins`` bins; bin i holds i/B <= score < (i+1)/B, and the last one also a score of 1.
 
     Args:
         scores: (n,) in 0..1.
-        relevant: (n,) what came true.
+        relevant: (n,) whether each hit is relevant.
     """
     exact = np.asarray(scores, np.float64)
     place = np.clip((exact * bins).astype(np.int64), 0, bins - 1)
@@ -210,7 +212,7 @@ def reliability(scores: NDArray[np.floating], relevant: Relevance, bins: int = 1
 
 
 def calibration_error(scores: NDArray[np.floating], relevant: Relevance, bins: int = 10) -> float:
-    """ECE: mean over scores of the distance between their bin's mean score and its observed relevance.
+    """Expected calibration error: the mean gap between a bin's mean score and observed relevance, weighted by count.
 
     Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.  0 where there are no scores.
     """
