@@ -16,8 +16,8 @@ from cbir.core.search.cpu_matrix import HostMatrix, MappedMatrix
 from cbir.core.search.gallery_matrix import GalleryMatrix, load_matrix
 from cbir.core.search.gpu_matrix import DeviceMatrix
 from cbir.core.search.product_quantisation_scan import QuantisedScan, balanced_groups
-from cbir.core.vote import fused_scores, leading
-from cbir.core.vote.order import ranks_of
+from cbir.core.vote import fused_scores, top_places
+from cbir.core.vote.top_k import ranks_of
 
 N, DIMS, WEIGHTS = 6000, (24, 16, 8), np.array([0.5, 0.3, 0.2], np.float32)
 
@@ -54,7 +54,7 @@ def hits(
     options = {"excluded": [()] * count, **options}
     found = search.find(queries, weights, [limit] * count, [max(32, limit)] * count, **options)
     scores = fused_scores(found.similarities, weights)
-    best = leading(scores, found.rows, np.full(count, limit))
+    best = top_places(scores, found.rows, np.full(count, limit))
     return [rows[order[order >= 0]].tolist() for rows, order in zip(found.rows, best, strict=True)]
 
 
@@ -269,8 +269,8 @@ def test_equal_images_score_the_same_wherever_they_stand(columns: int) -> None:
 def test_order_by_hand() -> None:
     scores = np.array([[0.5, -0.0, 0.0, -2.0, 0.5, 9.0, -1.0]], np.float32)
     rows = np.array([[7, 5, 4, 1, 3, -1, 2]])
-    assert leading(scores, rows, np.array([7])).tolist() == [[4, 0, 2, 1, 6, 3, -1]]
-    assert leading(scores, rows, np.array([3])).tolist() == [[4, 0, 2]]
+    assert top_places(scores, rows, np.array([7])).tolist() == [[4, 0, 2, 1, 6, 3, -1]]
+    assert top_places(scores, rows, np.array([3])).tolist() == [[4, 0, 2]]
     assert ranks_of(scores[:, None], rows)[0, :, 0].tolist() == [2, 4, 3, 6, 1, 0, 5]
 
 
@@ -282,7 +282,7 @@ def test_order_is_that_of_sorting(columns: int, count: int, seed: int) -> None:
     rows = rng.permuted(np.tile(np.arange(columns), (3, 1)), axis=1)
     rows[rng.random(rows.shape) < 0.2] = -1
     scores = rng.integers(-3, 4, rows.shape).astype(np.float32)
-    places = leading(scores, rows, np.array([count, 0, columns]))
+    places = top_places(scores, rows, np.array([count, 0, columns]))
     everything = ranks_of(scores[:, None], rows)
     some = ranks_of(scores[:, None], rows, places[:, :7])
     for i, wanted in enumerate((count, 0, columns)):

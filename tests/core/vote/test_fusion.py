@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbir.core.vote import normalised_weights, rank_contributions, vote_contributions
-from cbir.core.vote.order import ranks_of
+from cbir.core.vote.top_k import ranks_of
 
 
 def test_weighted_vote_by_hand() -> None:

@@ -1,54 +1,77 @@
-"""P(label | query): heads, neighbours and class names."""
+"""Votes of labels: hand-computed cases, and batches against their queries one by one."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from plain_votes import mixed_probabilities, neighbour_probabilities
 
-from cbir.core.vote import Heads, LinearHead, fit_head
+from cbir.core.vote.label_vote import neighbour_vote, weighted_mean
 
 
-def test_ridge_head_by_hand() -> None:
-    # One component, x = -1 (class 0) and +1 (class 1).  Centred X'X = 2, X'Y = [-1, 1]; ridge adds 0.5 * 2 = 1:
-    # w = [-1/3, 1/3], bias = [1/2, 1/2].
-    head = fit_head(np.array([[-1.0], [1.0]], np.float32), np.array([0, 1]), 2, ridge=0.5)
-    np.testing.assert_allclose(head.weight, [[-1 / 3, 1 / 3]], atol=1e-6)
-    np.testing.assert_allclose(head.bias, [0.5, 0.5], atol=1e-6)
-    np.testing.assert_allclose(head.scores(np.array([[0.75]], np.float32)), [[0.25, 0.75]], atol=1e-6)
+def say(fused: list[float], codes: list[int], neighbours: int, classes: int) -> np.ndarray:
+    """What the candidates of one query say, in a gallery of just these."""
+    rows = np.arange(len(fused))[None]
+    return neighbour_vote(np.array([fused], np.float32), rows, np.array(codes), neighbours, 0.1, classes)[0]
 
 
-def test_heads_ignore_images_without_a_label() -> None:
+def test_labels_weigh_by_their_scores_by_hand() -> None:
+    # Two cats at 0.9 and 0.8, a dog at 0.9, an image without a label that has no say; T = 0.1.
+    e = np.exp(-1.0)
+    found = say([0.9, 0.9, 0.8, 0.95], [0, 1, 0, -1], 4, 3)
+    np.testing.assert_allclose(found, [(1 + e) / (2 + e), 1 / (2 + e), 0], atol=1e-6)
+
+
+def test_without_labels_there_are_no_probabilities() -> None:
+    assert not say([0.5], [-1], 5, 2).any()
+
+
+def test_only_the_nearest_vote() -> None:
+    found = say([0.1, 0.9, 0.8], [0, 1, 2], 2, 3)
+    np.testing.assert_allclose(found, [0, 1 / (1 + np.exp(-1)), np.exp(-1) / (1 + np.exp(-1))], atol=1e-5)
+
+
+def test_an_absent_opinion_leaves_its_share_to_the_others() -> None:
+    a, b, silent = (np.array([said], np.float32) for said in ([1, 0], [0, 1], [0, 0]))
+
+    def mean(*opinions: tuple[np.ndarray | None, float]) -> list[float]:
+        found = weighted_mean(opinions)
+        assert found is not None
+        return found[0].tolist()
+
+    np.testing.assert_allclose(mean((a, 0.2), (b, 0.3), (None, 0.5)), [0.4, 0.6], atol=1e-6)
+    assert mean((a, 0.2), (silent, 0.3), (None, 0.5)) == [1, 0]
+    # Nobody with a share speaks: the one without is heard.
+    assert mean((a, 0.0), (silent, 1.0), (None, 1.0)) == [1, 0]
+
+
+def test_neighbours_of_a_batch_vote_as_those_of_each_query() -> None:
     rng = np.random.default_rng(0)
-    z, codes = rng.normal(size=(40, 4)).astype(np.float32), np.arange(40) % 3
-    more = np.concatenate([z, rng.normal(size=(9, 4)).astype(np.float32)])
-    a, b = fit_head(z, codes, 3), fit_head(more, np.concatenate([codes, np.full(9, -1)]), 3)
-    np.testing.assert_allclose(a.weight, b.weight, atol=1e-6)
+    fused = rng.normal(size=(50, 30)).astype(np.float32)
+    rows = np.sort(rng.permuted(np.tile(np.arange(100), (50, 1)), axis=1)[:, :30], axis=1)
+    codes = rng.integers(-1, 6, 100)
+    rows[3] = np.arange(30)
+    codes[:30] = -1  # nobody votes in the fourth query
+    rows[4] = -1  # nobody is there
+    rows[5:, 20:] = -1
+    found = neighbour_vote(fused, rows, codes, 7, 0.2, 6)
+    for i in range(50):
+        there = rows[i] >= 0
+        expected = np.zeros(6)
+        if there.any():
+            expected = neighbour_probabilities(fused[i][there], codes[rows[i][there]], 7, 0.2, 6)
+        np.testing.assert_allclose(found[i], expected, atol=1e-6)
 
 
-def test_heads_need_a_label() -> None:
-    with pytest.raises(ValueError, match="no image has a label"):
-        fit_head(np.eye(3, dtype=np.float32), np.full(3, -1), 2)
-
-
-@given(st.integers(0, 1000))
-def test_heads_do_not_depend_on_the_order_of_the_gallery(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    z, codes, order = rng.normal(size=(20, 3)).astype(np.float32), rng.integers(-1, 4, 20), rng.permutation(20)
-    codes[0] = 0
-    a, b = fit_head(z, codes, 4), fit_head(z[order], codes[order], 4)
-    np.testing.assert_allclose(a.weight, b.weight, atol=1e-4)
-    np.testing.assert_allclose(a.bias, b.bias, atol=1e-4)
-
-
-def test_members_heads_are_averaged_by_weight_and_silent_members_left_out() -> None:
-    sure = LinearHead(np.array([[1.0, 0.0]], np.float32), np.zeros(2, np.float32))
-    contrary = LinearHead(np.array([[0.0, 1.0]], np.float32), np.zeros(2, np.float32))
-    queries = np.array([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0], [1.0, 0.0, 0.0]], np.float32)
-    weights = np.tile(np.array([0.2, 0.6, 0.2], np.float32), (3, 1))
-    found = Heads([None, sure, contrary], (1, 1, 1)).probabilities(queries, weights, temperature=0.5)
-    # First query: scores 0.75 and 0.25, softmax of (1.5, 0.5).  Second: only the first head speaks: (2, 0).  Third: a
-    # member speaks that has no head.
-    np.testing.assert_allclose(found[:, 0], [1 / (1 + np.exp(-1)), 1 / (1 + np.exp(-2)), 0], atol=1e-6)
-    np.testing.assert_allclose(found[:, 1], [1 / (1 + np.exp(1)), 1 / (1 + np.exp(2)), 0], atol=1e-6)
+def test_opinions_of_a_batch_are_mixed_as_those_of_each_query() -> None:
+    rng = np.random.default_rng(1)
+    opinions = [rng.dirichlet(np.ones(4), 40).astype(np.float32) for _ in range(3)]
+    for said in opinions:
+        said[rng.random(40) < 0.4] = 0
+    for shares in ((0.5, 0.3, 0.2), (0.0, 0.0, 1.0), (0.0, 0.0, 0.0)):
+        found = weighted_mean(list(zip(opinions, shares, strict=True)))
+        assert found is not None
+        for i in range(40):
+            names = dict(zip("abc", (said[i] for said in opinions), strict=True))
+            expected = mixed_probabilities(names, dict(zip("abc", shares, strict=True)))
+            np.testing.assert_allclose(found[i], np.zeros(4) if expected is None else expected, atol=1e-6)
+    assert weighted_mean([(None, 1.0), (None, 0.5)]) is None

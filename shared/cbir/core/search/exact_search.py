@@ -22,7 +22,7 @@ from cbir.core.search.candidate_generation import CandidateGenerator
 from cbir.core.search.candidates import Candidates, stacked
 from cbir.core.search.gallery_matrix import GalleryMatrix
 from cbir.core.search.per_member_search import POOL
-from cbir.core.vote import LabelVote, Ranker, Ranking, SearchSpec, VoteSettings, fused_scores, leading
+from cbir.core.vote import LabelVote, Ranker, Ranking, SearchSpec, VoteSettings, fused_scores, top_places
 
 __all__ = ["ExactSearch"]
 
@@ -104,7 +104,7 @@ class ExactSearch:
         """
         scores = fused_scores(found.similarities, weights) + self._ranker.bonus(found.rows, probabilities)
         limits = np.array([spec.limit for spec in specs])
-        places = leading(scores, found.rows, limits)
+        places = top_places(scores, found.rows, limits)
         liftable = np.empty(probabilities.shape, np.bool_)
         _mark_liftable(
             scores, places, limits, found.score_bound, probabilities, np.float32(self._vote.label_share), liftable
@@ -125,7 +125,7 @@ class ExactSearch:
                 similarities = self._matrix.similarities(rows, queries[one])
                 scores = fused_scores(similarities, weights[one])
                 scores += self._ranker.bonus(rows, probabilities[one])
-                best = leading(scores, rows, np.array([max(POOL, 4 * spec.limit)]))
+                best = top_places(scores, rows, np.array([max(POOL, 4 * spec.limit)]))
                 part = Candidates(
                     np.concatenate([part.rows, rows[:, best[0]]], axis=1),
                     np.concatenate([part.similarities, similarities[:, :, best[0]]], axis=2),

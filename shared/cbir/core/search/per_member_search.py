@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cbir.core.search.gallery_matrix import GalleryMatrix
 from cbir.core.vector_index import VectorIndex
-from cbir.core.vote import Fusion, LabelVote, Ranker, Ranking, SearchSpec, fused_scores, leading
+from cbir.core.vote import Fusion, LabelVote, Ranker, Ranking, SearchSpec, fused_scores, top_places
 
 __all__ = ["POOL", "PerMemberSearch"]
 
@@ -102,7 +102,7 @@ class PerMemberSearch:
         depth = min(len(self._matrix), max(POOL, count))
         rows = np.unique(np.concatenate([self._propose(m, query, depth)[0] for m in np.flatnonzero(weights).tolist()]))
         fused = fused_scores(self._matrix.similarities(rows[None], query[None]), weights[None])
-        best = leading(fused, rows[None], np.array([count]))[0]
+        best = top_places(fused, rows[None], np.array([count]))[0]
         return rows[best], fused[0, best]
 
     def _propose(self, m: int, query: Floats, depth: int) -> tuple[Rows, Floats]:

@@ -182,7 +182,7 @@ class Retriever:
             return []
         queries = np.ascontiguousarray(queries, np.float32)
         weights = self._weights(queries, specs)
-        heads = self._labels.heads_say(queries, weights)
+        heads = self._labels.head_probabilities(queries, weights)
         if self._vote.expansion_neighbours > 0:
             queries = self._expand(queries, weights, specs)
         if self._approximate or any(s.fusion is Fusion.RECIPROCAL_RANK for s in specs):

@@ -6,12 +6,12 @@ from .fusion import fused_scores as fused_scores
 from .fusion import normalised_weights as normalised_weights
 from .fusion import rank_contributions as rank_contributions
 from .fusion import vote_contributions as vote_contributions
-from .label_vote import Heads as Heads
-from .label_vote import LinearHead as LinearHead
-from .label_vote import fit_head as fit_head
-from .order import leading as leading
-from .query_labels import LabelVote as LabelVote
+from .label_vote import LabelVote as LabelVote
+from .linear_heads import Heads as Heads
+from .linear_heads import LinearHead as LinearHead
+from .linear_heads import fit_head as fit_head
 from .ranking import Ranker as Ranker
 from .ranking import Ranking as Ranking
 from .ranking import SearchSpec as SearchSpec
 from .settings import VoteSettings as VoteSettings
+from .top_k import top_places as top_places

@@ -1,6 +1,6 @@
-"""Fusion: many members' opinions become one ranking.  Pure functions of arrays.
+"""Fusion: the members' similarities become one score for each candidate.  Pure functions of arrays.
 
-Shapes: B queries, C candidates a query, M members.
+B queries, C candidates a query, M members.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ __all__ = [
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-#: Cormack, Clarke, Buettcher, "Reciprocal Rank Fusion", SIGIR 2009.
+#: The constant of reciprocal rank fusion (Cormack, Clarke, Buettcher, "Reciprocal Rank Fusion", SIGIR 2009).
 RANK_OFFSET = 60
 
 
 class Fusion(StrEnum):
-    """A rule that merges the members' opinions."""
+    """How the members' similarities are merged: by weighted sum, or by the ranks that they give."""
 
     WEIGHTED_VOTE = "weighted-vote"
     RECIPROCAL_RANK = "reciprocal-rank"
 
 
 def normalised_weights(weights: Floats) -> Floats:
-    """Scale (..., M) non-negative weights to sum 1, so that a fused cosine stays a cosine."""
+    """Scale (..., M) non-negative weights to sum 1, so that fused cosines stay within -1..1; zeros stay zeros."""
     total = weights.sum(axis=-1, keepdims=True)
     return np.asarray(weights / np.where(total > 0, total, 1), dtype=np.float32)
 
 
 def fused_scores(similarities: Floats, weights: Floats) -> Floats:
-    """(B, C) weighted sums of (B, M, C) cosines by (B, M) weights."""
+    """(B, C) weighted sums over members of (B, M, C) cosines, by (B, M) weights."""
     result = np.empty((similarities.shape[0], similarities.shape[2]), np.float32)
     _fuse(similarities, weights, result)
     return result
@@ -59,7 +59,7 @@ def _fuse(similarities: Floats, weights: Floats, result: Floats) -> None:
 
 
 def vote_contributions(similarities: Floats, weights: Floats) -> Floats:
-    """Each member's share of the weighted vote.
+    """What each member contributes to the weighted sum.
 
     Args:
         similarities: (..., C, M) cosines.
@@ -72,10 +72,13 @@ def vote_contributions(similarities: Floats, weights: Floats) -> Floats:
 
 
 def rank_contributions(ranks: Ints, weights: Floats) -> Floats:
-    """Each member's share of reciprocal rank fusion, scaled so that rank 1 everywhere scores 1.
+    """What each member contributes to reciprocal rank fusion, scaled so that rank 1 by all members scores 1.
 
     Args:
-        ranks: (C, M), from 1.
-        weights: (M,) weights that sum to 1.
+        ranks: (..., C, M) of the candidates by each member, from 1.
+        weights: (..., M) or (..., 1, M), broadcast with the ranks; they sum to 1.
+
+    Returns:
+        (..., C, M); the sum over M is the fused score.
     """
     return np.asarray(weights * (RANK_OFFSET + 1) / (RANK_OFFSET + ranks), dtype=np.float32)

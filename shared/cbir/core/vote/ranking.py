@@ -1,6 +1,7 @@
-"""Ranking: scored candidates become hits, in order, each with the votes that made it one.
+"""Ranking: scored candidates become ordered hits, each with what every member and its label contributed.
 
-B queries, C candidates a query, M members, L labels.  Candidates come as (B, C) rows, -1 where a query has fewer.
+B queries, C candidates a query, K hits, M members, L labels, N gallery images.  Candidates come as (B, C) rows, -1
+where a query has fewer.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ from numpy.typing import NDArray
 
 from cbir.core.machine import jit
 from cbir.core.vote.fusion import Fusion, fused_scores, rank_contributions, vote_contributions
-from cbir.core.vote.order import leading, ranks_of
 from cbir.core.vote.settings import VoteSettings
+from cbir.core.vote.top_k import ranks_of, top_places
 
 __all__ = ["Ranker", "Ranking", "SearchSpec"]
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
-#: Labels that are named with a ranking, and how likely each must be.
-_NAMED, _LEAST = 5, 0.005
+#: Most labels that come with a ranking, and the probability that each must exceed.
+_MAX_LABELS, _MIN_PROBABILITY = 5, 0.005
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,13 @@ class SearchSpec:
     """How one query is to be answered.
 
     Attributes:
+        limit: Most hits.
         weights: (M,) non-negative, or None for the index's own.
         mask: (N,) images that may be hits, or None for all.
         exclude_rows: Rows that may not be hits.
         min_score: Hits with a lower (calibrated) score are left out.
-        label_prior: (L,) P(label | query) from elsewhere (class names), summing to how far it is to be trusted, 0..1;
-            or None.
+        label_prior: (L,) P(label | query) by the class names, multiplied by the trust in it, 0..1, so that it sums to
+            the trust; or None.
     """
 
     limit: int = 10
@@ -47,7 +49,7 @@ class SearchSpec:
     label_prior: Floats | None = None
 
     def allowed(self, count: int) -> NDArray[np.bool_] | None:
-        """(N,) images that may be hits, of a gallery of ``count``; None for all."""
+        """(N,) images that may be hits, for N = ``count``: mask and excluded rows together; None for all."""
         if not self.exclude_rows:
             return self.mask
         allowed = np.ones(count, bool) if self.mask is None else self.mask.copy()
@@ -57,15 +59,17 @@ class SearchSpec:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The hits of one query, best first (K hits, M members).
+    """The hits of one query, best first.
 
     Attributes:
         rows: (K,) gallery rows.
-        scores: (K,) in 0..1, falling with the rank.
-        fused: (K,) sum of a row of ``contributions`` plus ``label_contributions``.
+        scores: (K,) in 0..1, calibrated where the index has a curve; they fall with the rank.
+        fused: (K,) sum of a row of ``contributions``, plus ``label_contributions``.
         similarities: (K, M) cosines.
-        ranks: (K, M) each member's own rank among the candidates that were scored, from 1.
-        labels: The likeliest classes and their probabilities, best first.
+        ranks: (K, M) rank among the rescored candidates by each member alone, from 1.
+        contributions: (K, M) what each member adds to the fused score.
+        label_contributions: (K,) what the image's label adds.
+        labels: The likeliest labels of the query and their probabilities, best first.
     """
 
     rows: NDArray[np.int64]
@@ -88,7 +92,7 @@ class Ranker:
 
     def __init__(self, codes: NDArray[np.integer], labels: Sequence[str], vote: VoteSettings) -> None:
         self._codes, self._labels, self._share = codes, labels, vote.label_share
-        # Uncalibrated, the score is the fused cosine itself, of which a negative one means "nothing alike".
+        # Without calibration the score is the fused score, scaled to 0..1; negative cosines become 0.
         curve = vote.calibration or ((0.0, 0.0), (1.0 + vote.label_share, 1.0))
         self._knots, self._probabilities = (np.array(ends, np.float64) for ends in zip(*curve, strict=True))
 
@@ -104,11 +108,12 @@ class Ranker:
         """Rank the candidates of a batch.
 
         Args:
-            rows: (B, C), all of which may be hits.
+            rows: (B, C); all of them are allowed as hits.
             similarities: (B, M, C).
             weights: (B, M) that sum to 1.
-            specs: B of them; their limits and thresholds count here.
-            probabilities: (B, L) P(label | query), or None; the row of a query without an opinion is zero.
+            specs: B of them; only ``limit`` and ``min_score`` are used.
+            probabilities: (B, L) P(label | query), zero rows where it is unknown; or None.
+            fusion: The same for all queries.
         """
         bonus = self.bonus(rows, probabilities)
         by_rank = fusion is Fusion.RECIPROCAL_RANK
@@ -117,7 +122,7 @@ class Ranker:
             scores = given.sum(axis=2) + bonus
         else:
             scores = fused_scores(similarities, weights) + bonus
-        places = leading(scores, rows, np.array([spec.limit for spec in specs]))
+        places = top_places(scores, rows, np.array([spec.limit for spec in specs]))
         ranks = ranks_of(similarities, rows, places)
         hits, counts = np.empty(places.shape, np.int64), np.empty(len(places), np.int64)
         fused, label = np.empty(places.shape, np.float32), np.empty(places.shape, np.float32)
@@ -142,7 +147,7 @@ class Ranker:
         return rankings
 
     def bonus(self, rows: Rows, probabilities: Floats | None) -> Floats:
-        """(B, C) what the candidates' labels add to their scores."""
+        """(B, C) label bonus: what the candidates' labels add to their scores."""
         result = np.zeros(rows.shape, np.float32)
         if probabilities is not None and self._share > 0:
             _add_bonus(rows, self._codes, probabilities, np.float32(self._share), result)
@@ -151,8 +156,8 @@ class Ranker:
     def _name(self, probabilities: Floats | None, count: int) -> list[list[tuple[str, float]]]:
         if probabilities is None:
             return [[] for _ in range(count)]
-        codes = np.empty((count, _NAMED), np.int64)
-        _likeliest(probabilities, _LEAST, codes)
+        codes = np.empty((count, _MAX_LABELS), np.int64)
+        _likeliest(probabilities, _MIN_PROBABILITY, codes)
         return [
             [(self._labels[code], float(said[code])) for code in likely if code >= 0]
             for likely, said in zip(codes.tolist(), probabilities, strict=True)
@@ -186,7 +191,7 @@ def _pick(
     relevance: Floats,
     cosines: Floats,
 ) -> None:
-    """The candidates at (B, K) places, into the last six; zeros where there is none."""
+    """Copy the candidates at the (B, K) places into the last six arrays; zeros where there is none."""
     for b in range(places.shape[0]):
         counts[b] = 0
         for k in range(places.shape[1]):
@@ -202,7 +207,10 @@ def _pick(
 
 @jit
 def _likeliest(probabilities: Floats, least: float, codes: Rows) -> None:
-    """The likeliest of (B, L) labels, into (B, K) numbers, best first, ties to the lower; -1 past the end."""
+    """Write the numbers of each query's n likeliest labels into (B, n) ``codes``, best first, ties to the lower number.
+
+    Where fewer than n labels exceed ``least``, the rest is -1.
+    """
     for b in range(len(codes)):
         codes[b] = -1
         for label in range(probabilities.shape[1]):

@@ -1,4 +1,4 @@
-"""How the members' opinions become a score: the settings that tuning chooses and a version keeps (``vote.json``)."""
+"""The settings of the vote, which ``cbir tune`` chooses and an index version keeps in ``vote.json``."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ __all__ = ["VoteSettings"]
 
 @dataclass(frozen=True)
 class VoteSettings:
-    """How the members' opinions become a score (``vote.json``).
+    """How the members' similarities and the labels become a score.
 
     Attributes:
-        weights: By member; they need not sum to 1.
-        neighbours: K of the label vote.
-        temperature: T of the label vote.
-        label_share: lambda of the label vote; 0 leaves labels out of the score.
-        head_share: The linear heads' part of P(label | query), 0..1.
-        head_temperature: Of their softmax.
-        text_share: The class names' part of P(label | query), 0..1, where members with a text tower are fully trusted
-            in them, and less by as much as they are not (:func:`cbir.core.search.zero_shot.names_trust`).
-        expansion_neighbours: K of query expansion; 0 leaves queries as they are.
-        expansion_exponent: alpha of query expansion.
-        augmentation_neighbours: K of the augmentation that the stored vectors went through; 0: none.
-        augmentation_exponent: Its alpha.
+        weights: Weight of each member; they need not sum to 1.
+        neighbours: How many of the nearest images vote for labels (K of the label vote).
+        temperature: T of the label vote: a neighbour weighs exp(score / T).
+        label_share: What a label with probability 1 adds to the score of its images (lambda of the label vote).
+        head_share: Share of the linear heads in P(label | query), 0..1.
+        head_temperature: Temperature of the heads' softmax.
+        text_share: Share of the class names in P(label | query), 0..1.  It is multiplied by the trust in the members
+            with a text tower (:func:`cbir.core.search.zero_shot.names_trust`).
+        expansion_neighbours: K of query expansion; 0 for no expansion.
+        expansion_exponent: alpha of query expansion: a neighbour weighs its score to this power.
+        augmentation_neighbours: K of the augmentation that was applied to the stored vectors; 0 for none.
+        augmentation_exponent: alpha of the augmentation.
         calibration: The curve from fused score to probability of relevance, or None.
-        tuned: `cbir tune` chose these.
-        dims: Components kept of a member, where tuning chose other ones than the ensemble file.
+        tuned: Whether ``cbir tune`` chose these settings.
+        dims: Components kept of a member, where tuning chose another number than the ensemble file.
     """
 
     weights: Mapping[str, float]
@@ -49,7 +49,7 @@ class VoteSettings:
     dims: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data that :meth:`from_json` takes back."""
+        """Plain data for JSON."""
         return {**vars(self), "weights": dict(self.weights), "dims": dict(self.dims)}
 
     @classmethod
@@ -61,6 +61,6 @@ class VoteSettings:
 def _curve(data: Sequence[Any] | None) -> Curve | None:
     if not data:
         return None
-    if isinstance(data[0], int | float):  # of versions that kept slope and offset of a logistic curve
+    if isinstance(data[0], int | float):  # older versions stored slope and offset of a logistic curve
         return logistic_curve(*data)
     return tuple((float(score), float(probability)) for score, probability in data)

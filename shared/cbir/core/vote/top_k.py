@@ -1,6 +1,6 @@
-"""Order among candidates: by falling score, ties by rising row.
+"""Top k of the candidates, and their ranks: by falling score, ties by ascending row.
 
-Rows are in id order, so ties break by image id.  B queries, C candidates a query, M members; rows of -1 stand for no
+Rows are ordered by image id, so ties break by image id.  B queries, C candidates a query, M members; a row of -1 is no
 candidate.
 """
 
@@ -11,42 +11,42 @@ from numpy.typing import NDArray
 
 from cbir.core.machine import jit
 
-__all__ = ["leading", "ranks_of"]
+__all__ = ["ranks_of", "top_places"]
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
-#: Up to so many places are found by insertion; for more, sorting all candidates is faster.
-_INSERTED = 32
+#: Up to this k, insertion into a short list is faster than sorting all candidates.
+_MAX_INSERTED = 32
 
 
-def leading(scores: Floats, rows: Rows, counts: Rows) -> Rows:
-    """The places of each query's best candidates, best first.
+def top_places(scores: Floats, rows: Rows, counts: Rows) -> Rows:
+    """The places (columns) of each query's best candidates, best first.
 
     Args:
-        scores: (B, C), finite where there is a row.
+        scores: (B, C), finite where there is a candidate.
         rows: (B, C).
-        counts: (B,) how many places are wanted of each query.
+        counts: (B,) how many to list for each query.
 
     Returns:
-        (B, K) for the largest of ``counts``, at most C; -1 past the end of what a query wants or has.
+        (B, K) with K the largest of ``counts``, at most C; -1 where a query lists fewer.
     """
     width = min(int(counts.max()), rows.shape[1]) if len(counts) else 0
     places = np.full((len(rows), width), -1, np.int64)
-    _leading(scores, rows, counts, places)
+    _top_places(scores, rows, counts, places)
     return places
 
 
 def ranks_of(similarities: Floats, rows: Rows, places: Rows | None = None) -> Rows:
-    """Each member's own rank of candidates among all candidates, from 1.
+    """The rank of candidates by each member's similarity alone, from 1.
 
     Args:
         similarities: (B, M, C).
         rows: (B, C).
-        places: (B, K) of the candidates that are asked for, -1 where there is none; None: all.
+        places: (B, K) columns of the candidates to rank, -1 where there is none; None for all.
 
     Returns:
-        (B, K, M), 0 where there is no candidate.
+        (B, K, M) ranks among all C candidates, 0 where there is no candidate.
     """
     if places is None:
         places = np.where(rows >= 0, np.arange(rows.shape[1]), -1)
@@ -64,18 +64,18 @@ def _before(scores: Floats, rows: Rows, one: int, other: int) -> bool:
 
 @jit
 def _sorted(scores: Floats, rows: Rows) -> Rows:
-    """Places of all of one query's candidates, best first."""
+    """The places of all candidates of one query, best first."""
     by_row = np.argsort(rows, kind="mergesort")
     by_row = by_row[np.searchsorted(rows[by_row], 0) :]
     return by_row[np.argsort(-scores[by_row], kind="mergesort")]
 
 
 @jit
-def _leading(scores: Floats, rows: Rows, counts: Rows, places: Rows) -> None:
+def _top_places(scores: Floats, rows: Rows, counts: Rows, places: Rows) -> None:
     for b in range(rows.shape[0]):
         count = min(counts[b], places.shape[1])
         best = places[b]
-        if count > _INSERTED:
+        if count > _MAX_INSERTED:
             order = _sorted(scores[b], rows[b])
             count = min(count, len(order))
             best[:count] = order[:count]
@@ -100,7 +100,7 @@ def _ranks_of(similarities: Floats, rows: Rows, places: Rows, ranks: Rows) -> No
     for b in range(rows.shape[0]):
         for m in range(similarities.shape[1]):
             scores = similarities[b, m]
-            if places.shape[1] > _INSERTED:
+            if places.shape[1] > _MAX_INSERTED:
                 by_place = np.empty(rows.shape[1], np.int64)
                 order = _sorted(scores, rows[b])
                 for rank in range(len(order)):
