@@ -1,4 +1,8 @@
-"""Artifacts: an index on disk, from the store of its versions to the gallery's rows and the cache of embeddings."""
+"""Artifacts: an index on disk.
+
+``store`` lists, opens and publishes its versions; ``version_writer`` writes one and ``index_version`` reads one, with
+the ``manifest`` of its files and the ``gallery`` of its images; ``embedding_cache`` keeps raw embeddings between runs.
+"""
 
 from __future__ import annotations
 

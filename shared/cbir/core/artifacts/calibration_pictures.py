@@ -1,4 +1,4 @@
-"""Images of the gallery, as the models will see their like: what 8-bit integers are calibrated with."""
+"""Gallery images as the models see them, to calibrate the quantisation of models to 8-bit integers."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from cbir.core.images import decode_image, find_content, prepare
 
 __all__ = ["gallery_pictures"]
 
-#: Enough for the ranges of activations; more change nothing but the time it takes.
+#: How many images: enough to find the ranges of activations; more only take longer.
 _COUNT = 128
 
 
 def gallery_pictures(version: IndexVersion) -> Pictures:
-    """Up to 128 images spread over the gallery, prepared as queries are; those that cannot be read are left out."""
+    """Up to 128 images spread over the gallery, cropped and resized as queries are; unreadable ones are left out."""
 
     def pictures(size: int, interpolation: str) -> NDArray[np.uint8]:
         gallery = version.gallery
         rows = np.unique(np.linspace(0, len(gallery) - 1, _COUNT).round().astype(int))
-        # Neighbouring rows show like things: some of each kind are to be among the judges, which come first.
+        # Neighbouring rows show similar things.  The first of these images also check the quantised model, so they are
+        # shuffled to make those a mixed sample.
         rows = np.random.default_rng(0).permutation(rows)
         found = []
         for row in rows.tolist():

@@ -1,8 +1,9 @@
-"""What was computed from an image, on disk by content: nothing is embedded twice.
+"""The embedding cache: what was computed from images, by the digest of their bytes, so nothing is embedded twice.
 
-One folder a member fingerprint, holding blocks of safetensors: ``keys`` (n, 32) uint8 SHA-256 digests of the files and
-``values`` (n, D), float16 unit vectors for embeddings.  A block appears by rename, whole or not at all, so a killed
-run loses at most the block it was filling; many writers need no lock, as each writes blocks of its own.
+Each member fingerprint has a folder of safetensors files, the blocks: ``keys`` (n, 32) uint8, SHA-256 digests of image
+files, and ``values`` (n, D), for embeddings float16 unit vectors.  A block is written under another name and renamed
+when it is complete, so a killed run loses at most the block that it was filling.  Writers need no lock, because each
+writes blocks of its own.
 """
 
 from __future__ import annotations
@@ -22,12 +23,19 @@ from safetensors.numpy import load_file, save_file
 
 __all__ = ["EmbeddingCache"]
 
-_COMPACT_BLOCKS = 64
+#: Fewest blocks that are worth merging.
+_MIN_BLOCKS_TO_MERGE = 64
+#: Age after which an incomplete block is taken to be left by a killed process.
 _ABANDONED_SECONDS = 3600
 
 
 class EmbeddingCache:
-    """The raw embeddings of one member (or other rows of numbers by content)."""
+    """The raw embeddings of one member, or other rows of numbers computed from image files.
+
+    Args:
+        folder: Holds one folder a fingerprint.
+        fingerprint: Of everything that determines the values.
+    """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.folder = folder / fingerprint
@@ -43,11 +51,11 @@ class EmbeddingCache:
                 with safe_open(path, framework="numpy") as block:
                     keys = block.get_tensor("keys")
             except SafetensorError:
-                # A block damaged by the disk costs its embeddings, not the run.
+                # A damaged block is deleted, and its images are embedded again.
                 path.unlink(missing_ok=True)
                 continue
             except OSError:
-                continue  # merged by another process since it was listed, or not ours to read
+                continue  # merged by another process meanwhile, or not readable by this user
             for i, key in enumerate(keys):
                 self._place[key.tobytes()] = (path, i)
 
@@ -58,7 +66,7 @@ class EmbeddingCache:
         return len(self._place)
 
     def put(self, keys: list[bytes], values: NDArray[Any]) -> None:
-        """Commit a block: 32-byte digests and their (n, D) rows, on disk when this returns."""
+        """Write a block of 32-byte digests and their (n, D) values; it is on disk when this returns."""
         if not keys:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -73,16 +81,16 @@ class EmbeddingCache:
             self._place[key] = (path, i)
 
     def get(self, keys: Iterable[bytes]) -> NDArray[Any]:
-        """The (n, D) rows of digests that are all there, in their order.
+        """The (n, D) values of n digests, in their order.
 
         Raises:
-            KeyError: One is not.
+            KeyError: A digest is missing.
         """
         wanted = list(keys)
         try:
             return self._gather(wanted)
         except FileNotFoundError:
-            # An indexer that ended just now merged the blocks: look again where things are.
+            # Another indexer merged the blocks meanwhile: list them again.
             self._place.clear()
             self._scan()
             return self._gather(wanted)
@@ -104,21 +112,21 @@ class EmbeddingCache:
         return result
 
     def _block(self, path: Path) -> NDArray[Any]:
-        # Neighbouring images lie in one block: the one read last serves the next call.
+        # Images that are asked for one after another are mostly in the same block, so the last one is kept.
         last = self._last
         if last is None or last[0] != path:
             last = self._last = (path, load_file(path)["values"])
         return last[1]
 
     def compact(self) -> None:
-        """Merge many small blocks into one; call while nobody else writes."""
+        """Merge the blocks into one where there are many; call while no other process writes."""
         with contextlib.suppress(OSError):
             for leftover in self.folder.glob("*.partial"):
-                # A young one may be another process's block, about to be renamed.
+                # A recent one may be a block that another process is writing.
                 if time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS:
                     leftover.unlink()
         blocks = {path for path, _ in self._place.values()}
-        if len(blocks) < _COMPACT_BLOCKS:
+        if len(blocks) < _MIN_BLOCKS_TO_MERGE:
             return
         keys = list(self._place)
         self.put(keys, self.get(keys))
@@ -126,7 +134,7 @@ class EmbeddingCache:
             path.unlink(missing_ok=True)
 
     def discard(self, keep: set[bytes]) -> int:
-        """Forget every embedding whose digest is not in ``keep`` (garbage collection); return how many went."""
+        """Delete every embedding whose digest is not in ``keep``; return how many were deleted."""
         kept = [key for key in self._place if key in keep]
         gone = len(self._place) - len(kept)
         if gone == 0:

@@ -1,4 +1,4 @@
-"""The gallery: what is known of every indexed image, one row each, in id order."""
+"""The gallery: the facts about every indexed image, one row each, ordered by id (``images.parquet``)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SCHEMA = pa.schema(
     ]
 )
 
-#: Rows that are read without a pause, in about a millisecond.
+#: Rows that are converted in one call, in about a millisecond.
 _PIECE = 8192
 
 
@@ -44,11 +44,16 @@ class GalleryImage:
     """One indexed image.
 
     Attributes:
+        id: Unique in the gallery.
+        uri: Where its file is; see :mod:`cbir.core.files.uri`.
+        label: Its class, or None.
         width: Width of the upright image in pixels.
+        height: Height of the upright image in pixels.
         sha256: Hexadecimal digest of the file's bytes.
         phash: 64-bit perceptual hash.
         crop: The part that was embedded, in pixels of the upright image.
-        stamp: Cheap evidence of change: what the source says without being read.
+        stamp: What the source tells about the file without reading it, such as size and time; it shows changes.
+        metadata: Further columns of the source, by name.
     """
 
     id: str
@@ -64,7 +69,7 @@ class GalleryImage:
 
 
 class Gallery:
-    """A column store of :class:`GalleryImage`; rows are numbered as the embeddings are."""
+    """All :class:`GalleryImage` of a version, stored by column; row numbers are those of the embeddings."""
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table
@@ -99,12 +104,12 @@ class Gallery:
         return int(self._table.num_rows)
 
     def __getitem__(self, row: int) -> GalleryImage:
-        # One row's scalars; slicing a table costs more than reading its cells.
+        # Reading the cells one by one is faster than slicing the table.
         cell = {name: self._columns[name][row].as_py() for name in _SCHEMA.names}
         return GalleryImage(**{**cell, "crop": Box(*cell["crop"]), "metadata": dict(cell["metadata"])})
 
     def images(self) -> Iterator[GalleryImage]:
-        """Every image in row order; faster than asking row by row."""
+        """All images in row order; faster than asking for row after row."""
         for cell in self._table.to_pylist():
             yield GalleryImage(**{**cell, "crop": Box(*cell["crop"]), "metadata": dict(cell["metadata"])})
 
@@ -123,7 +128,7 @@ class Gallery:
 
     @cached_property
     def _hashes(self) -> dict[str, tuple[int, ...]]:
-        # Tuples of numbers, unlike lists, are nothing that the garbage collector has to look through.
+        # Tuples of numbers, because the garbage collector would visit every list.
         rows: dict[str, tuple[int, ...]] = {}
         for row, digest in enumerate(_strings(self._columns["sha256"])):
             rows[digest] = (*rows.get(digest, ()), row)
@@ -147,7 +152,7 @@ class Gallery:
 
     @property
     def label_codes(self) -> NDArray[np.int32]:
-        """(N,) each image's place in :attr:`labels`, -1 where it has none."""
+        """(N,) position of each image's label in :attr:`labels`, -1 without a label."""
         return self._label_table[1]
 
     @cached_property
@@ -195,7 +200,7 @@ class Gallery:
         return list(self._hashes.get(digest, ()))
 
     def read_bytes(self, row: int) -> bytes:
-        """The original file of an image, read again from where the indexer found it."""
+        """The bytes of an image file, read from where the indexer found it."""
         return read_uri(self.uri(row))
 
     def mask(
@@ -204,7 +209,7 @@ class Gallery:
         exclude_labels: Sequence[str] = (),
         metadata: Mapping[str, Sequence[str]] | None = None,
     ) -> NDArray[np.bool_] | None:
-        """(N,) which images meet all the conditions, or None where there is no condition.
+        """(N,) which images meet all conditions, or None without any condition.
 
         Raises:
             QueryError: ``BAD_FILTER``: a label or metadata column that no image has.
@@ -256,7 +261,7 @@ class Gallery:
 
 
 def _strings(column: Any) -> list[str]:
-    """A column as a list, in pieces: of a whole one pyarrow does not let other threads run before it is done."""
+    """A column as a list, converted in pieces, because other threads wait while pyarrow converts one."""
     found: list[str] = []
     for start in range(0, len(column), _PIECE):
         found += column.slice(start, _PIECE).to_pylist()

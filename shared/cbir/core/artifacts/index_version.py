@@ -44,7 +44,7 @@ class IndexVersion:
         return Gallery.read(self.path / "images.parquet")
 
     def embeddings(self, member: str) -> NDArray[np.float16]:
-        """(N, dim) projected unit vectors of a member, memory-mapped."""
+        """(N, dim) projected unit vectors of a member, mapped from the file."""
         path = self.path / "members" / member / "embeddings.npy"
         with _reading(path):
             return cast("NDArray[np.float16]", np.load(path, mmap_mode="r"))
@@ -58,7 +58,7 @@ class IndexVersion:
             return cast("NDArray[np.float16]", np.load(path, mmap_mode="r"))
 
     def joint(self, member: str) -> NDArray[np.float16]:
-        """(N, raw_dim) unit vectors of a member with a text tower before projection, memory-mapped."""
+        """(N, raw_dim) unit vectors of a member with a text tower, before projection, mapped from the file."""
         path = self.path / "members" / member / "joint.npy"
         with _reading(path):
             return cast("NDArray[np.float16]", np.load(path, mmap_mode="r"))
@@ -78,7 +78,7 @@ class IndexVersion:
             return arrays["embeddings"], float(arrays["logit_scale"][0])
 
     def projection(self, member: str) -> Projection:
-        """The map that queries go through."""
+        """The member's projection, for queries."""
         from safetensors.numpy import load_file
 
         path = self.path / "members" / member / "projection.safetensors"
@@ -87,13 +87,13 @@ class IndexVersion:
 
     @cached_property
     def vote(self) -> VoteSettings:
-        """Weights, label vote and calibration."""
+        """The settings of the vote: weights, label vote, calibration."""
         path = self.path / "vote.json"
         with _reading(path):
             return VoteSettings.from_json(json.loads(path.read_text(encoding="utf-8")))
 
     def heads(self) -> dict[str, LinearHead]:
-        """The members' linear heads by member, classes in the gallery's order; empty where none were fitted."""
+        """The linear heads by member, with classes in the order of ``gallery.labels``; empty where none were fitted."""
         from safetensors.numpy import load_file
 
         path = self.path / HEADS_FILE
@@ -150,7 +150,7 @@ class IndexVersion:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Name the file of a version that turns out to be damaged."""
+    """Turn the errors of reading a damaged file into an ArtifactError that names it."""
     try:
         yield
     except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:

@@ -1,4 +1,4 @@
-"""What a version of an index is made of: the file that is written last and makes the version complete."""
+"""The manifest of an index version (``manifest.json``): written last, it marks the version as complete."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a version is made of (``manifest.json``).
+    """What a version consists of and how it was made.
 
     Attributes:
-        members: By name: fingerprint, raw_dim, dim, metric, fitted_on, index; text (it can be searched by words) and
-            where that is so, prompts (None without labels) and zero_shot_accuracy on the gallery's own labels.
+        version: Name of the version.
+        created: When it was made.
+        images: Number of images.
+        labels: Number of distinct labels.
+        members: By name: fingerprint, raw_dim, dim, metric, fitted_on, index; and text, whether the member can be
+            searched by words; if so also prompts (None without labels) and zero_shot_accuracy on the gallery's labels.
         files: By relative path: sha256 and size in bytes.
-        settings: What the indexer was told that changes the result (such as pseudo-labels).
+        settings: Settings of the indexer that change the result, such as pseudo-labels.
         skipped: Images that were left out: uri, reason, stamp.
         libraries: Versions of the libraries that wrote it.
     """
@@ -43,7 +47,7 @@ class Manifest:
     format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data that :meth:`from_json` takes back."""
+        """Plain data for JSON."""
         return {**vars(self), "ensemble": self.ensemble.to_json(), "skipped": list(self.skipped)}
 
     @classmethod

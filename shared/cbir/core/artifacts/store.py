@@ -1,8 +1,8 @@
 """The artifact store: immutable index versions below one folder, published by rename.
 
 INDEX/CURRENT                      name of the live version
-INDEX/versions/<version>/          complete or absent; manifest.json is written last
-INDEX/versions/.partial-<version>/ being written; removed by the next indexer
+INDEX/versions/<version>/          a complete version
+INDEX/versions/.partial-<version>/ being written, or left by a killed indexer; removed by the next one
 INDEX/cache/                       raw embeddings, see cbir.core.artifacts.embedding_cache
 """
 
@@ -74,7 +74,11 @@ class IndexStore:
         )
 
     def open(self, version: str | None = None, *, verify: bool = False) -> IndexVersion:
-        """Open a version (default: the live one) and check that it is whole.
+        """Open a version, by default the live one, and check that all its files are there with their sizes.
+
+        Args:
+            version: Its name.
+            verify: Compare the checksums of all files too.
 
         Raises:
             ArtifactError: ``INDEX_NOT_FOUND``, ``VERSION_NOT_FOUND``, ``INDEX_INCOMPLETE``, ``INDEX_CORRUPT`` or
@@ -104,7 +108,7 @@ class IndexStore:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the index for writing.
+        """Hold the lock for writing the index.
 
         Raises:
             ArtifactError: ``INDEX_LOCKED`` where another indexer holds it; ``INDEX_UNWRITABLE``.
@@ -126,7 +130,7 @@ class IndexStore:
             yield
 
     def begin(self) -> VersionWriter:
-        """Start a new version.  Call with the lock held: leftovers of killed writers are removed."""
+        """Start a new version, and remove what killed writers left behind.  Call with the lock held."""
         for leftover in self._versions.glob(".partial-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"[:-3] + f"Z-{secrets.token_hex(3)}"
@@ -135,7 +139,7 @@ class IndexStore:
             try:
                 previous = self.open()
             except ArtifactError:
-                previous = None  # a damaged live version is nothing to link to
+                previous = None  # the live version is damaged: link none of its files
         return VersionWriter(self.path, name, previous, self.activate)
 
     def activate(self, version: str) -> None:
@@ -161,16 +165,16 @@ class IndexStore:
         return version
 
     def collect(self, keep: int) -> list[str]:
-        """Remove all but the live version and the ``keep`` newest ones; return what was removed."""
+        """Remove all versions but the live one and the ``keep`` newest; return the names of the removed ones."""
         names = self.versions()
         kept = {self.current(), *(names[-keep:] if keep else ())}
         removed = [name for name in names if name not in kept]
         for name in removed:
-            # The manifest goes first: a version that is half removed is absent, not broken.
+            # The manifest first: without it, a version that is removed only in part does not count as one.
             (self._versions / name / "manifest.json").unlink()
             shutil.rmtree(self._versions / name)
         for leftover in self._versions.iterdir():
-            # What a killed writer or collector left behind.
+            # Left behind by a killed writer or by an interrupted removal.
             if not (leftover / "manifest.json").exists():
                 shutil.rmtree(leftover, ignore_errors=True)
         return removed

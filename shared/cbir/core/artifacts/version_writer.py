@@ -1,4 +1,4 @@
-"""Writing and publishing a version of an index: all of it is seen at once, or nothing."""
+"""Writing and publishing a version of an index, so that readers see all of it or nothing."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ["VersionWriter"]
 
 
 class VersionWriter:
-    """A version being written; nothing of it is seen before :meth:`publish`.
+    """A version being written; readers do not see it before :meth:`publish`.
 
     Args:
         index: The INDEX folder.
-        name: Of the version.
-        previous: The version whose files are linked where they stay the same.
-        make_live: Points CURRENT at a complete version.
+        name: Name of the version.
+        previous: The version before; files that have not changed are linked to its files.
+        make_live: Called with the name to make the complete version the live one.
     """
 
     def __init__(self, index: Path, name: str, previous: IndexVersion | None, make_live: Callable[[str], None]) -> None:
@@ -37,7 +37,7 @@ class VersionWriter:
         self.path.mkdir(parents=True)
 
     def file(self, name: str) -> Path:
-        """The path of a new file, its folder made."""
+        """The path for a new file; creates its folder."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -47,10 +47,11 @@ class VersionWriter:
         self.file(name).write_text(json.dumps(data, indent=1, ensure_ascii=False), encoding="utf-8")
 
     def publish(self, manifest: Manifest, *, activate: bool = True) -> IndexVersion:
-        """Hash and sync the files, write the manifest, rename the folder, and change CURRENT.
+        """Hash and sync the files, write the manifest, rename the folder, and make the version live.
 
         Args:
-            manifest: ``version`` and ``files`` are filled in here.
+            manifest: Complete but for ``version`` and ``files``, which are filled in here.
+            activate: Make the version live.
         """
         before = self.previous.manifest.files if self.previous else {}
         files = {}
@@ -59,7 +60,7 @@ class VersionWriter:
             facts = {"sha256": file_sha256(path), "size": path.stat().st_size}
             files[name] = facts
             if self.previous and before.get(name) == facts and self.previous.is_intact(name):
-                # The same bytes are kept once: a hard link to the version before.
+                # The same bytes as in the previous version: a hard link, so that they are stored once.
                 link = path.with_name(path.name + ".link")
                 try:
                     os.link(self.previous.path / name, link)
@@ -78,7 +79,7 @@ class VersionWriter:
         return IndexVersion(final, complete)
 
     def write_heads(self, heads: Mapping[str, LinearHead]) -> None:
-        """Write the members' linear heads; without any, nothing."""
+        """Write the members' linear heads; no file where there are none."""
         from safetensors.numpy import save_file
 
         arrays: dict[str, NDArray[np.float32]] = {}

@@ -1,4 +1,4 @@
-"""Files as they must be handled: addresses of images, checksums, and writes that a power cut leaves whole."""
+"""Files: addresses of images on disk and in archives, checksums, and writes that survive a power cut."""
 
 from __future__ import annotations
 

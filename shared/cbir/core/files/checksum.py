@@ -1,4 +1,4 @@
-"""The digest that a manifest or a fingerprint keeps of a file."""
+"""The checksum of a file, for manifests and fingerprints."""
 
 from __future__ import annotations
 

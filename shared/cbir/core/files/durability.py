@@ -1,4 +1,4 @@
-"""Bytes and names that a power cut leaves as they are: what is published must be on the disk first."""
+"""Durable writes: before a version is published, its files and their names must be on the disk, not only in caches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["sync", "write_durably"]
 
 
 def sync(path: Path) -> None:
-    """Wait until the disk holds a file's bytes, or the names in a folder."""
+    """Wait until a file's bytes, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -18,7 +18,7 @@ def sync(path: Path) -> None:
 
 
 def write_durably(path: Path, text: str) -> None:
-    """Write a UTF-8 text file and wait until the disk holds its bytes; its name takes :func:`sync` of the folder."""
+    """Write a UTF-8 text file and wait until its bytes are on the disk; for its name, :func:`sync` the folder."""
     with path.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

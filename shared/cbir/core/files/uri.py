@@ -1,7 +1,7 @@
-"""Where an image lives, as one string: the path of a file, or ``<archive>!/<member>`` in a ``.zip`` or ``.tar``.
+"""Uris of images: the path of a file, or ``<archive>!/<member>`` for a file in a ``.zip`` or ``.tar``.
 
-No file stays open between two reads: an archive's table of members is kept, and every read opens the file, seeks
-and closes.  So any number of threads and forked processes read at the same time without a lock on the bytes.
+The table of an archive's members is kept in memory, and every read opens the archive, seeks and closes it.  So any
+number of threads and forked processes can read at the same time without a lock.
 """
 
 from __future__ import annotations
@@ -26,23 +26,24 @@ __all__ = ["MAX_BYTES", "ArchiveMember", "archive_members", "member_uri", "read_
 MAX_BYTES = 256 * 2**20
 
 _ARCHIVE = re.compile(r"(.*?\.(?:zip|tar))!/(.*)", re.IGNORECASE | re.DOTALL)
-_ZIP_LOCAL_HEADER = 30
+_ZIP_LOCAL_HEADER = 30  # bytes
+#: Archives whose table of members is kept.
 _TABLES_KEPT = 16
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveMember:
-    """Where one file lies inside an archive.
+    """The position of one file inside an archive.
 
     Attributes:
-        name: Name as the archive spells it.
+        name: The name in the archive.
         offset: Where the data (tar) or the local header (zip) begins, in bytes.
-        stored: Bytes in the archive.
-        size: Bytes once unpacked.
+        stored: Bytes in the archive, compressed or not.
+        size: Bytes when unpacked.
         method: A ``zipfile`` compression method; ``ZIP_STORED`` in tars.
         crc: CRC-32 of the content; ``None`` in tars, which have none.
         mtime: Seconds since 1970 (tar), 0 in zips.
-        encrypted: Needs a password.
+        encrypted: Whether a password is needed.
     """
 
     name: str
@@ -56,24 +57,24 @@ class ArchiveMember:
 
 
 def member_uri(archive: Path, member: str) -> str:
-    """Spell the place of a member of an archive."""
+    """The uri of a member of an archive."""
     return f"{archive}!/{member}"
 
 
 def split_uri(uri: str) -> tuple[Path, str | None]:
-    """Split a uri into the file on disk and, for archives, the member's name."""
+    """Split a uri into the file on disk and the name of the archive's member, None for a plain file."""
     match = _ARCHIVE.fullmatch(uri)
-    # A folder may be called "x.zip!": what is on disk decides.
+    # A folder may be called "x.zip!", so the uri is a plain file where such a file exists.
     if match is None or (Path(uri).is_file() and not Path(match[1]).is_file()):
         return Path(uri), None
     return Path(match[1]), match[2]
 
 
 def read_uri(uri: str, *, max_bytes: int = MAX_BYTES) -> bytes:
-    """Read the bytes of an image by its uri alone.  Thread-safe.
+    """Read the bytes of an image file.  Thread-safe.
 
     Raises:
-        ImageError: ``IMAGE_UNREADABLE`` (gone, no permission, damaged archive), ``IMAGE_TOO_LARGE``.
+        ImageError: ``IMAGE_UNREADABLE`` (missing, no permission, damaged archive), ``IMAGE_TOO_LARGE``.
     """
     path, member = split_uri(uri)
     try:
@@ -97,13 +98,13 @@ def read_uri(uri: str, *, max_bytes: int = MAX_BYTES) -> bytes:
 
 
 def archive_members(path: Path) -> Mapping[str, ArchiveMember]:
-    """Return the regular files of a ``.zip`` or ``.tar`` by name, in the archive's order; the last of a name wins.
+    """The regular files of a ``.zip`` or ``.tar`` by name, in the archive's order; of equal names the last counts.
 
-    Tables are kept, and read anew when the file's size or time changes.
+    Tables are kept, and read again when the size or the time of the archive changes.
 
     Raises:
         OSError: The archive cannot be opened.
-        zipfile.BadZipFile, tarfile.TarError: It is damaged or no such archive.
+        zipfile.BadZipFile, tarfile.TarError: It is damaged or no archive of its kind.
     """
     status = path.stat()
     key = (str(path), status.st_size, status.st_mtime_ns)
@@ -140,7 +141,7 @@ def _zip_table(path: Path) -> dict[str, ArchiveMember]:
 
 def _tar_table(path: Path, size: int) -> dict[str, ArchiveMember]:
     table: dict[str, ArchiveMember] = {}
-    # "r:" and no "r:*": the members of a compressed tar cannot be addressed by offset.
+    # Mode "r:" refuses compressed tars, whose members cannot be addressed by offset.
     with tarfile.open(path, "r:") as archive:
         for info in archive:
             if info.islnk() and (target := table.get(info.linkname)) is not None:
@@ -156,13 +157,13 @@ def _tar_table(path: Path, size: int) -> dict[str, ArchiveMember]:
 
 
 def _read_file(path: Path, max_bytes: int) -> bytes:
-    # Asked before opening, because opening a named pipe would wait for its writer.
+    # Checked before opening: opening a named pipe would wait for a writer.
     status = path.stat()
     if not S_ISREG(status.st_mode):
         _refuse(str(path), "it is no regular file")
     _check_size(str(path), status.st_size, max_bytes)
     with path.open("rb") as file:
-        # One byte more than allowed: a file that grows meanwhile is noticed and does not fill the memory.
+        # One byte more than allowed, so that a file that grows meanwhile is noticed but cannot fill the memory.
         data = file.read(max_bytes + 1)
     _check_size(str(path), len(data), max_bytes)
     return data
@@ -186,7 +187,7 @@ def _read_member(path: Path, entry: ArchiveMember, max_bytes: int) -> bytes:
             file.seek(name_length + extra_length, 1)
         data = file.read(entry.stored)
     if entry.method == zipfile.ZIP_DEFLATED:
-        # The length is bounded by what the directory promised, so a bomb cannot unpack to more.
+        # Unpacks at most one byte more than the archive's directory states, so a bomb cannot fill the memory.
         data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, entry.size + 1)
     if len(data) != entry.size or (entry.crc is not None and zlib.crc32(data) != entry.crc):
         raise zipfile.BadZipFile("its bytes in the archive are damaged")
