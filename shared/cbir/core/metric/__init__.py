@@ -1,4 +1,8 @@
-"""Metrics: from a network's raw embedding to the unit vector that is compared, and sharpening by neighbours."""
+"""Metrics: from a network's raw embedding to the unit vector that is compared.
+
+``projection`` centres a member's embeddings and applies ``pca`` and the ``glrt`` metric, which ``neighbour_metric``
+fits where there are no labels; ``expansion`` moves vectors towards their neighbours.
+"""
 
 from __future__ import annotations
 

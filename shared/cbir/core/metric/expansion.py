@@ -1,8 +1,10 @@
-"""Sharpening without labels: database-side augmentation and query expansion.
+"""Query expansion and database-side augmentation: a vector becomes the weighted mean of itself and its neighbours.
 
-A vector becomes the weighted mean of itself and its neighbours, which pulls what belongs together closer.  Arandjelovic
-and Zisserman, "Three things everyone should know to improve object retrieval", CVPR 2012; the weight of a neighbour is
-its similarity to the power alpha: Radenovic, Tolias, Chum, "Fine-tuning CNN image retrieval", TPAMI 2019.
+This brings images of the same kind closer together, without labels (Arandjelovic and Zisserman, "Three things everyone
+should know to improve object retrieval", CVPR 2012).  A neighbour's weight is its similarity to the power alpha
+(Radenovic, Tolias, Chum, "Fine-tuning CNN image retrieval", TPAMI 2019).
+
+N gallery rows, B queries, K neighbours, M members.
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ __all__ = ["augmented", "block_normalise", "expanded", "nearest"]
 
 Floats = NDArray[np.float32]
 
-#: Galleries up to this size are compared one and all; larger ones through an HNSW graph.
+#: Most gallery rows for which neighbours are found exactly; in larger galleries an HNSW graph finds most of them.
 EXACT_ROWS = 60_000
 _BLOCK = 2048
 
 
 def block_normalise(x: Floats, dims: Sequence[int]) -> Floats:
-    """Scale every member's block of the rows of (B, sum of dims) to unit length; zero blocks stay zero."""
+    """Scale each member's part of each (B, sum of dims) row to unit length; parts that are zero stay zero."""
     stops = np.cumsum((0, *dims))
     return np.concatenate([normalise(x[:, a:b]) for a, b in itertools.pairwise(stops)], axis=1)
 
@@ -35,13 +37,14 @@ def expanded(queries: Floats, neighbours: Floats, similarities: Floats, exponent
     """Queries moved towards their nearest gallery vectors.
 
     Args:
-        queries: (B, sum of dims) the members' unit vectors side by side; members without a say (zero blocks) get none.
-        neighbours: (B, K, sum of dims).
+        queries: (B, sum of dims) the members' unit vectors side by side; parts that are zero stay zero.
+        neighbours: (B, K, sum of dims) likewise.
         similarities: (B, K) fused cosines; negative ones count as zero.
         exponent: alpha.
+        dims: Length of each member's part.
 
     Returns:
-        (B, sum of dims) float32 with unit or zero blocks.
+        (B, sum of dims) float32, each part of unit length or zero.
     """
     influence = np.asarray(np.maximum(similarities, 0) ** exponent, np.float32)
     moved = block_normalise(queries + np.matmul(influence[:, None], neighbours)[:, 0], dims)
@@ -53,16 +56,17 @@ def expanded(queries: Floats, neighbours: Floats, similarities: Floats, exponent
 def augmented(
     matrix: Floats, dims: Sequence[int], neighbours: int, exponent: float, weights: Floats | None = None
 ) -> Floats:
-    """Every gallery vector moved towards its ``neighbours`` nearest ones, itself among them.
+    """Every gallery vector moved towards its nearest neighbours.
 
     Args:
         matrix: (N, sum of dims) the members' unit vectors side by side.
-        neighbours: K, at least 1; K = 1 changes nothing.
+        dims: Length of each member's part.
+        neighbours: K, at least 1.  The vector itself is one of them, so K = 1 changes nothing.
         exponent: alpha.
-        weights: (M,) of the members' votes, for finding neighbours; None: equal.
+        weights: (M,) of the members, for finding neighbours; None for equal ones.
 
     Returns:
-        (N, sum of dims) float32, unit blocks.
+        (N, sum of dims) float32, each part of unit length.
     """
     share = np.full(len(dims), 1 / len(dims)) if weights is None else np.asarray(weights) / np.sum(weights)
     scaled = matrix * np.repeat(np.sqrt(share), dims).astype(np.float32)
@@ -77,7 +81,7 @@ def augmented(
 
 
 def nearest(queries: Floats, gallery: Floats, count: int) -> tuple[NDArray[np.int64], Floats]:
-    """The ``count`` gallery rows of largest inner product, best first: (B, count) rows and products."""
+    """The ``count`` gallery rows with the largest inner products, best first: (B, count) rows and products."""
     if len(gallery) > EXACT_ROWS:
         import faiss
 

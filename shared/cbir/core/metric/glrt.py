@@ -1,4 +1,7 @@
-"""The closed-form GLRT metric: a likelihood ratio tells pairs of one class from any two images."""
+"""The GLRT metric in closed form: a linear map after which distance tells images of one class from any two images.
+
+GLRT stands for generalised likelihood ratio test.  N images, d components.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,11 @@ Floats = NDArray[np.float32]
 
 
 def fit_glrt(z: Floats, codes: NDArray[np.integer], ridge: float = 0.1) -> Floats:
-    """Closed-form GLRT metric from class labels.
+    """Fit the metric by class labels.
 
-    With d = x - y, d ~ N(0, 2·S_w) for images of one class and N(0, 2·S_t) for any two; the log-likelihood ratio is
-    a quadratic form with matrix M = (2·S_w)⁻¹ − (2·S_t)⁻¹, clipped to the positive semidefinite cone.  Zhang et al.,
+    The difference of two images is assumed to be distributed as N(0, 2·S_w) within a class and as N(0, 2·S_t) for any
+    two, with the covariances S_w within classes and S_t in total.  The log-likelihood ratio of the two is a quadratic
+    form with the matrix M = (2·S_w)⁻¹ − (2·S_t)⁻¹, whose negative eigenvalues are set to zero.  Sources: Zhang et al.,
     arXiv 2410.05773; Koestinger et al., "Large scale metric learning from equivalence constraints", CVPR 2012.
 
     Args:
@@ -25,7 +29,7 @@ def fit_glrt(z: Floats, codes: NDArray[np.integer], ridge: float = 0.1) -> Float
         ridge: Added to both covariances, relative to their mean eigenvalue.
 
     Returns:
-        (d, d) float32 matrix A with M = Aᵀ·A, so that x -> A·x makes the statistic a plain distance.
+        (d, d) float32 matrix A with M = Aᵀ·A up to scale: after x -> A·x the statistic is the Euclidean distance.
 
     Raises:
         ValueError: No class has two images.
@@ -35,14 +39,15 @@ def fit_glrt(z: Floats, codes: NDArray[np.integer], ridge: float = 0.1) -> Float
 
 
 def glrt_metric(within: NDArray[np.float64], total: NDArray[np.float64], ridge: float = 0.1) -> Floats:
-    """The closed form from the covariances themselves; see :func:`fit_glrt`.
+    """The metric from the covariances; see :func:`fit_glrt`.
 
     Args:
-        within: (d, d) covariance of an image around its class.
-        total: (d, d) covariance of all images.
+        within: (d, d) covariance S_w of images around the mean of their class.
+        total: (d, d) covariance S_t of all images.
+        ridge: As for :func:`fit_glrt`.
 
     Returns:
-        (d, d) float32.
+        (d, d) float32 matrix A.
     """
     dim = len(within)
     s_within, s_total = 2 * within, 2 * total
@@ -51,13 +56,13 @@ def glrt_metric(within: NDArray[np.float64], total: NDArray[np.float64], ridge: 
     m = np.linalg.inv(s_within) - np.linalg.inv(s_total)
     values, vectors = np.linalg.eigh((m + m.T) / 2)
     values, vectors = values[::-1].clip(min=0), vectors[:, ::-1]
-    # The common scale is free, as the result is normalised; one keeps float16 safe.
+    # Projected vectors are normalised, so the scale is free: a largest eigenvalue of 1 suits float16.
     root = np.sqrt(values / max(values[0], 1e-30))
     return np.asarray((vectors * root).T, dtype=np.float32)
 
 
 def _within(z: Floats, codes: NDArray[np.integer]) -> NDArray[np.float64]:
-    """(d, d) pooled within-class covariance of the classes that have at least two images."""
+    """(d, d) within-class covariance, pooled over the classes that have at least two images."""
     known = codes >= 0
     classes, inverse, counts = np.unique(codes[known], return_inverse=True, return_counts=True)
     if not (counts >= 2).any():
@@ -68,6 +73,6 @@ def _within(z: Floats, codes: NDArray[np.integer]) -> NDArray[np.float64]:
     means /= counts[:, None]
     paired = counts[inverse] >= 2
     deviations = labelled[paired] - means[inverse[paired]]
-    # One degree of freedom a class went into its mean.
+    # Each class mean takes one degree of freedom.
     freedom = max(1, int(paired.sum() - (counts >= 2).sum()))
     return np.asarray(deviations.T @ deviations / freedom, dtype=np.float64)

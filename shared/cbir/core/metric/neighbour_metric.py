@@ -1,9 +1,11 @@
-"""The GLRT metric without labels: neighbours stand in for images of one class.
+"""The GLRT metric without labels: pairs of neighbours take the place of images of one class.
 
-The differences between near neighbours estimate the within-class covariance.  Two rounds: neighbours under plain
-cosine give a first metric; under it, after augmentation, more neighbours are right, and they give the final one.
-All members look for neighbours together, so that a weak one learns from a strong one.  On the development classes
-this beats k-means clusters as pseudo-labels, and unlike them it does not depend on a random start.
+Their differences estimate the within-class covariance.  There are two rounds: neighbours by plain cosine give a first
+metric; with it, and after augmentation, more neighbours are of the same class, and these give the final metric.  The
+neighbours are found with all members together, so that a weak member benefits from strong ones.  On the development
+classes this is better than k-means clusters as pseudo-labels, and it does not depend on a random start.
+
+N images, d_m components of member m, P pairs.
 """
 
 from __future__ import annotations
@@ -22,23 +24,24 @@ __all__ = ["SAMPLE", "neighbour_metrics", "neighbour_pairs"]
 Floats = NDArray[np.float32]
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
-#: Mutual neighbours of the first round, and those of the second.
+#: How many nearest neighbours are considered for pairs in the first round and in the second.
 FIRST, SECOND = 5, 20
-#: Images that are enough to estimate covariances from.
+#: Images that suffice to estimate the covariances.
 SAMPLE = 20_000
+#: Neighbours and exponent of the augmentation between the rounds.
 _AUGMENTATION, _EXPONENT = 5, 3.0
 _BLOCK = 65_536
 
 
 def neighbour_metrics(parts: Sequence[Floats], ridge: float = 0.1) -> list[Floats]:
-    """A GLRT metric for each member, learnt together.
+    """A GLRT metric for each member, fitted together.
 
     Args:
-        parts: One (N, d_m) a member: the same N images, projected unit vectors.  At least two images.
+        parts: (N, d_m) projected unit vectors of each member, for the same N >= 2 images.
         ridge: Added to the covariances, relative to their mean eigenvalue.
 
     Returns:
-        One (d_m, d_m) float32 a member, as :func:`cbir.core.metric.projection.fit_glrt` gives it.
+        A (d_m, d_m) float32 matrix for each member, as from :func:`cbir.core.metric.glrt.fit_glrt`.
     """
     dims = [part.shape[1] for part in parts]
     metrics = _fit(parts, neighbour_pairs(_joined(parts), FIRST), ridge)
@@ -48,7 +51,7 @@ def neighbour_metrics(parts: Sequence[Floats], ridge: float = 0.1) -> list[Float
 
 
 def neighbour_pairs(vectors: Floats, count: int) -> Pairs:
-    """Pairs of rows that are among each other's ``count`` nearest; one-sided ones where no pair is mutual.
+    """Pairs of rows that are among each other's ``count`` nearest; where there are none, pairs in which one is.
 
     Args:
         vectors: (N, D) unit vectors.
@@ -78,7 +81,7 @@ def _fit(parts: Sequence[Floats], pairs: Pairs, ridge: float) -> list[Floats]:
 
 
 def _half_scatter(z: Floats, pairs: Pairs) -> NDArray[np.float64]:
-    """Half the mean outer product of the pairs' differences: the covariance of one image around its kind."""
+    """(d, d) half the mean outer product of the pairs' differences: an estimate of the within-class covariance."""
     total = np.zeros((z.shape[1], z.shape[1]))
     for start in range(0, len(pairs[0]), _BLOCK):
         block = slice(start, start + _BLOCK)

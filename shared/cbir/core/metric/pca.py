@@ -1,4 +1,4 @@
-"""Principal components of a gallery's embeddings."""
+"""Principal component analysis (PCA) of a gallery's embeddings."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ def fit_pca(x: Floats, dim: int, *, centred: bool = True) -> tuple[Floats, Float
     """Principal components of the rows of (N, D).
 
     Args:
-        dim: Components to keep; at most min(N, D) are.
-        centred: False keeps the origin, which preserves inner products best.
+        dim: Components to keep; at most min(N, D) are kept.
+        centred: Whether to subtract the mean; without, inner products are preserved best.
 
     Returns:
-        mean (D,) and basis (D, kept) with components by falling variance.
+        The mean (D,), zeros where not centred; and the basis (D, kept), its columns by falling variance.
     """
     mean = x.mean(axis=0, dtype=np.float64) if centred else np.zeros(x.shape[1])
     scatter = scatter_matrix(x, mean)
     _, vectors = np.linalg.eigh(scatter)
     kept = min(dim, *x.shape)
     basis = vectors[:, ::-1][:, :kept]
-    # The sign of an eigenvector is arbitrary: fixing it keeps versions reproducible.
+    # The sign of an eigenvector is arbitrary; it is fixed here so that the same gallery gives the same basis.
     signs = np.sign(basis[np.abs(basis).argmax(axis=0), np.arange(kept)])
     return mean.astype(np.float32), (basis * np.where(signs == 0, 1, signs)).astype(np.float32)
 
 
 def scatter_matrix(x: Floats, mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum of (x - mean)(x - mean)ᵀ, in blocks so that a memory map is never copied whole."""
+    """(D, D) sum of (x - mean)(x - mean)ᵀ over (N, D) rows; block by block, so that a mapped file is not read whole."""
     total = np.zeros((x.shape[1], x.shape[1]))
     for start in range(0, len(x), 16384):
         block = (x[start : start + 16384] - mean).astype(np.float32)

@@ -1,6 +1,6 @@
-"""Projection of raw embeddings: centre, PCA, and the closed-form GLRT metric.
+"""Projection of raw embeddings: centring, PCA and the GLRT metric, each fitted on the gallery.
 
-All functions take and return plain arrays; nothing here knows a model or a file.
+B or N vectors, D raw components, d projected components.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ __all__ = ["MIN_IMAGES", "Projection", "enough_labels", "fit_projection"]
 
 Floats = NDArray[np.float32]
 
-#: Below this many images a mean and principal components say more about chance than about the gallery.
+#: Fewer images are not centred and get no PCA: their mean and principal components would be mostly chance.
 MIN_IMAGES = 50
 
 
 @dataclass(frozen=True)
 class Projection:
-    """The map every gallery and query embedding of a member goes through.
+    """The map from a member's raw embeddings, of gallery and queries alike, to the vectors that are compared.
 
     ``z = unit(metric · unit(basisᵀ · (x − mean)))`` for a raw unit vector x.
 
@@ -46,7 +46,7 @@ class Projection:
         return int(self.mean.shape[0] if self.basis is None else self.basis.shape[1])
 
     def apply(self, raw: Floats) -> Floats:
-        """Project (B, D) raw embeddings to (B, dim) float32 unit vectors."""
+        """Project (B, D) raw embeddings to (B, d) float32 unit vectors."""
         z = np.asarray(raw, dtype=np.float32) - self.mean
         if self.basis is not None:
             z = z @ self.basis
@@ -55,7 +55,7 @@ class Projection:
         return normalise(z)
 
     def arrays(self) -> dict[str, Floats]:
-        """The parts by name, for storage; :meth:`from_arrays` takes them back."""
+        """The arrays by name, for storage."""
         parts = {"mean": self.mean, "basis": self.basis, "metric": self.metric}
         return {k: np.ascontiguousarray(v) for k, v in parts.items() if v is not None}
 
@@ -77,14 +77,14 @@ def fit_projection(
     Args:
         raw: (N, D) unit vectors.
         dim: Components to keep.
-        metric: ``cosine``: inner products are kept as well as ``dim`` components can; ``pca``: centred on the
-            gallery; ``glrt``: the latter, then the metric learnt from labels, or from neighbours without labels.
-        codes: (N,) class numbers, negative where unknown; None: there are no labels.
-        without_labels: Gives the metric of (N, d) projected unit vectors where labels are too few; default: from
-            this member's own neighbours.
+        metric: ``cosine``: PCA without centring, which preserves inner products best; ``pca``: centring and PCA;
+            ``glrt``: these and the metric, fitted by labels or, where they are too few, by neighbours.
+        codes: (N,) class numbers, negative where unknown; None without labels.
+        without_labels: Returns the metric for (N, d) projected unit vectors where labels are too few; by default it is
+            fitted by this member's own neighbours.
 
     Returns:
-        The projection, and what it was fitted with: ``none``, ``gallery``, ``labels`` or ``neighbours``.
+        The projection, and what it was fitted on: ``none``, ``gallery``, ``labels`` or ``neighbours``.
     """
     count, width = raw.shape
     zero = np.zeros(width, np.float32)
@@ -95,7 +95,7 @@ def fit_projection(
         return Projection(zero, None, None), "none"
     mean, basis = fit_pca(raw, dim)
     if float(np.abs(raw - mean).max()) < 1e-3:
-        # Images that are all alike differ by rounding only: centring would leave nothing.
+        # The images are all alike and differ by rounding only: nothing would be left after centring.
         return Projection(zero, None, None), "none"
     plain = Projection(mean, basis, None)
     if metric == "pca":
@@ -109,7 +109,7 @@ def fit_projection(
 
 
 def enough_labels(codes: NDArray[np.integer]) -> bool:
-    """Whether at least two classes have pairs, and a fifth of the gallery lies in such classes."""
+    """Whether at least two classes have two images, and such classes hold a fifth of the gallery and at least 20."""
     _, counts = np.unique(codes[codes >= 0], return_counts=True)
     pairs = counts[counts >= 2]
     return len(pairs) >= 2 and int(pairs.sum()) >= max(20, len(codes) // 5)

@@ -1,4 +1,4 @@
-"""Vectors of unit length: what every cosine is taken of."""
+"""Unit vectors: scaling to length 1, so that inner products are cosines."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def normalise(x: Floats) -> Floats:
 
 @jit
 def make_unit(x: Floats) -> bool:
-    """Scale the rows of (N, D) to unit length, in place; whether each has a length that is finite and not 0."""
-    whole = True
+    """Scale the rows of (N, D) to unit length, in place; return whether every row had a finite length above 0."""
+    usable = True
     for row in x:
         total = 0.0
         for d in range(len(row)):
             total += np.float64(row[d]) * row[d]
         norm = np.sqrt(total)
-        whole = whole and 0 < norm < np.inf
+        usable = usable and 0 < norm < np.inf
         row /= max(norm, 1e-12)
-    return whole
+    return usable
