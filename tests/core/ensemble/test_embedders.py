@@ -375,7 +375,7 @@ def test_two_members_at_a_time_share_a_cpu() -> None:
 def test_cores_share_a_batch_out_as_one_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cbir.core.ensemble.runtime.openvino.threads", lambda: Threads(inference=2))
     shared = load_embedder(member(), "cpu", "openvino")
-    monkeypatch.setattr("cbir.core.ensemble.runtime.openvino._TWICE_BYTES", 0)
+    monkeypatch.setattr("cbir.core.ensemble.runtime.openvino._MAX_DOUBLED_BYTES", 0)
     large = load_embedder(member(), "cpu", "openvino")
     assert isinstance(shared, OpenVinoEmbedder)
     assert isinstance(large, OpenVinoEmbedder)

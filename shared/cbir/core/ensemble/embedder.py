@@ -1,4 +1,7 @@
-"""What an embedder is, and how one is loaded."""
+"""Embedders: the protocol of a member's model on one device, and how one is loaded.
+
+B images; S is the side of the square input in pixels, D the length of an embedding.
+"""
 
 from __future__ import annotations
 
@@ -21,20 +24,21 @@ from cbir.core.errors import CbirError, EnsembleError
 
 __all__ = ["Embedder", "Pending", "Starts", "embed_all", "explained", "load_embedder"]
 
-#: Members that work at once on a CPU.  The second one fills what the first leaves idle; a third would take the cores
-#: from those who decode, refuse and answer: more answers of a flooded server, but refusals after 100 ms.
+#: Members that run at the same time on a CPU.  A second one uses the cores that the first leaves idle.  A third would
+#: take them from the threads that decode, refuse and answer: an overloaded server would answer a little more, but would
+#: take 100 ms to refuse a request.
 _AT_ONCE_ON_CPU = 2
 
 
 class Embedder(Protocol):
-    """One member's model on one device.  Not safe for concurrent calls: it has one caller at a time.
+    """One member's model on one device.  One caller at a time.
 
     Attributes:
         dim: Length of an embedding, before projection.
         size: Side of the square input in pixels.
         interpolation: How images are resampled to that square.
         runtime: ``openvino``, ``torch-cpu`` or ``torch-cuda``.
-        precision: ``f32``, ``bf16`` or ``f16``: what the forward pass computes with.
+        precision: ``f32``, ``bf16``, ``f16`` or ``int8``: the numbers that the forward pass computes with.
     """
 
     dim: int
@@ -49,21 +53,21 @@ class Embedder(Protocol):
 
 
 class Pending(Protocol):
-    """A batch that was started."""
+    """A batch whose forward pass was started."""
 
     def result(self) -> NDArray[np.float32]:
-        """Wait for it; (B, dim) float32 unit vectors."""
+        """Wait for its (B, dim) float32 unit vectors."""
         ...
 
 
 @runtime_checkable
 class Starts(Protocol):
-    """What an embedder may do besides: start a batch without waiting for it."""
+    """An embedder that can also start a batch without waiting for it."""
 
     def begin(self, batch: NDArray[np.uint8]) -> Pending:
-        """Start on (B, size, size, 3) uint8 RGB images, which must not change before the result is taken.
+        """Start the forward pass of (B, size, size, 3) uint8 RGB images.
 
-        The result is to be taken before the embedder is asked again.
+        Take the result before the images change and before the next call of the embedder.
         """
         ...
 
@@ -89,7 +93,7 @@ class _Mirrored:
 
 
 class MirrorEmbedder:
-    """Embeds an image as the mean of its embedding and its mirror image's: what both agree on is what it shows."""
+    """Embeds an image as the mean of the embeddings of the image and of its mirror image."""
 
     def __init__(self, inner: Embedder) -> None:
         self._inner = inner
@@ -112,11 +116,11 @@ def _begin(embedder: Embedder, batch: NDArray[np.uint8]) -> Pending:
 def embed_all(
     embedders: Mapping[str, Embedder], batches: Mapping[tuple[int, str], NDArray[np.uint8]]
 ) -> dict[str, NDArray[np.float32]]:
-    """Embed a batch with all members, several at once where their runtime can.
+    """Embed a batch with all members, several at the same time where the runtime allows it.
 
     Args:
-        embedders: By member.
-        batches: (B, size, size, 3) uint8 RGB by (size, interpolation).
+        embedders: By the name of the member.
+        batches: (B, size, size, 3) uint8 RGB images, by (size, interpolation).
 
     Returns:
         (B, dim) float32 unit vectors by member.
@@ -144,15 +148,15 @@ def load_embedder(
     Args:
         device: ``auto`` (CUDA where there is a GPU), ``cpu`` or ``cuda``.
         runtime: ``auto`` (OpenVINO on a CPU where it is installed), ``openvino`` or ``torch``.
-        precision: ``auto`` (half precision where the device multiplies it at full speed and the embeddings stay those
-            of float32), ``f32``, ``bf16``, ``f16``, or ``int8`` (OpenVINO; for members that it makes faster and that
-            stay near enough to float32 with it, which the others keep).
-        pictures: What ``int8`` is calibrated with when it is asked for the first time.
+        precision: ``auto`` (half precision where the device computes it at full speed and the embeddings agree with
+            those of float32), ``f32``, ``bf16``, ``f16``, or ``int8`` (OpenVINO only; a member that is no faster with
+            it, or whose embeddings differ too much, stays in float32).
+        pictures: Gives the images that calibrate ``int8``; needed when a member is quantised for the first time.
 
     Raises:
-        EnsembleError: Unknown backend or model, weights that do not fit or cannot be fetched, or a runtime or
-            precision that was asked for and does not agree with eager float32.
-        ConfigurationError: The device, runtime or precision is not there.
+        EnsembleError: Unknown backend or model, weights that do not fit or cannot be downloaded, or a runtime or
+            precision that was asked for by name and does not agree with eager float32.
+        ConfigurationError: The device, runtime or precision is not available.
     """
     if member.backend not in BACKENDS:
         raise EnsembleError(
@@ -191,7 +195,7 @@ def _load_int8(member: MemberSpec, device: str, runtime: str, pictures: Pictures
 
 @contextmanager
 def explained(member: MemberSpec) -> Iterator[None]:
-    """Turn what libraries raise while a member is loaded into one sentence about the member.
+    """Turn the exceptions of libraries that load a member into an error with one sentence about the member.
 
     Raises:
         EnsembleError: ``BACKEND_MISSING`` or ``MODEL_UNUSABLE``.

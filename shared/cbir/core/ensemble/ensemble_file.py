@@ -1,4 +1,4 @@
-"""Ensemble files: read from TOML, and refused with the line that is wrong."""
+"""Ensemble files: TOML, read and checked; an error names the line that is wrong."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cbir.core.vector_index import is_index_name
 
 __all__ = ["BUILT_IN", "load_ensemble"]
 
-#: Ensembles that ship with the package, by name.
+#: Names of the ensembles that come with the package.
 BUILT_IN = ("compact", "standard")
 
 _METRICS = ("cosine", "pca", "glrt")
@@ -39,7 +39,7 @@ def load_ensemble(name_or_path: str | Path) -> EnsembleSpec:
 
 
 class _Reader:
-    """Checks an ensemble file and blames the line."""
+    """Reads and checks one ensemble file; every error names its line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,7 +55,7 @@ class _Reader:
         return EnsembleError(f"{self.path}:{self.line(key, member)}: {problem}", reason="ENSEMBLE_INVALID")
 
     def line(self, key: str | None, member: int | None) -> int:
-        """The line of ``key`` in ``[ensemble]`` or in the member-th ``[[members]]``; its table's line otherwise."""
+        """The line of ``key`` in ``[ensemble]`` or in the ``member``-th ``[[members]]``; else that of the table."""
         table, at_table, seen = "", 1, -1
         wanted = "members" if member is not None else "ensemble"
         for number, line in enumerate(self.text.splitlines(), 1):
@@ -188,7 +188,7 @@ class _Reader:
 
 
 def _expanded(path: Path) -> Path:
-    """The path with ``~`` filled in; as it stands where there is no such user."""
+    """The path with ``~`` replaced by the user's folder; unchanged where there is no such user."""
     try:
         return path.expanduser()
     except RuntimeError:

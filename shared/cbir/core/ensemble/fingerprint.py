@@ -1,4 +1,4 @@
-"""Fingerprints: what tells one member's raw embeddings from another's."""
+"""Fingerprints: identify a member's raw embeddings, for the cache and to check an index against an ensemble."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def _remembered_sha256(path: str, size: int, mtime_ns: int) -> str:
 
 
 def member_fingerprint(member: MemberSpec, crop: Crop) -> str:
-    """Identity of a member's raw embeddings: weights, architecture, preprocessing and crop.
+    """The digest of everything that determines a member's raw embeddings: weights, architecture, preprocessing, crop.
 
-    Two members with equal fingerprints give the same raw embedding for the same bytes.  Projection, weight and
-    index do not count, as they are applied later; neither does where the weights file lies.
+    Two members with equal fingerprints give the same raw embedding for the same bytes.  Projection, weight and index
+    are applied later and do not count; neither does the path of the weights file.
 
     Returns:
         32 hexadecimal digits.
@@ -33,7 +33,7 @@ def member_fingerprint(member: MemberSpec, crop: Crop) -> str:
     weights = f"tag:{member.weights}" if member.weights else "random"
     if file := member.weights_file:
         digest = hashlib.sha256()
-        # An OpenVINO IR keeps its weights beside the graph.
+        # An OpenVINO IR is two files: the graph (.xml) and the weights (.bin).
         for part in (file, file.with_suffix(".bin")) if file.suffix == ".xml" else (file,):
             if not part.is_file():
                 raise EnsembleError(

@@ -1,4 +1,4 @@
-"""Ensembles: which members embed an image, how each is projected, and how much its vote weighs."""
+"""The description of an ensemble: its members, and how each is embedded, projected, indexed and weighted."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ __all__ = [
     "Metric",
 ]
 
-#: Where the ensembles that ship with the package lie, and their weights.
+#: The folder of the ensembles that come with the package, and of their weights.
 BUILT_IN_FOLDER = Path(__file__).parent / "built_in"
 
 Metric = str
-#: What a member may be called, as its name becomes a folder's.
+#: Pattern of a member's name, which also becomes the name of a folder.
 MEMBER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}"
-#: How weights end that are files rather than tags.
+#: Endings that mark weights as a file; all others are a tag.
 WEIGHT_FILES = (".safetensors", ".onnx", ".tflite", ".xml")
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a member's image input looks like; None leaves it to what the backend declares.
+    """The format of a member's image input; None means what the backend declares for the model.
 
     Attributes:
         size: Side of the square input in pixels.
-        mean: Per RGB channel, on the 0..1 scale.
-        std: Likewise.
-        interpolation: How the crop is resampled to the square.
+        mean: Subtracted from each RGB channel, on the 0..1 scale.
+        std: Divides each channel afterwards.
+        interpolation: How the cropped image is resampled to the square.
     """
 
     size: int | None = None
@@ -51,12 +51,19 @@ class MemberSpec:
     """One member of an ensemble.
 
     Attributes:
-        weights: A tag of the backend, or an absolute path of a weights or model file, or None for random weights.
-        dim: Components kept after projection.
-        metric: ``cosine`` (as the model gives it), ``pca`` (centred on the gallery) or ``glrt`` (learnt on it).
+        name: Unique in the ensemble.
+        backend: The library that builds the model, such as ``timm``.
+        model: The model's name in that library.
+        weights: A tag of the backend, or the absolute path of a weights or model file, or None for random weights.
+        options: Further arguments of the backend.
+        dim: Components kept by the projection.
+        metric: ``cosine`` (no centring), ``pca`` (centred on the gallery) or ``glrt`` (that and the metric, fitted on
+            the gallery).
+        weight: Of the member's similarities in the fused score, before tuning.
         index: ``auto``, ``exact``, ``faiss:<factory string>`` or ``annoy:<trees>``.
-        text: Use the model's text tower, where its backend has them; False leaves it out.
-        mirror: The embedding is the mean of those of the image and of its mirror image: better, at twice the cost.
+        text: Whether to use the model's text tower, where it has one.
+        mirror: Whether to embed an image as the mean of its embedding and that of its mirror image: more accurate, at
+            twice the cost.
     """
 
     name: str
@@ -74,11 +81,11 @@ class MemberSpec:
 
     @property
     def weights_file(self) -> Path | None:
-        """The weights as a local file, or None where they are a tag or absent."""
+        """The weights as a local file; None where they are a tag, or random."""
         return Path(self.weights) if self.weights and self.weights.endswith(WEIGHT_FILES) else None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data that :meth:`from_json` takes back."""
+        """Plain data for JSON."""
         return {
             "name": self.name,
             "backend": self.backend,
@@ -106,14 +113,14 @@ class MemberSpec:
 
 @dataclass(frozen=True)
 class EnsembleSpec:
-    """A named set of members with one rule for cutting images."""
+    """A named set of members, and how images are cropped for all of them."""
 
     name: str
     members: tuple[MemberSpec, ...]
     crop: Crop = Crop.CONTENT
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data that :meth:`from_json` takes back."""
+        """Plain data for JSON."""
         return {"name": self.name, "crop": str(self.crop), "members": [m.to_json() for m in self.members]}
 
     @classmethod
@@ -123,7 +130,7 @@ class EnsembleSpec:
 
 
 def _portable(weights: str | None) -> str | None:
-    """Name weights that ship with the package by their place in it, which differs from machine to machine."""
+    """Weights that come with the package as ``package:<file>``, because the package's path differs between machines."""
     if weights and Path(weights).parent == BUILT_IN_FOLDER:
         return f"package:{Path(weights).name}"
     return weights

@@ -1,4 +1,4 @@
-"""Words in the space of images: what a text embedder is, and how the names of classes are embedded."""
+"""Text towers: embed words in the space of a member's image embeddings; embeddings of the names of classes."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ __all__ = [
     "readable",
 ]
 
-#: Backend name -> import string of the loader of its text towers.
+#: Name of the backend -> import string of its loader of text towers.
 TEXT_BACKENDS = {"open_clip": "cbir.core.ensemble.backends.open_clip:load_text"}
 
-#: The set of prompts that the names of classes are put into, for the index to say. The set of seven that OpenAI
-#: selected for CLIP comes near the accuracy of their eighty, at a tenth of the cost.
+#: Name of the prompts that the names of classes are put into; the index records it.  These seven, selected by OpenAI
+#: for CLIP, are nearly as accurate as their full set of eighty, at a tenth of the cost.
 PROMPTS = "openai-simple-7"
 
 
 class TextEmbedder(Protocol):
-    """The text tower of one member.  Not safe for concurrent calls.
+    """The text tower of one member.  One caller at a time.
 
     Attributes:
-        dim: Length of an embedding; that of the member's image embeddings before projection.
-        logit_scale: What a cosine between words and image is multiplied by before the softmax over classes; learnt
-            with the model.
+        dim: Length of an embedding, the same as of the member's image embeddings before projection.
+        logit_scale: Factor of the cosines between words and images before the softmax over classes; trained with the
+            model.
     """
 
     dim: int
@@ -49,20 +49,20 @@ class TextEmbedder(Protocol):
 
 
 def has_text_tower(member: MemberSpec) -> bool:
-    """Whether the member understands words; neither the model nor its library is loaded to know it."""
-    # open_clip lists no model that has no text tower.
+    """Whether the member has a text tower, told without loading the model or its library."""
+    # All models of open_clip have one.
     return member.text and member.backend in TEXT_BACKENDS
 
 
 def load_text_embedder(member: MemberSpec, device: str = "auto") -> TextEmbedder:
-    """Load a member's text tower, apart from its image tower.
+    """Load a member's text tower, without its image tower.
 
     Args:
         device: ``auto`` (CUDA where there is a GPU), ``cpu`` or ``cuda``.
 
     Raises:
-        EnsembleError: There is none, or its weights or tokenizer cannot be had.
-        ConfigurationError: The device is not there.
+        EnsembleError: It has none, or its weights or tokenizer are neither cached nor can be downloaded.
+        ConfigurationError: The device is not available.
     """
     if not has_text_tower(member):
         raise EnsembleError(
@@ -75,12 +75,12 @@ def load_text_embedder(member: MemberSpec, device: str = "auto") -> TextEmbedder
 
 
 def readable(label: str) -> str:
-    """The words of a label: underscores and hyphens become spaces; capitals stay, as tokenizers know what to do."""
+    """The words of a label: underscores and hyphens become spaces.  Capitals stay: tokenizers handle them."""
     return " ".join(label.replace("_", " ").replace("-", " ").split()) or label
 
 
 def class_embeddings(embedder: TextEmbedder, labels: Sequence[str]) -> NDArray[np.float32]:
-    """Embed the names of C classes: for each the mean of its prompts' unit vectors, of unit length again.
+    """Embed the names of C classes: each is the mean of its prompts' unit vectors, scaled to unit length.
 
     Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021,
     section 3.1.4; the prompts are those of their release (:data:`PROMPTS`).

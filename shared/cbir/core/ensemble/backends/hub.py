@@ -1,7 +1,7 @@
-"""Weights on a hub: taken from its local cache without asking, asked for only where that can work.
+"""Weights on a hub: taken from its local cache where they are there, else downloaded after a quick check.
 
-Left to itself the hub's client calls for three quarters of a minute where there is no connection, once a member and
-start, even for files that it has.
+Without a connection, the hub's own client tries for three quarters of a minute for each member at each start, even for
+files that are in its cache.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from cbir.core.errors import EnsembleError
 
 __all__ = ["HubWeights"]
 
-#: Seconds that the hub gets to answer at all.
-_PATIENCE = 5.0
+#: Seconds within which the hub must answer.
+_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True)
 class HubWeights:
-    """Where a tag's weights lie on the hub.
+    """The place of a tag's weights on the hub.
 
     Attributes:
-        repo: Such as ``timm/resnet50.a1_in1k``.
-        files: What they may be called there, the preferred name first.
-        settings: What the member needs beside ``weights`` to use the file in place of the tag, as lines of an ensemble
-            file.
+        repo: Name of the repository, such as ``timm/resnet50.a1_in1k``.
+        files: Names that the file may have there, the preferred one first.
+        settings: For messages: what else, beside ``weights``, a member must set in the ensemble file to use the file in
+            place of the tag.
     """
 
     repo: str
@@ -34,7 +34,7 @@ class HubWeights:
     settings: str = ""
 
     def cached(self) -> Path | None:
-        """The file in the hub's local cache, None where it is not."""
+        """The file in the hub's local cache; None where it is not there."""
         from huggingface_hub import try_to_load_from_cache
 
         for name in self.files:
@@ -44,7 +44,7 @@ class HubWeights:
         return None
 
     def check_reachable(self, member: MemberSpec) -> None:
-        """Ask the hub once whether it is there.
+        """Check with one request that the hub answers.
 
         Raises:
             EnsembleError: ``WEIGHTS_UNREACHABLE``, naming the file and where it goes.
@@ -53,8 +53,8 @@ class HubWeights:
         from huggingface_hub.constants import HF_HUB_CACHE
 
         try:
-            get_session().head(hf_hub_url(self.repo, self.files[0]), timeout=_PATIENCE)
-        except Exception as error:  # the client has had several HTTP libraries with errors of their own
+            get_session().head(hf_hub_url(self.repo, self.files[0]), timeout=_TIMEOUT)
+        except Exception as error:  # the client has used several HTTP libraries, each with its own errors
             detail = " ".join(str(error).split())[:120] or type(error).__name__
             copy, folder = f"{member.name}.safetensors", f"models--{self.repo.replace('/', '--')}"
             raise EnsembleError(

@@ -1,4 +1,4 @@
-"""Image and text towers of open_clip (CLIP, ViT-CLIP, SigLIP and their kin)."""
+"""Backend open_clip: image and text towers of CLIP, SigLIP and similar models."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["load", "load_text"]
 
 #: Texts in one forward pass.
 _BATCH = 64
-#: What open_clip looks for in a repository whose file it does not know.
+#: File names that open_clip tries in a repository where none is given.
 _HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
@@ -56,7 +56,7 @@ def load_text(member: MemberSpec, device: str) -> TextEmbedder:
     """Build the text tower of ``member.model``, with the weights of its image tower, in torch.
 
     Raises:
-        EnsembleError: As :func:`load`; and a tokenizer that is neither part of open_clip nor on this machine.
+        EnsembleError: As for :func:`load`, or the tokenizer is neither part of open_clip nor cached nor reachable.
     """
     with tokenizer_unreachable(member):
         tokenizer = open_clip.get_tokenizer(member.model)
@@ -89,7 +89,7 @@ def _create(member: MemberSpec) -> Any:
 
 
 def _pretrained(member: MemberSpec, options: dict[str, Any]) -> Any:
-    """The model with the weights of its tag."""
+    """The model with the weights of the member's tag."""
     declared = open_clip.get_pretrained_cfg(member.model, member.weights)
     repo, _, name = declared.get("hf_hub", "").rpartition("/")
     if repo:
@@ -121,7 +121,7 @@ class _TextTower:
         self.dim = self.embed_text(["a photo"]).shape[1]
 
     def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """See :class:`cbir.core.ensemble.text_tower.TextEmbedder`; what exceeds the tokenizer's context is cut off."""
+        """See :class:`cbir.core.ensemble.text_tower.TextEmbedder`; longer texts are cut to the tokenizer's context."""
         parts = []
         with torch.inference_mode():
             for start in range(0, len(texts), _BATCH):

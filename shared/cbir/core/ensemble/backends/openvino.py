@@ -1,4 +1,4 @@
-"""Model files run by OpenVINO: ONNX, TensorFlow Lite and OpenVINO IR."""
+"""Backend openvino: model files in ONNX, TensorFlow Lite or OpenVINO's own format (IR)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["load"]
 def load(member: MemberSpec, device: str, runtime: str, precision: str = "auto") -> Embedder:
     """Read ``member.weights`` (``.onnx``, ``.tflite`` or ``.xml``); ``member.model`` is only a name.
 
-    Without ``input.mean`` and ``input.std`` the model gets RGB values on the 0..1 scale.  ``options.output`` names
-    the output to use where there are several; a spatial output is pooled only if the model does so itself.
+    Without ``input.mean`` and ``input.std`` the model gets RGB values on the 0..1 scale.  ``options.output`` names the
+    output to use where there are several.  A spatial output is not pooled.
 
     Raises:
-        EnsembleError: The file is no model, its input is no image, or half precision does not do for it.
-        ConfigurationError: The precision is not there.
+        EnsembleError: The file is no model, its input is no image, or its half-precision embeddings differ too much.
+        ConfigurationError: The precision is not available.
     """
     file = member.weights_file
     if file is None or file.suffix == ".safetensors":
@@ -32,7 +32,7 @@ def load(member: MemberSpec, device: str, runtime: str, precision: str = "auto")
             f'member {member.name!r}: backend openvino needs weights = "model.onnx", ".tflite" or ".xml"',
             reason="WEIGHTS_MISMATCH",
         )
-    # OpenVINO's CPU plug-in serves these files even where torch members live on a GPU.
+    # These files run on the CPU even where the torch members run on a GPU.
     choose_runtime("cpu", "openvino")
     unknown = set(member.options) - {"output"}
     if unknown:
@@ -54,7 +54,7 @@ def load(member: MemberSpec, device: str, runtime: str, precision: str = "auto")
     try:
         model.reshape([-1, 3, size, size] if channels_first else [-1, size, size, 3])
     except RuntimeError:
-        # Some converters fix the batch inside the graph: such models see one image at a time.
+        # Some converters fix the batch size inside the graph: such models take one image at a time.
         model = _read(member, file)
     form = InputFormat(
         size, member.input.mean or (0.0, 0.0, 0.0), member.input.std or (1.0, 1.0, 1.0),
@@ -65,7 +65,7 @@ def load(member: MemberSpec, device: str, runtime: str, precision: str = "auto")
 
 
 def _read(member: MemberSpec, file: Path) -> Any:
-    """Read a model file; of several outputs keep the one that is asked for, so that nothing else is computed."""
+    """Read a model file, and keep only the output that the options name, so that nothing else is computed."""
     ov = import_openvino()
     model = openvino_core().read_model(file)
     if "output" in member.options:

@@ -1,13 +1,13 @@
-"""Backends that turn a member of an ensemble into an embedder.
+"""The backends by name.
 
-A backend is one module with ``load(member, device, runtime) -> Embedder`` and one line here.
+To add one, write a module with ``load(member, device, runtime, precision) -> Embedder`` and add a line to ``BACKENDS``.
 """
 
 from __future__ import annotations
 
 __all__ = ["BACKENDS"]
 
-#: Backend name -> import string of its loader.
+#: Name of the backend -> import string of its loader.
 BACKENDS = {
     "timm": "cbir.core.ensemble.backends.timm:load",
     "open_clip": "cbir.core.ensemble.backends.open_clip:load",

@@ -1,4 +1,4 @@
-"""Networks of timm, as feature extractors: pooled, before the classifier, or with a head of their own."""
+"""Backend timm: networks as feature extractors, up to the pooling, or with a linear head."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def build_network(member: MemberSpec) -> tuple[nn.Module, InputFormat]:
     """The network of a member as a torch module that maps (B, 3, S, S) to (B, D), and its input.
 
     Weights: a ``.safetensors`` file in timm's names, a pretrained tag, or none.  With a file, a tag behind the model's
-    name (``convnext_base.fb_in22k``) tells which input the weights were trained for.  The embedding is what the network
-    pools, and a classifier in the file is dropped; with ``num_classes`` in the options it is the output of the
-    classifier, which then is a linear head that must be among the weights.
+    name (``convnext_base.fb_in22k``) tells the input format that the weights were trained for.  The embedding is the
+    pooled features, and a classifier in the file is ignored.  With ``num_classes`` in the options the embedding is the
+    output of the classifier, which must be among the weights.
 
     Raises:
         EnsembleError: Unknown model, weights of another architecture, or a hub that cannot be reached.
@@ -69,7 +69,7 @@ def classifier_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def _pretrained(member: MemberSpec, options: dict[str, Any]) -> nn.Module:
-    """The model with the weights of its tag."""
+    """The model with the weights of the member's tag."""
     tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{member.model}.*")]
     if member.weights not in tags:
         raise EnsembleError(
@@ -80,7 +80,7 @@ def _pretrained(member: MemberSpec, options: dict[str, Any]) -> nn.Module:
     name = f"{member.model}.{member.weights}"
     declared = timm.get_pretrained_cfg(name)
     if options["num_classes"] not in (0, declared.num_classes):
-        # timm would fill the classifier with random numbers, other ones at every start.
+        # timm would give the classifier random weights, different at every start.
         raise EnsembleError(
             f"member {member.name!r} asks for {options['num_classes']} outputs, but its weights {member.weights!r} "
             f"have {declared.num_classes} classes: leave num_classes out of its options",
@@ -89,7 +89,7 @@ def _pretrained(member: MemberSpec, options: dict[str, Any]) -> nn.Module:
     if declared.hf_hub_id and not declared.hf_hub_filename:
         weights = HubWeights(declared.hf_hub_id, ("model.safetensors", "pytorch_model.bin"), f' and model = "{name}"')
         if (file := weights.cached()) is not None:
-            # custom_load tells of other formats at the weights' first home; the hub has none of them.
+            # custom_load is for formats of the weights' original source; the hub's files do not need it.
             overlay = {"file": str(file), "custom_load": False}
             return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)  # type: ignore[no-any-return]
         weights.check_reachable(member)

@@ -1,4 +1,4 @@
-"""Classification networks of torchvision, as feature extractors (the last linear layer is dropped)."""
+"""Backend torchvision: classification networks as feature extractors, without their last linear layer."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def load(member: MemberSpec, device: str, runtime: str, precision: str = "auto")
 
 
 def _drop_head(model: nn.Module, member: MemberSpec) -> None:
-    """Replace the last linear layer, wherever the architecture keeps it, by the identity."""
+    """Replace the last linear layer, whose name depends on the architecture, by the identity."""
     for name in _HEADS:
         head = getattr(model, name, None)
         if isinstance(head, nn.Linear):

@@ -1,4 +1,4 @@
-"""Weights for torch backends: safetensors files that must fit, hub downloads that must explain themselves."""
+"""Weights for the torch backends: safetensors files that are checked to fit, and clear errors for failed downloads."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["hub_unreachable", "load_state", "resolve_input", "seeded", "tokenize
 
 
 def load_state(module: nn.Module, file: Path, member: MemberSpec, ignore: tuple[str, ...] = ()) -> None:
-    """Load a ``.safetensors`` file into a module; every parameter must be there and fit.
+    """Load a ``.safetensors`` file into a module; every parameter must be in the file with its shape.
 
     Args:
-        ignore: Name prefixes that the file may hold though the module does not (a dropped classifier).
+        ignore: Modules whose parameters may be in the file though the network lacks them, such as a classifier.
 
     Raises:
         EnsembleError: ``WEIGHTS_MISMATCH``, or ``WEIGHTS_UNREADABLE`` for a damaged file.
@@ -58,11 +58,11 @@ def load_state(module: nn.Module, file: Path, member: MemberSpec, ignore: tuple[
 
 @contextmanager
 def hub_unreachable(member: MemberSpec) -> Iterator[None]:
-    """Turn a failed download into one sentence that says what goes where."""
+    """Turn a failed download into an error that says how to bring the weights to this machine."""
     try:
         yield
     except TypeError:
-        raise  # an option the network does not know, not the network connection
+        raise  # an unknown option of the model, not a failed download
     except Exception as error:  # the hub's client raises errors of several HTTP libraries
         detail = " ".join(str(error).split())[:160]
         raise EnsembleError(
@@ -75,7 +75,7 @@ def hub_unreachable(member: MemberSpec) -> Iterator[None]:
 
 @contextmanager
 def tokenizer_unreachable(member: MemberSpec) -> Iterator[None]:
-    """Turn a tokenizer that has to be fetched, or needs another package, into one sentence with the way out."""
+    """Turn a tokenizer that cannot be downloaded, or needs another package, into an error with the way out."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -97,7 +97,7 @@ def tokenizer_unreachable(member: MemberSpec) -> Iterator[None]:
 
 @contextmanager
 def seeded() -> Iterator[None]:
-    """Make random weights the same at every start, so that an index made with them stays usable."""
+    """Make random weights the same at every start, so that an index made with them can be used later."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -106,7 +106,7 @@ def seeded() -> Iterator[None]:
 
 
 def resolve_input(member: MemberSpec, declared: InputFormat) -> InputFormat:
-    """The member's own input settings where given, the backend's elsewhere."""
+    """The input format: the member's own settings, completed by those that the backend declares."""
     given = member.input
     return InputFormat(
         given.size or declared.size,

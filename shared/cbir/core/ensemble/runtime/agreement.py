@@ -1,4 +1,4 @@
-"""Whether a runtime computes the embeddings of eager float32, judged on built-in pictures."""
+"""Agreement: does a runtime compute the same embeddings as eager float32?  Checked on two built-in pictures."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from numpy.typing import NDArray
 
 __all__ = ["AGREEMENT", "disagreement", "probe"]
 
-#: Least cosine between a runtime's embedding and that of eager float32.
+#: Least cosine between the embeddings of a runtime and of eager float32.
 AGREEMENT = 0.999
 
 
 def probe(size: int) -> NDArray[np.uint8]:
-    """(2, size, size, 3) uint8 RGB: a drawn landscape, and the same at night, upside down.
+    """(2, size, size, 3) uint8 RGB: a drawn landscape, and the same one dark and turned by 180 degrees.
 
-    Networks are to be compared on what they are made for: smooth areas, edges and fine texture together.  The pictures
-    are computed without a random generator, so that embeddings of them may be kept and compared by later releases.
+    Like photos, it has smooth areas, edges and fine texture.  It is computed without a random generator, so that later
+    releases can compare with stored embeddings of it.
     """
     down, right = (axis / size for axis in np.mgrid[0:size, 0:size].astype(np.float64))
-    # Deterministic grain, coarse and fine, from a multiplicative hash of the pixel's place.
+    # Coarse and fine grain, from a multiplicative hash of the pixel's position.
     place = np.arange(size * size, dtype=np.uint64).reshape(size, size)
     fine = ((place * np.uint64(2654435761) >> np.uint64(9)) & np.uint64(255)).astype(np.float64) / 255 - 0.5
     coarse = np.kron(fine[: -(-size // 8), : -(-size // 8)], np.ones((8, 8)))[:size, :size]
@@ -39,14 +39,14 @@ def probe(size: int) -> NDArray[np.uint8]:
 
 
 def disagreement(embeddings: NDArray[np.float32], reference: NDArray[np.float32]) -> str | None:
-    """Why embeddings cannot stand for those of eager float32; None if they can.
+    """How embeddings differ too much from those of eager float32; None where they agree.
 
     Args:
         embeddings: (B, D) float32 unit vectors.
-        reference: Likewise, by eager float32 from the same images.
+        reference: (B, D) the embeddings of the same images by eager float32.
     """
     if embeddings.shape != reference.shape:
         return f"embeddings of {embeddings.shape[1]} components where eager float32 gives {reference.shape[1]}"
     cosine = float((embeddings * reference).sum(axis=1).min())
-    # Not-a-number agrees with nothing.
+    # The comparison is false for NaN, which so counts as disagreement.
     return None if cosine >= AGREEMENT else f"cosine {cosine:.4f} to eager float32, less than {AGREEMENT}"

@@ -1,4 +1,4 @@
-"""Which runtime runs a network, and in which precision: what was asked for, resolved against what is there."""
+"""Choice of runtime and precision: what was asked for, resolved against what this machine has."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ def choose_runtime(device: str, runtime: str) -> str:
 
 
 def choose_precisions(runtime: str, precision: str) -> tuple[Precision, ...]:
-    """What is to be tried on a runtime, fastest first; the first that agrees with eager float32 is used.
+    """The precisions to try on a runtime, fastest first; the first that agrees with eager float32 is used.
 
     Args:
-        runtime: As :func:`choose_runtime` gives it.
-        precision: A value of :class:`Precision`; ``auto`` is the half precision that the hardware multiplies at full
-            speed, where there is one, and float32 after it.
+        runtime: From :func:`choose_runtime`.
+        precision: A value of :class:`Precision`; ``auto`` gives the half precision that the hardware computes at full
+            speed, where it has one, and then float32.
 
     Raises:
-        ConfigurationError: ``PRECISION_UNKNOWN``, or ``PRECISION_MISSING`` where this machine has no such arithmetic.
+        ConfigurationError: ``PRECISION_UNKNOWN``, or ``PRECISION_MISSING`` where this machine cannot compute in it.
     """
     if precision not in tuple(Precision):
         raise ConfigurationError(
@@ -72,7 +72,7 @@ def choose_precisions(runtime: str, precision: str) -> tuple[Precision, ...]:
         return _int8(runtime)
     there = (*_half_precisions(runtime), Precision.F32)
     if precision == Precision.AUTO:
-        # Halves compete; each is as fast as the other, and bfloat16 does not overflow.
+        # Both half precisions are equally fast; bfloat16, which comes first, does not overflow.
         return there if len(there) == 1 else (there[0], Precision.F32)
     if precision not in there:
         raise ConfigurationError(
@@ -105,14 +105,14 @@ def _half_precisions(runtime: str) -> tuple[Precision, ...]:
     if runtime == "torch-cuda":
         import torch
 
-        # Before Ampere, bfloat16 is emulated.
+        # GPUs before the Ampere generation only emulate bfloat16, slowly.
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return (Precision.BF16, Precision.F16) if has_bf16 else (Precision.F16,)
     return ()
 
 
 def _cuda_available() -> bool:
-    # Importing torch takes seconds; a machine without NVIDIA's device files need not pay for a "no".
+    # Importing torch takes seconds, which a machine without NVIDIA's device files can save.
     if os.name == "posix" and not any(Path(p).exists() for p in ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg")):
         return False
     import torch

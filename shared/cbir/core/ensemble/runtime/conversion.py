@@ -1,4 +1,4 @@
-"""Networks converted for OpenVINO, kept on disk with what eager float32 says of the built-in pictures."""
+"""Conversion of networks for OpenVINO, cached on disk with eager float32's embeddings of the built-in pictures."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ __all__ = ["cache_folder", "cached_ir", "convert", "faithful", "ir_folder", "kee
 
 _log = logging.getLogger(__name__)
 
-#: Of what lies in a folder of the cache; a release that keeps something else reads none of the older ones.
+#: Version of the files in a folder of the cache; folders of other versions are not read.
 _LAYOUT = 2
 
 
 def cache_folder() -> Path:
-    """Where converted networks are kept: ``$CBIR_CACHE``, else ``$XDG_CACHE_HOME/ensemble-cbir``."""
+    """The folder of the cache: ``$CBIR_CACHE``, else ``ensemble-cbir`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     if chosen := os.environ.get("CBIR_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ensemble-cbir"
 
 
 def convert(module: nn.Module, form: InputFormat) -> Any:
-    """An OpenVINO model of a torch module, for (B, S, S, 3) uint8 images.
+    """Convert a torch module to an OpenVINO model that takes (B, S, S, 3) uint8 images.
 
     Raises:
-        RuntimeError: OpenVINO has no counterpart of one of the module's operations.
+        RuntimeError: OpenVINO does not support one of the module's operations.
     """
     ov = import_openvino()
     import torch
 
-    # With gradients, torch's attention takes another path each time it is traced, and tracing is refused.
+    # With gradients, torch's attention takes a different path each time it is traced, and tracing fails.
     with warnings.catch_warnings(), torch.no_grad():
-        # Tracing is what OpenVINO's converter does by itself; torch marks it as deprecated.
+        # OpenVINO's converter traces the module, which torch warns of as deprecated.
         warnings.simplefilter("ignore")
         model = ov.convert_model(module, example_input=torch.zeros(2, 3, form.size, form.size))
     model.reshape([-1, 3, form.size, form.size])
@@ -69,14 +69,14 @@ def faithful(
     precisions: tuple[Precision, ...],
     reference: NDArray[np.float32] | None = None,
 ) -> OpenVinoEmbedder:
-    """Compile a model in the first of some precisions that agrees with eager float32.
+    """Compile a model in the first of the given precisions whose embeddings agree with eager float32.
 
     Args:
-        reference: (2, D) what eager float32 makes of :func:`.agreement.probe`; None for a model that
-            has no other form than this one, whose float32 is then the reference.
+        reference: (2, D) the pictures of :func:`.agreement.probe` embedded by eager float32.  None for a model file,
+            which torch cannot run: OpenVINO's own float32 is then the reference.
 
     Raises:
-        EnsembleError: ``RUNTIME_DISAGREES``: none of them does.
+        EnsembleError: ``RUNTIME_DISAGREES``: no precision agrees.
     """
     pictures = probe(size)
     if reference is None and precisions != (Precision.F32,):
@@ -96,12 +96,12 @@ def faithful(
 
 
 def cached_ir(member: MemberSpec, device: str, runtime: str, precision: str = "auto") -> OpenVinoEmbedder | None:
-    """The network converted at an earlier start, which needs neither torch nor conversion; None if there is none.
+    """The network from the cache of an earlier start, without torch and conversion; None where it is not there.
 
     Raises:
-        ConfigurationError: The runtime or precision is not there.
-        EnsembleError: ``RUNTIME_DISAGREES``: in the precision that was asked for its embeddings are not those of
-            eager float32.
+        ConfigurationError: The runtime or precision is not available.
+        EnsembleError: ``RUNTIME_DISAGREES``: in the precision that was asked for, its embeddings do not agree with
+            those of eager float32.
     """
     if member.backend == "openvino" or choose_runtime(device, runtime) != "openvino":
         return None
@@ -115,14 +115,14 @@ def cached_ir(member: MemberSpec, device: str, runtime: str, precision: str = "a
     except EnsembleError:
         if Precision.F32 not in precisions:
             raise
-        # What was kept is not what was converted: convert again.
+        # Even float32 does not agree, so the cached network is not usable: convert again.
         return None
     except (OSError, ValueError, KeyError, RuntimeError):
         return None
 
 
 def keep_ir(model: Any, form: InputFormat, member: MemberSpec, reference: NDArray[np.float32]) -> None:
-    """Keep a converted network for the next start, in place of one that could not be used.
+    """Cache a converted network for the next start, and replace what was there.
 
     Args:
         reference: (2, D) the pictures of :func:`cbir.core.ensemble.runtime.agreement.probe`, embedded by eager float32.
@@ -137,7 +137,7 @@ def keep_ir(model: Any, form: InputFormat, member: MemberSpec, reference: NDArra
 
 
 def keep_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Write a folder of the cache at once, in place of what was there; where that fails, nothing is kept."""
+    """Write a folder of the cache, and put it in place of the old one when it is complete; failing is no error."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
@@ -154,7 +154,7 @@ def keep_folder(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 def ir_folder(member: MemberSpec) -> Path:
-    """Where a member's converted network is kept."""
-    # The version of a package is read from its metadata: importing it takes a second.
+    """The folder of a member's converted network in the cache."""
+    # From the metadata, because importing openvino takes a second.
     version = importlib.metadata.version("openvino")
     return cache_folder() / "openvino" / f"{version}-{_LAYOUT}" / member_fingerprint(member, Crop.NONE)

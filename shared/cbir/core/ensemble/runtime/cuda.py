@@ -1,7 +1,7 @@
-"""torch on a CUDA GPU: half precision, a stream for each member, pinned buffers, one graph a batch size.
+"""torch on a CUDA GPU: half precision, a stream for each member, pinned buffers, a CUDA graph for each batch size.
 
-Nothing here waits for the GPU but :meth:`_Pending.result`, so that the members of an ensemble can all be started before
-the first is waited for.
+Only :meth:`_Pending.result` waits for the GPU, so all members of an ensemble can be started before the first one is
+waited for.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ __all__ = ["CudaEmbedder", "bucket"]
 
 _log = logging.getLogger(__name__)
 
-#: Largest batch that gets buffers and a graph of its own; longer ones go through in pieces of this length.
+#: Largest batch size with its own buffers and graph; larger batches are split.
 _LARGEST = 64
-#: Passes before a graph is captured: libraries choose their algorithms and take their workspaces in them.
-_REHEARSALS = 2
+#: Passes before a graph is captured, in which libraries choose algorithms and allocate workspaces.
+_WARM_UP_PASSES = 2
 
 
 def bucket(count: int) -> int:
@@ -37,7 +37,16 @@ def bucket(count: int) -> int:
 
 @dataclass
 class _Slot:
-    """What one batch size owns: its buffers on both sides, and the graph that leads from images to unit vectors."""
+    """What belongs to one batch size.
+
+    Attributes:
+        sent: Images in pinned memory of the host.
+        images: The same images on the GPU.
+        graph: The captured forward pass from ``images`` to ``unit``, or None.
+        unit: The unit vectors on the GPU that the graph writes.
+        received: Unit vectors in pinned memory of the host.
+        done: The event that the pass is finished.
+    """
 
     sent: Tensor
     images: Tensor
@@ -51,10 +60,10 @@ class CudaEmbedder:
     """A torch module that maps normalised (B, 3, S, S) images to (B, D) features, on a GPU.
 
     Args:
-        module: Left as it is: the GPU gets a copy.
-        autocast: Keep the weights in float32 and let torch choose, operation by operation, what is computed in half
-            precision: for modules that mix the two badly.
-        place: torch's name of the device.  On ``cpu`` everything runs as on a GPU, but without streams and graphs.
+        module: Not changed: a copy goes to the GPU.
+        autocast: Keep the weights in float32 and let torch choose for each operation whether it is computed in half
+            precision; for modules whose weights cannot simply be converted.
+        place: torch's name of the device.  On ``cpu``, for tests, everything runs without streams and graphs.
     """
 
     runtime = "torch-cuda"
@@ -78,7 +87,7 @@ class CudaEmbedder:
         )
         self._mean = torch.tensor(form.mean, device=self._device).mul_(255).view(1, 3, 1, 1)
         self._scale = torch.tensor(form.std, device=self._device).mul_(255).reciprocal_().view(1, 3, 1, 1)
-        # The weights above come by the default stream; a stream of its own knows nothing of it.
+        # The weights are copied on the default stream; the member's own stream must wait for them.
         self._stream = self._new_stream()
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
@@ -100,7 +109,7 @@ class CudaEmbedder:
             return _Pending(self.embed(batch), None)
         torch, count = self._torch, len(batch)
         slot = self._slot(bucket(count))
-        # What pads the batch is the rest of an earlier one; its embeddings are dropped.
+        # The rest of the buffer holds images of an earlier batch, whose embeddings are dropped.
         slot.sent.numpy()[:count] = batch
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             slot.images.copy_(slot.sent, non_blocking=True)
@@ -110,10 +119,7 @@ class CudaEmbedder:
         return _Pending(slot.received.numpy()[:count], slot.done)
 
     def replay(self, count: int) -> None:
-        """Start the forward pass of ``count`` images that are on the GPU already, and leave the result there.
-
-        It is the bare cost that benchmarks compare with.
-        """
+        """Start the forward pass of ``count`` images without copying images or embeddings, for benchmarks."""
         slot = self._slot(bucket(count))
         with self._torch.inference_mode(), self._torch.cuda.stream(self._stream):
             self._run(slot)
@@ -130,15 +136,15 @@ class CudaEmbedder:
         return slot.unit
 
     def _new_stream(self) -> Any:
-        # torch does not annotate it.
+        # torch has no annotation for it.
         return self._torch.cuda.Stream(self._device) if self._has_gpu else None  # type: ignore[no-untyped-call]
 
     def _forward(self, images: Tensor) -> Tensor:
         """(B, S, S, 3) uint8 to (B, D) float32 unit vectors, on the device."""
         torch = self._torch
-        # NHWC bytes seen as NCHW are what torch calls channels last; arithmetic keeps that order.
+        # NHWC data viewed as NCHW is what torch calls channels last, and operations keep that order.
         normalised = (images.permute(0, 3, 1, 2).float() - self._mean) * self._scale
-        # cuDNN times its algorithms on the first pass of each shape and keeps to the winners.
+        # With benchmark, cuDNN times its algorithms on the first pass of each shape and keeps the fastest.
         with (
             torch.backends.cudnn.flags(enabled=True, benchmark=True),
             torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None),
@@ -148,13 +154,13 @@ class CudaEmbedder:
         return unit
 
     def _open(self, count: int) -> _Slot:
-        """Make the buffers of a batch size, and capture its graph."""
+        """Allocate the buffers of a batch size and capture its graph."""
         torch = self._torch
         shape = (count, self.size, self.size, 3)
         sent = torch.zeros(shape, dtype=torch.uint8, pin_memory=self._has_gpu)
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             images = torch.zeros(shape, dtype=torch.uint8, device=self._device)
-            for _ in range(_REHEARSALS):
+            for _ in range(_WARM_UP_PASSES):
                 unit = self._forward(images)
             received = torch.zeros(unit.shape, dtype=torch.float32, pin_memory=self._has_gpu)
         graph, output = self._capture(images) if self.graphs else (None, None)
@@ -162,16 +168,16 @@ class CudaEmbedder:
         return _Slot(sent, images, graph, output, received, done)
 
     def _capture(self, images: Tensor) -> tuple[Any | None, Tensor | None]:
-        """Record the kernels of one pass: replaying them costs one launch in place of hundreds."""
+        """Capture the kernels of one pass in a graph, which is launched at once instead of hundreds of kernels."""
         torch = self._torch
         try:
             if self._stream is not None:
                 self._stream.synchronize()
             graph = torch.cuda.CUDAGraph()
             if self._pool is None:
-                # Graphs of one member never run at once, so they share what lies between input and output.
+                # Graphs of one member never run at the same time, so they can share the memory of intermediate results.
                 self._pool = torch.cuda.graph_pool_handle()
-            # The engine before this one may be answering on its own thread meanwhile, and may allocate as it likes.
+            # thread_local: during a reload the previous engine may allocate memory on its own thread meanwhile.
             with (
                 torch.inference_mode(),
                 torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
@@ -181,20 +187,20 @@ class CudaEmbedder:
             detail = " ".join(str(error).split())[:160]
             _log.warning("no CUDA graphs for a member (%s): its kernels are launched one by one", detail)
             self.graphs = False
-            # A capture that failed leaves its stream unusable.
+            # After a failed capture the stream cannot be used.
             self._stream = self._new_stream()
             return None, None
         return graph, unit
 
 
 class _Pending:
-    """A batch on its way.  Valid until the embedder is asked again."""
+    """A batch that was started.  Valid until the next call of the embedder."""
 
     def __init__(self, embeddings: NDArray[np.float32], done: Any | None) -> None:
         self._embeddings, self._done = embeddings, done
 
     def result(self) -> NDArray[np.float32]:
-        """Wait, and give (B, D) float32 unit vectors."""
+        """Wait for its (B, D) float32 unit vectors."""
         if self._done is not None:
             self._done.synchronize()
         return self._embeddings.copy()

@@ -1,4 +1,4 @@
-"""torch on the CPU, eager and in float32: what every other runtime is measured against."""
+"""torch on the CPU, eager and in float32: the reference for every other runtime."""
 
 from __future__ import annotations
 

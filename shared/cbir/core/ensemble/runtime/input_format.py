@@ -1,4 +1,4 @@
-"""What a network takes: the size, scale and resampling of its input, as one value."""
+"""The input format of a network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["InputFormat"]
 
 @dataclass(frozen=True)
 class InputFormat:
-    """A fully resolved image input: square side in pixels, RGB mean and std on the 0..1 scale, resampling."""
+    """The square side in pixels, the RGB mean and std on the 0..1 scale, and the resampling; all are given."""
 
     size: int
     mean: tuple[float, float, float]

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU."""
+"""OpenVINO on the CPU: embedders, preprocessing inside the model, and how the package is imported."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from cbir.core.machine import threads
 __all__ = ["OpenVinoEmbedder", "import_openvino", "openvino_core", "with_preprocessing"]
 
 
-#: Most bytes of weights that are held a second time.
-_TWICE_BYTES = 256 * 2**20
+#: Most bytes of weights that are kept in memory twice.
+_MAX_DOUBLED_BYTES = 256 * 2**20
 
 
 def import_openvino() -> Any:
-    """The module ``openvino``, imported without its telemetry.
+    """Import the module ``openvino`` without its telemetry.
 
-    Left alone, importing it and converting with it reports to an analytics service over the network, from threads
-    that fork; without the package ``openvino_telemetry`` it uses a stub of its own that reports nothing.
+    By default, importing it and converting with it reports to an analytics service over the network, from threads that
+    fork.  Where the package ``openvino_telemetry`` cannot be imported, it uses a stub that reports nothing.
 
     Raises:
         ModuleNotFoundError: It is not installed.
@@ -38,9 +38,9 @@ def import_openvino() -> Any:
 def openvino_core() -> Any:
     """The one OpenVINO core of this process.
 
-    Its CPU plug-in gives the thread an alternate signal stack and takes it back when the core goes. Of several cores
-    that go in another order than they came, the last leaves a stack that is freed already, and the next signal (a
-    plain SIGTERM) kills the process: so there is one, and it stays.
+    Its CPU plug-in sets an alternate signal stack for the thread, and restores the previous one when the core is
+    deleted.  Where several cores are deleted in another order than they were created, the thread is left with a freed
+    stack, and the next signal, even a plain SIGTERM, kills the process.  So there is one core, which is never deleted.
     """
     return import_openvino().Core()
 
@@ -48,19 +48,20 @@ def openvino_core() -> Any:
 class OpenVinoEmbedder:
     """An OpenVINO model that maps (B, S, S, 3) uint8 images to (B, D) features; preprocessing is in the graph.
 
-    Few images are computed by all cores together.  A batch of at least two a core is shared out, each core with images
-    of its own: cores that work together wait for each other after every layer, so whatever else takes a core for a
-    while (decoding, answering) would hold up all of them.  That needs the weights twice, so large models do without.
+    A small batch is computed by all cores together.  A batch of at least two images a core is divided among the cores:
+    cores that work on the same images wait for each other after every layer, so that other work on one core (decoding,
+    answering) would delay all of them.  This keeps the weights in memory twice, so it is not done for large models.
 
-    Batches keep their own sizes: the first of a size costs some milliseconds, once, and padding would cost more each
-    time.
+    Batches are not padded: a new batch size costs some milliseconds once, padding would cost more each time.
 
     Args:
-        precision: ``f32``, ``bf16`` or ``f16``: what the CPU is to compute with; ``int8``: the model is quantised, and
-            what is left of it computes in float32.
+        size: Side of the square input in pixels.
+        interpolation: How images are resampled to that square.
+        precision: ``f32``, ``bf16`` or ``f16``: what the CPU computes with; ``int8``: the model is quantised, and the
+            rest of it is computed in float32.
 
     Attributes:
-        threads: Of a forward pass.
+        threads: Threads of a forward pass.
     """
 
     runtime = "openvino"
@@ -75,7 +76,7 @@ class OpenVinoEmbedder:
         self.threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
         self._single = model.input(0).partial_shape[0].is_static and model.input(0).shape[0] == 1
         self._alone: list[Any] = []
-        if self.threads > 1 and not self._single and _weight_bytes(model) <= _TWICE_BYTES:
+        if self.threads > 1 and not self._single and _weight_bytes(model) <= _MAX_DOUBLED_BYTES:
             apart = {"NUM_STREAMS": str(self.threads), "INFERENCE_NUM_THREADS": str(self.threads)}
             streams = openvino_core().compile_model(model, "CPU", {**apart, "INFERENCE_PRECISION_HINT": hint})
             self._alone = [streams.create_infer_request() for _ in range(self.threads)]
@@ -89,7 +90,7 @@ class OpenVinoEmbedder:
         return self.begin(batch).result()
 
     def begin(self, batch: NDArray[np.uint8]) -> _Pending:
-        """See :class:`cbir.core.ensemble.Starts`.  A batch that is not shared out is done when this returns."""
+        """See :class:`cbir.core.ensemble.Starts`.  A batch that is not divided is done when this returns."""
         if self._single and len(batch) != 1:
             return _Pending([], self.embed(batch))
         images = np.ascontiguousarray(batch)
@@ -98,7 +99,7 @@ class OpenVinoEmbedder:
             self._request.infer(share_outputs=True)
             return _Pending([self._request], images)
         for request, part in zip(self._alone, np.array_split(images, len(self._alone)), strict=True):
-            # A batch whose result nobody took must not stop this one.
+            # An earlier batch whose result was not taken may still be running.
             request.wait()
             _hand(request, part)
             request.start_async()
@@ -106,19 +107,19 @@ class OpenVinoEmbedder:
 
 
 class _Pending:
-    """A batch on its way, or done.  Valid until the embedder is asked again; keeps the images that are worked on."""
+    """A batch that was started or is done, and its images.  Valid until the next call of the embedder."""
 
     def __init__(self, requests: Sequence[Any], array: NDArray[Any]) -> None:
         self._requests, self._array = requests, array
 
     def result(self) -> NDArray[np.float32]:
-        """Wait, and give (B, D) float32 unit vectors."""
+        """Wait for its (B, D) float32 unit vectors."""
         if not self._requests:
             return self._array
         for request in self._requests:
             request.wait()
         parts = [request.get_output_tensor(0).data for request in self._requests]
-        # The outputs belong to the requests, which will write over them.
+        # A copy, because the requests will overwrite their outputs.
         features = np.concatenate([part.reshape(len(part), -1) for part in parts], dtype=np.float32)
         norms = np.sqrt(np.einsum("ij,ij->i", features, features))
         features /= np.maximum(norms, 1e-12)[:, None]
@@ -126,7 +127,7 @@ class _Pending:
 
 
 def _hand(request: Any, images: NDArray[np.uint8]) -> None:
-    """Set the input by hand, which takes a fraction of what it takes OpenVINO to find out what it was given."""
+    """Set the input as a tensor, which is much faster than to let OpenVINO convert an array."""
     request.set_input_tensor(import_openvino().Tensor(images, shared_memory=True))
 
 
@@ -135,7 +136,11 @@ def _weight_bytes(model: Any) -> int:
 
 
 def with_preprocessing(model: Any, form: InputFormat, layout: str) -> Any:
-    """Give an OpenVINO model a uint8 (B, S, S, 3) RGB input in place of its normalised float input."""
+    """Give an OpenVINO model a uint8 (B, S, S, 3) RGB input in place of its normalised float input.
+
+    Args:
+        layout: The layout of the model's own input, ``NCHW`` or ``NHWC``.
+    """
     ov = import_openvino()
     from openvino.preprocess import PrePostProcessor
 

@@ -1,7 +1,9 @@
-"""Linear layers of tokens as 1 x 1 convolutions, which are the same sums.
+"""Linear layers on tokens, rewritten as 1 x 1 convolutions, which compute the same.
 
-OpenVINO's 8-bit convolutions are twice as fast as its 8-bit fully connected layers on processors without instructions
-for such products (VNNI), where the latter are no faster than float32.
+On processors without instructions for 8-bit products (VNNI), OpenVINO's 8-bit fully connected layers are no faster than
+float32, while its 8-bit convolutions are twice as fast.
+
+B images; T tokens or H x W positions; C input and C' output channels.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from cbir.core.ensemble.runtime.openvino import import_openvino
 
 __all__ = ["as_convolutions", "other_products"]
 
-#: Operations on each number by itself, and of their attributes those that creating them anew needs.
+#: Elementwise operations: type -> function that creates one, and the attributes that it needs.
 _ELEMENTWISE = {
     "Clamp": ("clamp", ("min", "max")),
     "Gelu": ("gelu", ("approximation_mode",)),
@@ -28,13 +30,13 @@ _ELEMENTWISE = {
 
 
 def as_convolutions(model: Any) -> int:
-    """Replace the products of tokens with constant matrices in an OpenVINO model, in place.
+    """Replace products of tokens and constant matrices in an OpenVINO model by convolutions, in place.
 
-    Tokens are (B, T, C) or (B, H, W, C).  What lies between two such products and looks at each number by itself moves
-    along, so that nothing is rearranged there.  The heads of networks, products of (B, C), stay.
+    Tokens are (B, T, C) or (B, H, W, C).  Elementwise operations between two such products are moved to the channels-
+    first layout too, so that nothing is transposed there.  Products of (B, C), the heads of networks, are kept.
 
     Returns:
-        How many were replaced.
+        How many products were replaced.
     """
     rewriter = _Rewriter()
     for node in model.get_ordered_ops():
@@ -45,13 +47,13 @@ def as_convolutions(model: Any) -> int:
 
 
 def other_products(model: Any) -> list[str]:
-    """Names of the products in a model that are no linear layers of tokens: those of attention, and heads."""
+    """Names of the products in a model that are not linear layers on tokens: those in attention, and heads."""
     products = [node for node in model.get_ordered_ops() if node.get_type_name() == "MatMul"]
     return [node.get_friendly_name() for node in products if _matrix(node) is None]
 
 
 class _Rewriter:
-    """Goes through a model's nodes in order; remembers, for outputs that it made, the same with channels first."""
+    """Visits a model's nodes in order; keeps, for outputs that it has made, the same values with channels first."""
 
     def __init__(self) -> None:
         import_openvino()
@@ -66,7 +68,7 @@ class _Rewriter:
         if kind == "Transpose":
             order = _constant(node.input_value(1))
             if order is not None and order.tolist() == [0, 3, 1, 2]:
-                # Somebody wants channels first, and they are there.
+                # The model transposes to channels first, and these values exist already.
                 _take_over(node, self._lifted(node.input_value(0)))
         elif kind == "MatMul":
             self._replace(node)
@@ -93,7 +95,7 @@ class _Rewriter:
         self.replaced += 1
 
     def _lifted(self, output: Any) -> Any | None:
-        """The same numbers as (B, C, T, 1) or (B, C, H, W), where they need no rearranging for it; else None."""
+        """The same values as (B, C, T, 1) or (B, C, H, W), where no transposition is needed for it; else None."""
         if (key := _key(output)) in self._channels_first:
             return self._channels_first[key]
         node = output.get_node()
@@ -112,7 +114,7 @@ class _Rewriter:
         return made
 
     def _side(self, output: Any) -> Any | None:
-        """One side of a sum or product: a constant for all numbers or for each channel, or something lifted."""
+        """An operand of a sum or product, channels first: a scalar, a constant for each channel, or a lifted output."""
         values = _constant(output)
         if values is None:
             return self._lifted(output)
@@ -122,7 +124,7 @@ class _Rewriter:
 
 
 def _matrix(product: Any) -> NDArray[np.float32] | None:
-    """The (C', C) constant matrix that tokens are multiplied with; None where it is another kind of product."""
+    """The (C', C) constant matrix of a linear layer on tokens; None where the product is of another kind."""
     weights, rank = _constant(product.input_value(1)), product.input_value(0).get_partial_shape().rank
     attributes = product.get_attributes()
     if weights is None or weights.ndim != 2 or attributes["transpose_a"] or rank.is_dynamic:
@@ -133,14 +135,14 @@ def _matrix(product: Any) -> NDArray[np.float32] | None:
 
 
 def _ranks(node: Any) -> set[str]:
-    """The numbers of dimensions of a node's output and of its inputs that are no constants."""
+    """The ranks of a node's output and of its inputs that are not constant."""
     inputs = [i.get_source_output() for i in node.inputs()]
     variable = [source for source in inputs if _constant(source) is None]
     return {str(tensor.get_partial_shape().rank) for tensor in (node.output(0), *variable)}
 
 
 def _bias(product: Any, width: int) -> tuple[Any, NDArray[np.float32]] | None:
-    """The sum with one number a channel that alone uses a product, and those numbers."""
+    """The addition of a bias that is the only user of a product, and the bias: one value a channel."""
     users = list(product.output(0).get_target_inputs())
     if len(users) != 1 or users[0].get_node().get_type_name() != "Add":
         return None
@@ -152,7 +154,7 @@ def _bias(product: Any, width: int) -> tuple[Any, NDArray[np.float32]] | None:
 
 
 def _constant(output: Any) -> NDArray[Any] | None:
-    """The numbers of a constant, also of one that is kept in another type; floats as float32."""
+    """The values of a constant, also where it is converted from another type; floats as float32."""
     node = output.get_node()
     if node.get_type_name() == "Convert":
         node = node.input_value(0).get_node()
@@ -163,7 +165,7 @@ def _constant(output: Any) -> NDArray[Any] | None:
 
 
 def _take_over(node: Any, output: Any | None) -> None:
-    """Let all who use the output of a node use another."""
+    """Let all users of a node's output use ``output`` instead."""
     if output is not None:
         for user in list(node.output(0).get_target_inputs()):
             user.replace_source_output(output)

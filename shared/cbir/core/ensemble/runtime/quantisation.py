@@ -1,4 +1,4 @@
-"""Networks in 8-bit integers: quantised after training, on images like those that they will see."""
+"""Quantisation of networks to 8-bit integers after training, calibrated with images of the gallery."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ __all__ = ["LEAST_COSINE", "Pictures", "in_eight_bits"]
 
 _log = logging.getLogger(__name__)
 
-#: Of what lies in a folder of the cache.
+#: Version of the files in a folder of the cache.
 _LAYOUT = 3
 
-#: Gives (N, size, size, 3) uint8 RGB images to calibrate with, for a size and a resampling.
+#: Returns (N, size, size, 3) uint8 RGB images for calibration, for a size and an interpolation.
 Pictures = Callable[[int, str], NDArray[np.uint8]]
 
-#: Least mean cosine to float32, over images that the calibration has not seen.  Eight bits cannot agree to 0.999; where
-#: they agreed to 0.985, what was found was as good as with float32.
+#: Least mean cosine to float32, over images that were not used for calibration.  Eight bits cannot reach 0.999; with
+#: 0.985, search results were as good as with float32.
 LEAST_COSINE = 0.97
-#: A cosine that no other way of quantising is tried to better.
+#: From this cosine on, no further quantisation scheme is tried.
 _GOOD_COSINE = 0.99
-#: Times that float32 takes, from which eight bits are worth what they cost in agreement.
+#: Least speed-up over float32 for which 8-bit integers are used.
 LEAST_GAIN = 1.05
-#: Of the images, how many are kept out of the calibration to judge it.
+#: How many of the images check the result and are not used for calibration.
 _JUDGES = 16
 
 
 def in_eight_bits(plain: OpenVinoEmbedder, member: MemberSpec, pictures: Pictures) -> OpenVinoEmbedder:
-    """The same network in 8-bit integers, or ``plain`` itself where they are no faster or do not agree with it.
+    """The network in 8-bit integers; or ``plain`` itself where they are no faster or the embeddings differ too much.
 
-    What was found out is kept for the next start.
+    The outcome is cached for the next start.
 
     Args:
-        plain: In float32, from the network that is kept in the cache.
-        pictures: What to calibrate with; asked for at the first start only.
+        plain: The network in float32, which must be in the cache of converted networks.
+        pictures: Gives the images for calibration; called only where nothing is cached.
 
     Raises:
-        ConfigurationError: ``CALIBRATION_MISSING``: too few images to calibrate with.
+        ConfigurationError: ``CALIBRATION_MISSING``: too few images for calibration.
     """
     folder = ir_folder(member).with_name(f"{ir_folder(member).name}-int8-{_LAYOUT}")
     try:
@@ -79,7 +79,7 @@ def in_eight_bits(plain: OpenVinoEmbedder, member: MemberSpec, pictures: Picture
 
 
 def _kept(folder: Path, plain: OpenVinoEmbedder) -> OpenVinoEmbedder | None:
-    """The network quantised at an earlier start, if it still computes what it did then."""
+    """The network quantised at an earlier start; None where it is not cached or its embeddings have changed since."""
     try:
         embedder = _embedder(openvino_core().read_model(folder / "model.xml"), plain)
         own = np.load(folder / "own.npy")
@@ -89,7 +89,7 @@ def _kept(folder: Path, plain: OpenVinoEmbedder) -> OpenVinoEmbedder | None:
 
 
 def _quantised(plain: OpenVinoEmbedder, member: MemberSpec, pictures: Pictures) -> tuple[OpenVinoEmbedder, Any, str]:
-    """The best that can be done in 8-bit integers, its model, and what speaks against it."""
+    """The network in 8-bit integers, its model, and the reason not to use it; empty where it is good."""
     images = pictures(plain.size, plain.interpolation)
     if len(images) < 2 * _JUDGES:
         raise ConfigurationError(
@@ -101,7 +101,7 @@ def _quantised(plain: OpenVinoEmbedder, member: MemberSpec, pictures: Pictures) 
     expected = plain.embed(judges)
     convolutions = _convolutions_are_faster(member, plain, judges)
     tried: list[tuple[float, OpenVinoEmbedder, Any]] = []
-    # Which of NNCF's ways of choosing what stays in float32 suits a network is not to be told by its kind.
+    # The schemes choose differently what stays in float32.  Which one suits a network cannot be told in advance.
     for scheme in ("default", "transformer"):
         model = _quantise(_network(member, convolutions), calibrating, scheme)
         embedder = _embedder(model, plain)
@@ -120,9 +120,9 @@ def _quantised(plain: OpenVinoEmbedder, member: MemberSpec, pictures: Pictures) 
 
 
 def _convolutions_are_faster(member: MemberSpec, plain: OpenVinoEmbedder, judges: NDArray[np.uint8]) -> bool:
-    """Whether the network's linear layers are better done as convolutions, on this processor.
+    """Whether the network's linear layers are faster as convolutions on this processor.
 
-    Badly calibrated networks take as long as well calibrated ones.
+    One image calibrates both variants, as the quality of the calibration does not change the speed.
     """
     if not as_convolutions(_network(member, False)):
         return False
@@ -144,7 +144,7 @@ def _embedder(model: Any, plain: OpenVinoEmbedder) -> OpenVinoEmbedder:
 
 
 def _seconds(embedder: OpenVinoEmbedder, images: NDArray[np.uint8]) -> float:
-    """Of a batch, the shortest of some."""
+    """Seconds for a batch: the shortest of five runs."""
     embedder.embed(images)
     best = np.inf
     for _ in range(5):
@@ -155,8 +155,8 @@ def _seconds(embedder: OpenVinoEmbedder, images: NDArray[np.uint8]) -> float:
 
 
 def _quantise(model: Any, images: NDArray[np.uint8], scheme: str) -> Any:
-    import_openvino()  # first: without its telemetry, of which NNCF has the same
-    # NNCF shows its progress on stdout, which is for results.
+    import_openvino()  # first: this blocks telemetry, which NNCF has too
+    # NNCF prints its progress to stdout, which is for results.
     with redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import nncf
@@ -164,6 +164,7 @@ def _quantise(model: Any, images: NDArray[np.uint8], scheme: str) -> Any:
         logging.getLogger("nncf").setLevel(logging.ERROR)
         kind = nncf.ModelType.TRANSFORMER if scheme == "transformer" else None
         data = nncf.Dataset([image[None] for image in images])
-        # Attention and heads are a small part of the work and lose most by it: 0.65 became 0.997 without one head.
+        # Attention and heads stay in float32: they are a small part of the work and lose most accuracy.  Leaving out
+        # one head raised a cosine from 0.65 to 0.997.
         apart = nncf.IgnoredScope(names=other_products(model))
         return nncf.quantize(model, data, subset_size=len(images), model_type=kind, ignored_scope=apart)

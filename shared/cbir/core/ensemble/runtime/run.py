@@ -1,4 +1,4 @@
-"""Put a torch module onto a runtime, if it computes there what it computes in eager float32."""
+"""Run a torch module on a runtime, where its embeddings agree with those of eager float32."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _log = logging.getLogger(__name__)
 def run_network(
     module: nn.Module, form: InputFormat, device: str, runtime: str, member: MemberSpec, precision: str = "auto"
 ) -> TorchEmbedder | CudaEmbedder | OpenVinoEmbedder:
-    """Put a torch module onto a runtime.
+    """Load a torch module onto a runtime.
 
     Args:
-        member: Whose network it is; its fingerprint names the converted network that is kept for the next start.
+        member: The module's member; its fingerprint names the converted network in the cache.
         precision: A value of :class:`Precision`.
 
     Raises:
-        ConfigurationError: The device, runtime or precision is not there.
-        EnsembleError: ``RUNTIME_DISAGREES``: a runtime or precision was asked for by name, but its embeddings are not
-            those of eager float32.  Where the choice was automatic, the next one is taken instead.
+        ConfigurationError: The device, runtime or precision is not available.
+        EnsembleError: ``RUNTIME_DISAGREES``: a runtime or precision that was asked for by name does not agree with
+            eager float32.  Where the choice is automatic, the next one is tried instead.
     """
     chosen = choose_runtime(device, runtime)
     precisions = choose_precisions(chosen, precision)
@@ -71,14 +71,14 @@ def run_on_gpu(
     reference: NDArray[np.float32],
     place: str = "cuda",
 ) -> CudaEmbedder:
-    """Run a module in the first precision that agrees: its weights in half precision, else only its products.
+    """Load a module onto the GPU in the first precision that agrees, with converted weights or else by autocast.
 
     Args:
-        reference: (2, D) what eager float32 makes of :func:`cbir.core.ensemble.runtime.agreement.probe`.
+        reference: (2, D) the pictures of :func:`cbir.core.ensemble.runtime.agreement.probe` embedded by eager float32.
         place: torch's name of the device.
 
     Raises:
-        EnsembleError: ``RUNTIME_DISAGREES``: none of them does.
+        EnsembleError: ``RUNTIME_DISAGREES``: no precision agrees.
     """
     pictures = probe(form.size)
     problem: str | None = None
