@@ -1,4 +1,8 @@
-"""Images: bytes in; pixels, the box of their content, a perceptual hash and a model's input out."""
+"""Images: from the bytes of a file to the input of a model.
+
+``decode`` bounds and decodes the bytes (``decoder`` is the protocol of where that runs), ``crop`` finds the content,
+``resize`` makes the square that a model sees, and ``phash`` computes a perceptual hash.
+"""
 
 from __future__ import annotations
 

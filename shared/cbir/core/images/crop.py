@@ -1,4 +1,4 @@
-"""Cut an image to its content: the picture inside a screenshot, without uniform borders."""
+"""Crop: finds the content of an image, such as the picture inside a screenshot, without uniform borders."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from numpy.typing import NDArray
 
 __all__ = ["CROP_VERSION", "Box", "Crop", "find_content"]
 
-#: Part of every fingerprint: embeddings of differently cut images must not be mixed.
+#: Part of every member's fingerprint, because embeddings of differently cropped images must not be mixed.
 CROP_VERSION = 1
 
+#: The content is searched on a copy whose longer side has at most this many pixels.
 _WORK_SIDE = 320
+#: Largest difference from the border's colour, of 255, that still counts as border.
 _BORDER_TOLERANCE = 10.0
+#: Borders that would take a larger share of the area are not trimmed.
 _MAX_TRIM = 0.7
 #: Share of a trimmed picture's edge that must differ from the border.
 _STRAIGHT_EDGE = 0.6
 
 
 class Crop(StrEnum):
-    """How images are cut before they are embedded."""
+    """How images are cropped before they are embedded; see :func:`find_content`."""
 
     NONE = "none"
     BORDER = "border"
@@ -55,11 +58,10 @@ class Box:
 
 
 def find_content(pixels: NDArray[np.uint8], crop: Crop) -> Box:
-    """Find the part of an image that is worth embedding.
+    """Find the part of an image to embed.
 
-    ``CONTENT`` looks for the largest plausible picture framed by flat surroundings (Canny edges, dilation,
-    contours) and then trims uniform borders; ``BORDER`` only trims; the whole image comes back when nothing
-    convincing is found.
+    ``CONTENT`` looks for the largest picture with flat surroundings (Canny edges, dilation, contours) and then trims
+    uniform borders; ``BORDER`` only trims.  Where nothing is found, and for ``NONE``, the box is the whole image.
 
     Args:
         pixels: (H, W, 3) uint8 RGB.
@@ -88,7 +90,7 @@ def find_content(pixels: NDArray[np.uint8], crop: Crop) -> Box:
 
 
 def _largest_picture(small: NDArray[np.uint8]) -> Box | None:
-    """The bounding box of a filled rectangle of texture whose surroundings are flat, or None."""
+    """The box of the largest textured rectangle with flat surroundings, or None."""
     height, width = small.shape[:2]
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     edges = cv2.Canny(grey, 40, 120)
@@ -102,10 +104,10 @@ def _largest_picture(small: NDArray[np.uint8]) -> Box | None:
         aspect = w / h
         if area < 0.12 * width * height or area > 0.97 * width * height or not 0.25 <= aspect <= 4:
             continue
-        # A picture is a rectangle: its contour fills its bounding box. A subject on a plain ground does not.
+        # The contour of a picture fills its box; that of an object on a plain background does not.
         if cv2.contourArea(contour) < 0.9 * area or area <= best_area:
             continue
-        # Dilation grew the edges by two pixels on every side.
+        # Undo the dilation, which moved the edges out by two pixels on every side.
         box = Box(min(x + 2, width - 1), min(y + 2, height - 1), max(x + w - 2, x + 3), max(y + h - 2, y + 3))
         if _framed_by_flat(grey, box):
             best, best_area = box, float(area)
@@ -113,7 +115,7 @@ def _largest_picture(small: NDArray[np.uint8]) -> Box | None:
 
 
 def _framed_by_flat(grey: NDArray[np.uint8], box: Box) -> bool:
-    """Whether straight flat strips lie outside the box on each side that is not the image's own edge."""
+    """Whether at least two sides of the box lie inside the image, and the strip outside each of these is flat."""
     height, width = grey.shape
     strips = []
     if box.left > 4:
@@ -128,14 +130,14 @@ def _framed_by_flat(grey: NDArray[np.uint8], box: Box) -> bool:
 
 
 def _trim_borders(small: NDArray[np.uint8], box: Box) -> Box:
-    """Cut rows and columns off that are of one colour, if together they look like a frame."""
+    """Trim rows and columns of uniform colour, where they look like a frame."""
     region = small[box.top : box.bottom, box.left : box.right]
     if region.shape[0] < 8 or region.shape[1] < 8:
         return box
 
     def straight_run(lines: NDArray[np.uint8], run: int) -> int:
-        # Where a picture begins, it begins along its whole edge; a thing on a plain ground touches its bounding box
-        # here and there, and its ground belongs to it.
+        # A framed picture begins along its whole edge.  An object on a plain background touches its bounding box only
+        # here and there, and the background belongs to it.
         if run == 0 or run == len(lines):
             return run
         colour = _median(lines[0])
@@ -154,15 +156,15 @@ def _trim_borders(small: NDArray[np.uint8], box: Box) -> Box:
     left, right = straight_run(columns, left), straight_run(columns[::-1], right)
     trimmed = Box(box.left + left, box.top + top, box.right - right, box.bottom - bottom)
     if trimmed.width * trimmed.height < (1 - _MAX_TRIM) * box.width * box.height:
-        # A small thing on a plain ground is a product photo, not a frame: its surroundings belong to it.
+        # A small object on a plain background is a product photo: the background is no frame.
         return box
     return trimmed
 
 
 def _flat_run(lines: NDArray[np.uint8]) -> int:
-    """How many lines, from the first on, hardly vary along themselves and keep the first one's colour.
+    """How many lines, from the first on, are uniform and of the first one's colour.
 
-    A line is flat where the 0.98 quantile of its pixels' distances to the colour is within the tolerance.
+    A line is where the 0.98 quantile of its pixels' distances to the colour is within the tolerance.
 
     Args:
         lines: (L, N, 3).
@@ -170,10 +172,10 @@ def _flat_run(lines: NDArray[np.uint8]) -> int:
     colour = _median(lines[0])
     least = tuple(math.ceil(c - _BORDER_TOLERANCE) for c in colour)
     most = tuple(math.floor(c + _BORDER_TOLERANCE) for c in colour)
-    # Counting does without sorting; only where the tolerance falls between the two values that the quantile lies
-    # between does it depend on them.
+    # The quantile is within the tolerance if at least so many pixels are, which is faster to find out than by sorting.
+    # Only with exactly so many does it depend on the values, because the quantile is interpolated.
     below = int(0.98 * (lines.shape[1] - 1)) + 1
-    # Most pictures have no border: few lines are looked at before it ends.
+    # Most pictures have no border, so the first blocks of lines are small.
     start, step = 0, 1
     while start < len(lines):
         block = np.ascontiguousarray(lines[start : start + step])
@@ -186,7 +188,7 @@ def _flat_run(lines: NDArray[np.uint8]) -> int:
 
 
 def _median(line: NDArray[np.uint8]) -> list[float]:
-    """The median of each channel of an (N, 3) line; on bytes several times as fast as :func:`numpy.median`."""
+    """The median of each channel of an (N, 3) line; for bytes, several times as fast as :func:`numpy.median`."""
     middle = [(len(line) - 1) // 2, len(line) // 2]
     return [(low + high) / 2 for low, high in np.partition(line.T, middle, axis=1)[:, middle].tolist()]
 

@@ -1,4 +1,4 @@
-"""Bounded decoding: untrusted bytes in, one upright RGB array out, or a named refusal."""
+"""Bounded decoding: from untrusted bytes to one upright RGB array, or an error that names the reason."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from cbir.core.errors import ImageError
 
 __all__ = ["FORMATS", "DecodeLimits", "DecodedImage", "decode_image"]
 
-#: What Pillow's decoders raise on damaged files; AVIF's raises RuntimeError.
+#: Exceptions of Pillow's decoders on damaged files; RuntimeError is that of AVIF's.
 _DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error, EOFError,
     ZeroDivisionError, OverflowError, RuntimeError, MemoryError,
 )  # fmt: skip
 
-#: The formats that are decoded; everything else Pillow knows stays shut, which keeps the attack surface small.
+#: The formats that are decoded; Pillow's others are off, to keep the attack surface small.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 
@@ -31,9 +31,9 @@ class DecodeLimits:
 
     Attributes:
         max_bytes: Largest file in bytes.
-        max_pixels: Largest width times height, checked on the header before anything is decoded.
-        draft_side: Where set, a JPEG much larger than this is decoded at a reduced scale whose shorter side is
-            still at least this many pixels (four times faster on 12-megapixel photos).
+        max_pixels: Largest width times height, checked in the header before anything is decoded.
+        draft_side: A much larger JPEG is decoded at a reduced scale, with at least this many pixels on the shorter side
+            (four times as fast for photos of 12 megapixels); None for full scale.
     """
 
     max_bytes: int = 32 * 2**20
@@ -46,10 +46,10 @@ class DecodedImage:
     """An upright image.
 
     Attributes:
-        pixels: (H, W, 3) uint8 RGB, not writeable.
+        pixels: (H, W, 3) uint8 RGB, not writeable; smaller than the original where it was decoded at a reduced scale.
         format: Name as in :data:`FORMATS`.
-        width: Width of the upright original in pixels (the pixels may be fewer: reduced-scale decoding).
-        height: Likewise.
+        width: Width of the upright original in pixels.
+        height: Height of the upright original in pixels.
     """
 
     pixels: NDArray[np.uint8]
@@ -61,7 +61,7 @@ class DecodedImage:
 def decode_image(data: bytes, limits: DecodeLimits | None = None) -> DecodedImage:
     """Decode the first frame of an image file.
 
-    EXIF orientation is applied; transparency is laid on white; 16-bit images are scaled to 8 bits; CMYK, palette
+    EXIF orientation is applied; transparent images are put on white; 16-bit images are scaled to 8 bits; CMYK, palette
     and grey images become RGB.
 
     Raises:
@@ -79,7 +79,7 @@ def decode_image(data: bytes, limits: DecodeLimits | None = None) -> DecodedImag
             limit=limits.max_bytes,
         )
     with warnings.catch_warnings():
-        # Pillow warns about what is bounded or ignored here: large headers, odd EXIF blocks, palette transparency.
+        # Pillow warns of large images, odd EXIF blocks and palette transparency, all of which are handled here.
         warnings.simplefilter("ignore")
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -101,11 +101,11 @@ def decode_image(data: bytes, limits: DecodeLimits | None = None) -> DecodedImag
             try:
                 orientation = image.getexif().get(0x0112, 1)
                 if kind == "JPEG" and limits.draft_side and min(width, height) >= 2 * limits.draft_side:
-                    # Long panoramas keep detail on their short side, which is what ends up in the square input.
+                    # By the shorter side, so that long panoramas keep enough detail on it for the square input.
                     scale = limits.draft_side / min(width, height)
                     image.draft("RGB", (int(width * scale), int(height * scale)))
                 image.load()
-                # Orientation first: conversion may lose the tag (Pillow turns TIFF upright while it loads).
+                # Orientation first: conversion may lose the tag.  Pillow turns TIFFs upright while it loads them.
                 turned = image.getexif().get(0x0112, 1) != 1
                 upright = _to_rgb(ImageOps.exif_transpose(image) if turned else image)
                 if kind != "JPEG":
@@ -126,12 +126,12 @@ def decode_image(data: bytes, limits: DecodeLimits | None = None) -> DecodedImag
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert to RGB: transparency on white, deep greys scaled to 8 bits."""
+    """Convert to RGB: transparent pixels on white, grey values of more than 8 bits scaled to 8."""
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         values = np.asarray(image, dtype=np.float64)
-        # "I" and "F" carry no range of their own: 16-bit data is the common case, wider data is scaled to fit.
+        # Modes "I" and "F" state no range: mostly the data has 16 bits; larger values are scaled to fit.
         top = 65535.0 if values.size == 0 or values.max(initial=0) <= 65535 else float(values.max())
         if image.mode == "F" and values.max(initial=0) <= 1.0:
             top = 1.0

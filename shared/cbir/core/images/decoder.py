@@ -1,4 +1,4 @@
-"""Where bytes become pixels: on the thread that asks, or wherever else a decoder sends them."""
+"""The protocol of where images are decoded, and its simplest form: on the calling thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Decoder", "InProcessDecoder"]
 
 
 class Decoder(Protocol):
-    """Decodes the bytes of image files.  Safe for concurrent calls; a call blocks until its image is done."""
+    """Decodes image files.  Safe for concurrent calls; a call returns when its image is decoded."""
 
     def decode(self, data: bytes, limits: DecodeLimits) -> DecodedImage:
         """The upright RGB pixels of one file.
@@ -22,7 +22,7 @@ class Decoder(Protocol):
 
 
 class InProcessDecoder:
-    """Decodes on the thread that calls."""
+    """Decodes on the calling thread."""
 
     def decode(self, data: bytes, limits: DecodeLimits) -> DecodedImage:
         """See :class:`Decoder`."""

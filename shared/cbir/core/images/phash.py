@@ -1,4 +1,4 @@
-"""A 64-bit perceptual hash: near-duplicate images differ in few bits."""
+"""Perceptual hash of 64 bits: those of near-duplicate images differ in few bits."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ __all__ = ["distances", "perceptual_hash"]
 
 
 def perceptual_hash(pixels: NDArray[np.uint8], box: Box) -> int:
-    """Hash the cropped image: signs of its 8 x 8 lowest DCT coefficients against their median.
+    """Hash the cropped image: a bit tells whether one of the 8 x 8 lowest DCT coefficients is above their median.
 
-    Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010 (pHash).
+    Source: Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010 (pHash).
 
     Args:
         pixels: (H, W, 3) uint8 RGB.
+        box: The part of the pixels to hash.
 
     Returns:
         An unsigned 64-bit number.

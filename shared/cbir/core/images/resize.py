@@ -1,4 +1,4 @@
-"""The square that a model sees: the content of an image, resampled."""
+"""Resize: the content of an image, resampled to the square that a model sees."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cbir.core.images.crop import Box
 
 __all__ = ["prepare"]
 
-#: By the names of :class:`cbir.core.ensemble.InputSpec`.
+#: Pillow's filters, by the names in :class:`cbir.core.ensemble.InputSpec`.
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -19,22 +19,21 @@ _RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
     "area": Image.Resampling.BOX,
 }
-#: torch does these as Pillow does, but with the processor's vector instructions: four times as fast.
+#: For these torch computes the same as Pillow, four times as fast, with the processor's vector instructions.
 _VECTORISED = ("bilinear", "bicubic")
 
 
 def prepare(pixels: NDArray[np.uint8], box: Box, size: int, interpolation: str) -> NDArray[np.uint8]:
-    """Cut ``box`` out of (H, W, 3) pixels and resample it to (size, size, 3), squashing the aspect ratio.
+    """Cut ``box`` out of (H, W, 3) uint8 pixels and resample it to (size, size, 3), ignoring the aspect ratio.
 
-    Squashing keeps the whole content in view; a centre crop would lose what lies at the ends of wide photos.
-    Every pixel of the region has its part in the result, as in Pillow's filters, from which the result differs by
-    rounding.
+    This keeps the whole content; a centre crop would lose both ends of wide photos.  Every pixel of the region
+    counts, as with Pillow's filters, from which the result differs only by rounding.
     """
     region = pixels[box.top : box.bottom, box.left : box.right]
     if interpolation not in _VECTORISED:
         resized = Image.fromarray(np.ascontiguousarray(region)).resize((size, size), _RESAMPLING[interpolation])
         return np.asarray(resized, dtype=np.uint8)
-    # In this order torch sees that the channels come last, and leaves them there.
+    # A permuted view, which torch recognises as channels last and does not rearrange.
     batch = torch.tensor(region)[None].permute(0, 3, 1, 2)
     scaled = torch.nn.functional.interpolate(batch, (size, size), mode=interpolation, antialias=True)
     result: NDArray[np.uint8] = scaled[0].permute(1, 2, 0).numpy()
