@@ -1,6 +1,6 @@
-"""Artifacts: an index on disk.
+"""Artifacts: the versions of an index on disk, and the cache of raw embeddings.
 
-``store`` lists, opens and publishes its versions; ``version_writer`` writes one and ``index_version`` reads one, with
+``store`` lists, opens and publishes the versions; ``version_writer`` writes one and ``index_version`` reads one, with
 the ``manifest`` of its files and the ``gallery`` of its images; ``embedding_cache`` keeps raw embeddings between runs.
 """
 
