@@ -53,7 +53,7 @@ class Retriever:
         embeddings: (N, d) projected float16 unit vectors of each member.  Large arrays that are mapped from files stay
             mapped.
         indexes: One a member, None where the search is exact.
-        index_name: How candidates are found, for people.
+        index_name: How candidates are found, in words for display.
         device: ``cpu`` or ``cuda``.
         heads: The linear heads of members that have one.
         strategy: How an exact search finds its candidates.

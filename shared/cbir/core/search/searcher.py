@@ -29,7 +29,7 @@ class Searcher(Protocol):
         raw_dims: Length of each member's embedding before projection.
         dims: Length of each member's projected vector.
         weights: (M,) usual weight of each member's vote; they sum to 1.
-        index_name: How candidates are found, for people.
+        index_name: How candidates are found, in words for display.
     """
 
     gallery: Gallery

@@ -63,19 +63,19 @@ def _count_votes(
                 result[b, label] /= total
 
 
-def weighted_mean(opinions: Sequence[tuple[Floats | None, float | Floats]]) -> Floats | None:
+def weighted_mean(sources: Sequence[tuple[Floats | None, float | Floats]]) -> Floats | None:
     """The weighted mean of label probabilities from several sources, over the sources that have any for the query.
 
     Where only sources with share 0 have probabilities, all of these count the same.
 
     Args:
-        opinions: For each source its (B, L) probabilities, with zero rows where it has none, or None where it never has
+        sources: For each source its (B, L) probabilities, with zero rows where it has none, or None where it never has
             any; and its share: one number, or (B,).
 
     Returns:
         (B, L) with rows that sum to 1, or are zero where no source has probabilities; None where all are None.
     """
-    there = [(values, share) for values, share in opinions if values is not None]
+    there = [(values, share) for values, share in sources if values is not None]
     if not there:
         return None
     probabilities = np.array([values for values, _ in there])
