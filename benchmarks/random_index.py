@@ -48,7 +48,7 @@ class Network:
         return timm.create_model(self.model, pretrained=False, num_classes=0, **self.options)
 
 
-#: The sets of networks by name: ``gpu.py`` takes any of them, ``user_loop.py`` "three".
+#: The sets of networks by name: ``gpu.py`` and ``user_loop.py`` take any of them.
 SETS = {
     "three": (
         Network("clip", "open_clip", "ViT-B-32", 512),

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class AsyncClient(Session):
-    """The same as :class:`Client` for an event loop, the one in which its first call is made.
+    """:class:`Client` for asyncio; it belongs to the event loop in which its first call is made.
 
     Files are read and images encoded in a worker thread.
 
@@ -43,7 +43,7 @@ class AsyncClient(Session):
     """
 
     def _start(self) -> None:
-        # Made with the first call: a channel belongs to the loop that runs when it is made.
+        # Made at the first call, because a channel belongs to the event loop that is running when it is made.
         self._channel: Any = None
 
     def _connect(self) -> None:
@@ -83,13 +83,14 @@ class AsyncClient(Session):
         """Answer many queries over one call; see :meth:`Client.search_stream`.
 
         Args:
-            queries: As there; an asynchronous iterable will do as well. A plain one is drawn in the event loop.
-            window: As there.
-            timeout: As there.
-            options: As there.
+            queries: Pairs of a key and a query, as an iterable or asynchronous iterable; a plain iterable is read in
+                the event loop.
+            window: As in :meth:`Client.search_stream`.
+            timeout: As in :meth:`Client.search_stream`.
+            options: As in :meth:`Client.search_stream`.
 
         Returns:
-            As there; to leave early, close it (``contextlib.aclosing``).
+            As in :meth:`Client.search_stream`; to stop early, close it (``contextlib.aclosing``).
         """
         return self._converse(queries, self._template(**options), self._dialogue(timeout, window), window)
 
@@ -144,7 +145,7 @@ class AsyncClient(Session):
             await asyncio.sleep(patience.pause(failure))
 
     async def close(self) -> None:
-        """Hang up; calls under way are cancelled. May be called again."""
+        """Close the connection; calls in progress are cancelled. May be called again."""
         self._closed = True
         if self._channel is not None:
             await self._channel.close()
@@ -175,7 +176,7 @@ class AsyncClient(Session):
         dialogue: Dialogue[K],
         window: int,
     ) -> AsyncGenerator[tuple[K, SearchResult | CbirClientError], None]:
-        # As in the synchronous client, with tasks in place of threads.
+        # As in the synchronous client, but with tasks instead of threads.
         events: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
         room = asyncio.Semaphore(window)
         outgoing: asyncio.Queue[search_pb2.SearchStreamRequest | None] = asyncio.Queue()
@@ -241,7 +242,7 @@ async def _draw(
     events: asyncio.Queue[Callable[[], None]],
     room: asyncio.Semaphore,
 ) -> None:
-    """Draw queries while there is room, and report each."""
+    """Take queries from the iterable while the window has room, and report each of them."""
     try:
         pairs = _pairs(queries)
         while True:
@@ -262,14 +263,14 @@ async def _draw(
 
 
 async def _listen(call: Any, dialogue: Dialogue[Any], events: asyncio.Queue[Callable[[], None]]) -> None:
-    """Report what the server says until the call ends."""
+    """Report the server's answers until the call ends."""
     try:
         async for response in call:
             events.put_nowait(partial(dialogue.answer, response))
     except grpc.RpcError as error:
         events.put_nowait(partial(dialogue.closed, error))
     except asyncio.CancelledError:
-        # Also what close() looks like from here; a caller who still waits must hear of it.
+        # This is also how close() shows here; a caller that still waits for answers must learn of it.
         events.put_nowait(partial(dialogue.failed, Cancelled("the client was closed while queries were unanswered")))
         raise
     else:

@@ -1,4 +1,4 @@
-"""The settings of a connection: sizes, keepalive and retries, bounded on purpose."""
+"""The settings of a connection: message sizes, keepalive and retries, all of them bounded."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from cbir.client._retry import RetryPolicy
 
 __all__ = ["ChannelSettings"]
 
-#: Methods that gRPC itself may repeat. SearchStream is taken up again by the client, which knows what is unanswered;
-#: ReloadIndex is left alone, because the second answer would deny that anything changed.
+#: Methods that gRPC itself may retry. SearchStream is retried by the client, which knows what is unanswered;
+#: ReloadIndex is not retried, because the second answer would say that nothing changed.
 _REPEATABLE = ("Search", "GetIndexInfo", "GetImage")
 _LOOPBACK = ("localhost:", "127.", "[::1]:")
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelSettings:
-    """How a server is reached.
+    """How to reach a server.
 
     Attributes:
         target: gRPC target: ``host:port``, ``unix:path``, ``dns:///name:port``.
         timeout: Default deadline of a call in seconds, retries included.
         retry: When a call is tried again.
-        max_message_bytes: Largest message either way.
-        keepalive: Seconds between pings on a quiet connection. Servers hang up on clients that ping more often than
-            every 5 minutes unless they were told otherwise.
-        credentials: TLS; None is a plain connection.
-        metadata: Sent with every call (lower-case names).
+        max_message_bytes: Largest message in either direction, in bytes.
+        keepalive: Seconds between pings on an idle connection. By default servers close connections of clients that
+            ping more often than every 5 minutes.
+        credentials: TLS credentials; None for a plaintext connection.
+        metadata: Sent with every call; names in lower case.
     """
 
     target: str = "localhost:50051"
@@ -52,23 +52,23 @@ class ChannelSettings:
             raise ValueError(f"keepalive is {self.keepalive}: give a positive number of seconds")
 
     def options(self) -> list[tuple[str, int | str]]:
-        """Return the channel arguments."""
+        """Return gRPC's channel arguments."""
         options: list[tuple[str, int | str]] = [
             ("grpc.max_send_message_length", self.max_message_bytes),
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.keepalive_time_ms", int(min(self.keepalive * 1000, 2**31 - 1))),
             ("grpc.keepalive_timeout_ms", 20_000),
-            # gRPC's default waits up to two minutes before it looks for a server again.
+            # By default gRPC waits up to two minutes before it tries to connect again.
             ("grpc.initial_reconnect_backoff_ms", 200),
             ("grpc.max_reconnect_backoff_ms", 5_000),
-            # Each client has its own connection, and so its own fate.
+            # Otherwise all clients of this process would share one connection.
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.enable_retries", int(self.retry.attempts > 1)),
-            # A request can only be repeated while it is kept; the default keeps 256 KiB, less than most photos.
+            # gRPC can only retry a request that it has kept; by default it keeps 256 KiB, less than most photos.
             ("grpc.per_rpc_retry_buffer_size", self.max_message_bytes),
         ]
         if self.target.startswith(_LOOPBACK):
-            # gRPC would ask the proxy of the environment for a server on this very machine.
+            # Otherwise gRPC would use the HTTP proxy of the environment even for a server on this machine.
             options.append(("grpc.enable_http_proxy", 0))
         if self.retry.attempts > 1:
             options.append(("grpc.service_config", self._service_config()))

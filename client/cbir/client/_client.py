@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Client(Session):
-    """A client of one server. Threads may share it; close it, or use it as a context manager.
+    """A client of one server. Thread-safe; close it, or use it as a context manager.
 
     >>> with Client("localhost:50051") as client:  # doctest: +SKIP
     ...     for hit in client.search("cat.jpg", limit=5).hits:
@@ -51,21 +51,21 @@ class Client(Session):
         timeout: float | None = None,
         **options: Unpack[SearchOptions],
     ) -> SearchResult:
-        """Find the images of the gallery that are most like the query.
+        """Find the images of the gallery that are most similar to the query.
 
         Args:
             query: The bytes of an image file, the path of one (``str`` or path object), a PIL image, or an
-                :class:`ImageId`, :class:`Embedding` or :class:`Text`. May be left out where the option
-                ``positive_ids`` says it all.
+                :class:`ImageId`, :class:`Embedding` or :class:`Text`. May be left out if the option
+                ``positive_ids`` is given.
             image_id: Short for ``ImageId(image_id)``.
             embedding: Short for ``Embedding(embedding)``.
             text: Short for ``Text(text)``.
-            timeout: Seconds for the whole call, retries included; default the client's.
+            timeout: Deadline of the call in seconds, retries included; None for the client's.
             options: See :class:`SearchOptions`.
 
         Raises:
-            CbirClientError: One of its kinds.
-            TypeError: Several queries or nothing to look for, or an unknown option.
+            CbirClientError: The subclass says what went wrong.
+            TypeError: More than one query, none at all, or an unknown option.
         """
         template = self._template(**options)
         request = template.fill(one_query(query, image_id, embedding, text, template.has_positives))
@@ -81,31 +81,31 @@ class Client(Session):
     ) -> Generator[tuple[K, SearchResult | CbirClientError], None, None]:
         """Answer many queries over one call.
 
-        A query that cannot be answered yields its error in place of a result, and the stream goes on. A connection
-        that breaks is opened again and what is unanswered is asked again.
+        For a query that cannot be answered its error is yielded in place of a result, and the stream goes on. If the
+        connection breaks, the client connects again and repeats the queries that are unanswered.
 
         Args:
-            queries: Pairs of a key of your own and a query (None: the positive examples alone);
-                ``enumerate(paths)`` will do. They are drawn one by one by another thread, as room comes free.
-            window: How many queries may be drawn and not yet answered; bounds memory here and load there.
-            timeout: Longest wait for the next answer in seconds; default the client's.
-            options: See :class:`SearchOptions`; they hold for every query.
+            queries: Pairs of a key of your choice and a query (None for the positive examples alone), such as
+                ``enumerate(paths)``. Another thread takes them from the iterable, one by one, as the window has room.
+            window: How many queries may be taken and not yet answered; bounds memory here and load on the server.
+            timeout: Longest wait for the next answer in seconds; None for the client's.
+            options: See :class:`SearchOptions`; they apply to every query.
 
         Returns:
-            Pairs of key and result or error, in the order they are ready. Close it to leave early
+            Pairs of key and result or error, in the order in which they are ready. To stop early, close it
             (``contextlib.closing``); the call is then cancelled.
 
         Raises:
-            CbirClientError: The server cannot be reached, or is silent for too long.
-            TypeError: A query of no known kind, or an unknown option.
+            CbirClientError: The server cannot be reached, or sends nothing for too long.
+            TypeError: A query of an unknown kind, or an unknown option.
         """
         return self._converse(queries, self._template(**options), self._dialogue(timeout, window), window)
 
     def index_info(self, *, timeout: float | None = None) -> IndexInfo:
-        """Describe the index the server has loaded, and the server's limits.
+        """Describe the index that the server has loaded, and the server's limits.
 
         Raises:
-            CbirClientError: One of its kinds.
+            CbirClientError: The subclass says what went wrong.
         """
         return index_info(self._call(self._searching.GetIndexInfo, search_pb2.GetIndexInfoRequest(), timeout))
 
@@ -114,16 +114,16 @@ class Client(Session):
 
         Args:
             image_id: The image's id, as in :attr:`Hit.image_id`.
-            thumbnail: Longest side in pixels of a smaller version; default the original file.
-            timeout: Seconds for the whole call; default the client's.
+            thumbnail: Length in pixels of the longer side of a smaller version; None for the original file.
+            timeout: Deadline of the call in seconds; None for the client's.
 
         Returns:
-            The bytes of the file; their ``media_type`` says what it is.
+            The bytes of the file, with its ``media_type``.
 
         Raises:
-            NotFound: The gallery has no image of that id.
+            NotFound: The gallery has no image with that id.
             TooLarge: The file has more bytes than ``max_message_bytes``.
-            CbirClientError: One of its other kinds.
+            CbirClientError: Another subclass says what else went wrong.
         """
         request = search_pb2.GetImageRequest(image_id=image_id, thumbnail=thumbnail)
 
@@ -143,12 +143,12 @@ class Client(Session):
         """Tell the server to load an index version; the old one answers until the new one is ready.
 
         Args:
-            version: The version; default the one that is live on the server's disk.
-            timeout: Seconds for the whole call; loading takes its time.
+            version: The version; None for the one that is live on the server's disk.
+            timeout: Deadline of the call in seconds; loading may take minutes.
 
         Raises:
             FailedPrecondition: There is no such version, or it cannot be loaded; the old one goes on answering.
-            CbirClientError: One of its other kinds.
+            CbirClientError: Another subclass says what else went wrong.
         """
         request = admin_pb2.ReloadIndexRequest(version=version or "")
         return reloaded(self._call(self._admin.ReloadIndex, request, timeout))
@@ -157,8 +157,8 @@ class Client(Session):
         """Wait until the server has started and serves an index; return its description.
 
         Raises:
-            DeadlineExceeded: It was not ready in time; the message says what was missing.
-            CbirClientError: Waiting would not have helped.
+            DeadlineExceeded: It was not ready in time; the message says why.
+            CbirClientError: An error that waiting does not cure.
         """
         self._check_open()
         patience = Patience(timeout, self.target)
@@ -174,7 +174,7 @@ class Client(Session):
             time.sleep(patience.pause(failure))
 
     def close(self) -> None:
-        """Hang up; calls under way end with :class:`Cancelled`. May be called again."""
+        """Close the connection; calls in progress end with :class:`Cancelled`. May be called again."""
         self._closed = True
         self._channel.close()
 
@@ -196,7 +196,8 @@ class Client(Session):
     def _converse(
         self, queries: Iterable[tuple[K, Query | None]], template: RequestTemplate, dialogue: Dialogue[K], window: int
     ) -> Generator[tuple[K, SearchResult | CbirClientError], None, None]:
-        # Two threads report events: one draws queries, one listens to the server. This one owns the dialogue.
+        # Two threads put events into a queue: one takes queries from the iterable, one listens to the server. Only this
+        # thread touches the dialogue.
         events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         room = threading.Semaphore(window)
         stop = threading.Event()
@@ -207,7 +208,7 @@ class Client(Session):
         try:
             while True:
                 if dialogue.must_connect():
-                    # Frees gRPC's thread that was reading for the call before.
+                    # Ends gRPC's thread that reads the requests of the previous call.
                     outgoing.put(None)
                     outgoing = queue.SimpleQueue()
                     call = self._searching.SearchStream(iter(outgoing.get, None), metadata=self._metadata)
@@ -244,7 +245,7 @@ def _draw(
     room: threading.Semaphore,
     stop: threading.Event,
 ) -> None:
-    """Draw queries while there is room, and report each."""
+    """Take queries from the iterable while the window has room, and report each of them."""
     try:
         pairs = iter(queries)
         while True:
@@ -267,7 +268,7 @@ def _draw(
 
 
 def _listen(call: Any, dialogue: Dialogue[Any], events: queue.SimpleQueue[Callable[[], None]]) -> None:
-    """Report what the server says until the call ends."""
+    """Report the server's answers until the call ends."""
     try:
         for response in call:
             events.put(partial(dialogue.answer, response))

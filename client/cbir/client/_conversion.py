@@ -1,4 +1,4 @@
-"""Between the API's messages and the user's types; protobuf goes no further than this module."""
+"""Conversion between the API's messages and the user's types; no other module of the client handles protobuf."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def one_query(
     """Return the one query that was given, by position or by name.
 
     Args:
-        has_positives: There are positive examples, which alone will do: then the answer may be None.
+        has_positives: Whether there are positive examples, which may stand alone; the result may then be None.
 
     Raises:
-        TypeError: Several were given, or nothing to look for.
+        TypeError: More than one query was given, or nothing to search for.
     """
     given: list[Query] = [] if query is None else [query]
     if image_id is not None:
@@ -78,10 +78,10 @@ def one_query(
 
 
 class RequestTemplate:
-    """A request that holds everything but what to look for; checked once, filled once a query.
+    """A request with all options, checked once, to which each query is added.
 
     Args:
-        max_bytes: The largest image that is sent.
+        max_bytes: Size in bytes of the largest image that is sent.
         options: The options of the search.
 
     Raises:
@@ -102,7 +102,7 @@ class RequestTemplate:
         wire = self._request.options
         limit = options.get("limit")
         if limit is not None:
-            # 0 would be read as "the default", which is not what a caller who writes 0 means.
+            # On the wire 0 means the default, which is not what a caller who writes 0 means.
             if not 1 <= limit <= _LIMIT_TOP:
                 raise InvalidQuery(f"limit is {limit}: ask for at least 1 hit", reason="BAD_LIMIT")
             wire.limit = limit
@@ -130,11 +130,11 @@ class RequestTemplate:
 
     @property
     def has_positives(self) -> bool:
-        """Whether there are positive examples, which may take the place of a query."""
+        """Whether there are positive examples, with which no query is needed."""
         return bool(self._request.query.positive_ids)
 
     def blocks(self, query: Query | None) -> bool:
-        """Tell whether :meth:`fill` reads a file or encodes an image, which an event loop should not wait for."""
+        """Whether :meth:`fill` reads a file or encodes an image, which must not be done in an event loop."""
         if isinstance(query, (bytes, bytearray, memoryview)):
             return self._max_side is not None
         return query is not None and not isinstance(query, (ImageId, Text, Embedding))
@@ -143,11 +143,11 @@ class RequestTemplate:
         """Return the message for one query.
 
         Args:
-            query: None leaves it to the positive examples.
+            query: None for the positive examples alone.
 
         Raises:
             InvalidQuery: The image cannot be read or sent.
-            TypeError: The query is of no known kind, or there is none and no positive example.
+            TypeError: The query is of an unknown kind, or there is neither a query nor a positive example.
         """
         request = search_pb2.SearchRequest()
         request.CopyFrom(self._request)
@@ -159,7 +159,7 @@ class RequestTemplate:
         elif isinstance(query, Text):
             request.query.text = query.text
         elif isinstance(query, Embedding):
-            # Touched, so that an embedding without vectors still arrives as one and is refused as such.
+            # Set the field even if there are no vectors, so that the server can refuse the embedding as empty.
             request.query.embedding.SetInParent()
             for member, vector in query.vectors.items():
                 request.query.embedding.vectors[member].values.extend(vector)
@@ -172,7 +172,7 @@ class RequestTemplate:
 
 
 def search_result(wire: search_pb2.SearchResponse) -> SearchResult:
-    """Return the answer in the user's types."""
+    """Convert an answer."""
     return SearchResult(
         hits=tuple(_hit(hit) for hit in wire.hits),
         labels=tuple(LabelPrediction(item.label, item.probability) for item in wire.labels),
@@ -201,7 +201,7 @@ def _hit(wire: search_pb2.Hit) -> Hit:
 
 
 def index_info(wire: search_pb2.GetIndexInfoResponse) -> IndexInfo:
-    """Return the description of the index in the user's types."""
+    """Convert the description of an index."""
     return IndexInfo(
         version=wire.version,
         created_at=wire.created_at.ToDatetime(UTC) if wire.HasField("created_at") else None,
@@ -232,12 +232,12 @@ def index_info(wire: search_pb2.GetIndexInfoResponse) -> IndexInfo:
 
 
 def reloaded(wire: admin_pb2.ReloadIndexResponse) -> Reloaded:
-    """Return what a reload did in the user's types."""
+    """Convert the answer to a reload."""
     return Reloaded(wire.previous_version, wire.version, wire.changed)
 
 
 class ImageAssembly:
-    """Puts the chunks of an image together again, within a bound."""
+    """Assembles an image from its chunks, up to a maximum size."""
 
     def __init__(self, image_id: str, max_bytes: int) -> None:
         self._image_id = image_id
@@ -247,10 +247,10 @@ class ImageAssembly:
         self._total = 0
 
     def add(self, chunk: search_pb2.GetImageResponse) -> None:
-        """Take the next chunk.
+        """Add the next chunk.
 
         Raises:
-            TooLarge: The image has more bytes than the bound.
+            TooLarge: The image has more bytes than allowed.
         """
         self._media_type = self._media_type or chunk.media_type
         self._total = self._total or chunk.total_bytes
@@ -263,10 +263,10 @@ class ImageAssembly:
         self._data += chunk.chunk
 
     def finish(self) -> ImageBytes:
-        """Return the whole.
+        """Return the whole image.
 
         Raises:
-            ServerError: Bytes are missing or left over.
+            ServerError: Bytes are missing, or there are too many.
         """
         if self._total and self._total != len(self._data):
             raise ServerError(
@@ -286,7 +286,7 @@ def _choice(kind: Any, value: str, name: str) -> Any:
 
 
 def _strings(values: str | Iterable[str] | None) -> Iterable[str]:
-    """Take one string as a list of one: its letters are never what was meant."""
+    """Treat a single string as a list of one string, never as a list of its letters."""
     if values is None:
         return ()
     return (values,) if isinstance(values, str) else values

@@ -1,7 +1,8 @@
-"""The course of a search stream, without its I/O: what to send, what to hand over, when to give up.
+"""The state of a search stream, without any I/O: what to send, what to hand over, when to give up.
 
-The threads of the synchronous client and the tasks of the asynchronous one report what happened; the dialogue says what
-to do next.  It survives a broken connection: what is unanswered is asked again over the next one.
+The threads of the synchronous client and the tasks of the asynchronous one report events to a :class:`Dialogue`, and it
+tells them what to do next. It survives broken connections: queries that are unanswered are sent again over the next
+one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ K = TypeVar("K")
 
 
 class _Asked(Generic[K]):
-    """A query on its way."""
+    """A query that has been taken and is not answered yet."""
 
     __slots__ = ("key", "message", "tries")
 
@@ -39,13 +40,13 @@ class _Asked(Generic[K]):
 
 
 class Dialogue(Generic[K]):
-    """The state of one search stream; used by one thread.
+    """The state of one search stream; for one thread only.
 
     Args:
-        policy: When an overloaded server or a broken connection is tried again.
+        policy: When to try again after an overload or a broken connection.
         timeout: Longest wait for the next answer in seconds.
-        target: The server, for messages.
-        clock: Seconds that only grow.
+        target: The server's address, for messages.
+        clock: A monotonic clock in seconds.
     """
 
     def __init__(
@@ -68,17 +69,17 @@ class Dialogue(Generic[K]):
         self._reconnect_at = -math.inf
         self._quiet_since = clock()
 
-    # What happened.
+    # Events.
 
     def query(self, key: K, request: search_pb2.SearchRequest) -> None:
-        """A query is to be asked."""
-        # The caller's keys may be anything and may repeat, so the wire gets numbers.
+        """There is another query to send."""
+        # The caller's keys may be of any type and may repeat, so queries are numbered on the wire.
         name = str(next(self._numbers))
         self._pending[name] = _Asked(key, search_pb2.SearchStreamRequest(request_id=name, request=request))
         self._unsent.append(name)
 
     def refused(self, key: K, error: CbirClientError) -> None:
-        """A query cannot be asked."""
+        """A query cannot be sent."""
         self._answers.append((key, error))
 
     def exhausted(self) -> None:
@@ -86,7 +87,7 @@ class Dialogue(Generic[K]):
         self._exhausted = True
 
     def failed(self, error: BaseException) -> NoReturn:
-        """The caller's own iterable failed."""
+        """The caller's own iterable raised an error."""
         raise error
 
     def answer(self, response: search_pb2.SearchStreamResponse) -> None:
@@ -95,7 +96,7 @@ class Dialogue(Generic[K]):
         self._breaks = 0
         asked = self._pending.get(response.request_id)
         if asked is None or response.request_id in self._later:
-            return  # asked twice because the connection broke, and answered twice
+            return  # sent twice because a connection broke, and answered twice
         if response.WhichOneof("outcome") == "response":
             outcome: SearchResult | CbirClientError = search_result(response.response)
         else:
@@ -109,14 +110,14 @@ class Dialogue(Generic[K]):
         self._answers.append((asked.key, outcome))
 
     def closed(self, error: grpc.RpcError | None) -> None:
-        """The call ended; ``error`` is None when the server ended it in good order.
+        """The call ended; ``error`` is None if the server ended it without one.
 
         Raises:
-            CbirClientError: Queries are unanswered and there is no use in trying again.
+            CbirClientError: Queries are unanswered and trying again is of no use.
         """
         self._connected = False
         if not self._pending:
-            return  # nothing is lost; if another query comes, it opens the next call
+            return  # nothing is lost; the next query opens a new call
         if error is None:
             failure: CbirClientError = Unavailable(
                 f"{self._target} ended the stream with {len(self._pending)} queries unanswered: look at its log"
@@ -133,18 +134,18 @@ class Dialogue(Generic[K]):
         self._reconnect_at = self._clock() + pause
         self._unsent = deque(name for name in self._pending if name not in self._later)
 
-    # What to do.
+    # What to do next.
 
     def take(self) -> tuple[K, SearchResult | CbirClientError] | None:
-        """Return an answer to hand over, if there is one."""
+        """Return an answer to hand to the caller, if there is one."""
         if self._handed_over:
-            # The caller's own time with the last answer is not the server's.
+            # The time that the caller spent on the last answer is not the server's silence.
             self._quiet_since = self._clock()
         self._handed_over = bool(self._answers)
         return self._answers.popleft() if self._answers else None
 
     def must_connect(self) -> bool:
-        """Tell whether a call is to be opened now (and count it as open)."""
+        """Whether a call must be opened now; if so, it counts as open from now on."""
         if self._connected or not self._unsent or self._clock() < self._reconnect_at:
             return False
         self._connected = True
@@ -165,18 +166,18 @@ class Dialogue(Generic[K]):
         return messages
 
     def must_half_close(self) -> bool:
-        """Tell whether to say, once, that nothing more will be sent."""
+        """Whether the sending side must be closed now, as nothing more will be sent; True only once."""
         if self._closing or not (self._connected and self._exhausted) or self._pending:
             return False
         self._closing = True
         return True
 
     def finished(self) -> bool:
-        """Tell whether every answer was handed over and the call has ended."""
+        """Whether every answer was handed to the caller and the call has ended."""
         return self._exhausted and not (self._pending or self._answers or self._connected)
 
     def patience(self) -> float | None:
-        """Seconds until :meth:`check` wants to be called if nothing happens; None is for ever."""
+        """Seconds after which :meth:`check` must be called if no event comes; None for never."""
         times = list(self._later.values())
         if self._unsent and not self._connected:
             times.append(self._reconnect_at)
@@ -185,15 +186,15 @@ class Dialogue(Generic[K]):
         return max(min(times) - self._clock(), 0.0) if times else None
 
     def check(self) -> None:
-        """Look at the clock.
+        """Check whether the server has been silent for too long.
 
         Raises:
-            DeadlineExceeded: The server was silent for too long.
+            DeadlineExceeded: It has, and queries are unanswered.
         """
         if not self._waiting() or self._clock() - self._quiet_since < self._timeout:
             return
         if not self._pending:
-            self._connected = False  # everything is answered: a server that will not hang up is left hanging
+            self._connected = False  # everything is answered: do not wait for a server that does not end the call
             return
         raise DeadlineExceeded(
             f"{self._target} sent no answer for {self._timeout:g} s while {len(self._pending)} queries waited: "

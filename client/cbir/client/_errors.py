@@ -2,19 +2,19 @@
 
 CbirClientError
 ├── InvalidQuery          the query cannot be used: bad image, bad option, unreadable file
-│   └── TooLarge          ... because it is larger than the server or this client takes
+│   └── TooLarge          ... because it is larger than the server or this client accepts
 ├── NotFound              no image or version has that id
-├── FailedPrecondition    the server is not in a state for this (a version that cannot be loaded)
+├── FailedPrecondition    the server's state does not allow the call (such as a version that cannot be loaded)
 ├── Unsupported           the server does not offer the call
-├── Overloaded            the server has too much to do; ``retry_after`` says when to come back
+├── Overloaded            the server is overloaded; ``retry_after`` says when to try again
 ├── Unavailable           no server answers, or it has no index ready
 ├── DeadlineExceeded      no answer within the timeout
 ├── Cancelled             the call was cancelled, here or by the server
-├── Unauthenticated       the server wants credentials
+├── Unauthenticated       the server requires credentials
 │   └── PermissionDenied  ... and those given do not suffice
 └── ServerError           the server failed
 
-The names follow gRPC's codes, which is where they come from, hence no "Error" at the end of each.
+The names are those of gRPC's status codes, so they do not end in "Error".
 """
 
 # ruff: noqa: N818
@@ -44,7 +44,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One field of the request that the server refused.
+    """A field of the request that the server refused.
 
     Attributes:
         field: The path of the field, such as ``options.limit``.
@@ -59,10 +59,10 @@ class CbirClientError(Exception):
     """Root of everything the client raises.
 
     Attributes:
-        reason: Stable UPPER_SNAKE name for programs, such as ``IMAGE_TRUNCATED``; empty when the server gave none.
+        reason: Stable UPPER_SNAKE name for programs, such as ``IMAGE_TRUNCATED``; empty if there is none.
         metadata: Further facts by name.
-        violations: The fields that were refused.
-        retry_after: Seconds after which the server asks to be tried again, where it says so.
+        violations: The fields that the server refused.
+        retry_after: Seconds after which the server asks the client to try again; None if it does not say.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class InvalidQuery(CbirClientError):
 
 
 class TooLarge(InvalidQuery):
-    """The query or the answer is larger than the server or this client takes."""
+    """The query or the answer is larger than the server or this client accepts."""
 
 
 class NotFound(CbirClientError):
@@ -94,7 +94,7 @@ class NotFound(CbirClientError):
 
 
 class FailedPrecondition(CbirClientError):
-    """The server is not in a state for this call."""
+    """The server's state does not allow the call."""
 
 
 class Unsupported(CbirClientError):
@@ -102,7 +102,7 @@ class Unsupported(CbirClientError):
 
 
 class Overloaded(CbirClientError):
-    """The server has too much to do; the client has waited ``retry_after`` and tried again while time was left."""
+    """The server is overloaded; the client has already tried again after ``retry_after`` while time was left."""
 
 
 class Unavailable(CbirClientError):
@@ -118,7 +118,7 @@ class Cancelled(CbirClientError):
 
 
 class Unauthenticated(CbirClientError):
-    """The server wants credentials."""
+    """The server requires credentials."""
 
 
 class PermissionDenied(Unauthenticated):
@@ -130,5 +130,5 @@ class ServerError(CbirClientError):
 
 
 for _name in __all__:
-    # Tracebacks show the name that callers import.
+    # So that tracebacks show the names that callers import.
     globals()[_name].__module__ = "cbir.client"

@@ -1,4 +1,4 @@
-"""The bytes that are sent for an image, whatever it was given as. Pillow is loaded only when it is needed."""
+"""The bytes that are sent for an image, in whatever form it was given. Pillow is loaded only when it is needed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 __all__ = ["image_bytes", "is_pil_image"]
 
-#: PIL images with more pixels than this go as JPEG: a lossless photo of that size has tens of megabytes.
+#: PIL images with more pixels than this are sent as JPEG: as PNG, a photo of that size takes tens of megabytes.
 _LOSSLESS_PIXELS = 1_000_000
-#: JPEG cannot be larger than this on a side.
+#: Longest side in pixels that JPEG allows.
 _JPEG_SIDE = 65_500
 
 
 def is_pil_image(value: object) -> TypeIs[PIL.Image.Image]:
-    """Tell whether the value is a PIL image, without loading Pillow: who has such an image has Pillow loaded."""
+    """Whether the value is a PIL image; does not load Pillow, as whoever has such an image has loaded it."""
     module = sys.modules.get("PIL.Image")
     return module is not None and isinstance(value, module.Image)
 
@@ -34,19 +34,19 @@ def image_bytes(
     max_side: int | None = None,
     max_bytes: int = 64 * 2**20,
 ) -> bytes:
-    """Return an image file's bytes.
+    """Return the bytes of an image file for an image.
 
-    Bytes and files go as they are. A PIL image is turned upright and written as PNG, or as JPEG (quality 95, full
-    colour resolution, transparency on white) when it has more than a million pixels.
+    Bytes and files are not changed. A PIL image is turned upright and encoded as PNG, or as JPEG (quality 95, no chroma
+    subsampling, transparency on white) if it has more than a million pixels.
 
     Args:
         source: The image.
-        max_side: Shrink the image when its longer side has more pixels than this.
-        max_bytes: The most that may be sent.
+        max_side: Shrink the image if its longer side has more pixels than this.
+        max_bytes: Size in bytes of the largest image that may be sent.
 
     Raises:
-        InvalidQuery: A file that cannot be read, or an image that cannot be shrunk or written.
-        TooLarge: More than ``max_bytes``.
+        InvalidQuery: The file cannot be read, or the image cannot be shrunk or encoded.
+        TooLarge: The image has more than ``max_bytes``.
     """
     if max_side is not None and max_side < 1:
         raise InvalidQuery(f"max_side is {max_side}: give a positive number of pixels", reason="BAD_MAX_SIDE")
@@ -73,7 +73,8 @@ def _read(path: Path, max_side: int | None, max_bytes: int) -> bytes:
             if shrunk is not None:
                 return shrunk
             file.seek(0)
-            # One byte more than allowed tells "too large" apart from "just fits", and bounds endless files.
+            # One byte more than allowed, to notice files that are too large without reading them (or endless ones)
+            # whole.
             return file.read(max_bytes + 1)
     except OSError as error:
         raise InvalidQuery(
@@ -83,18 +84,18 @@ def _read(path: Path, max_side: int | None, max_bytes: int) -> bytes:
 
 
 def _shrink(file: Any, max_side: int) -> bytes | None:
-    """Return a smaller image file, or None where the image is small enough or no image to this machine's Pillow."""
+    """Return a smaller image file; None if the image is small enough or Pillow does not know its format."""
     import PIL.Image
 
     try:
         with PIL.Image.open(file) as image:
             if max(image.size) <= max_side:
                 return None
-            # Lets JPEG skip most of the work; keeps at least max_side.
+            # Lets the JPEG decoder decode at a reduced size, of at least max_side.
             image.draft(None, (max_side, max_side))
             return _encode(image, max_side)
     except PIL.UnidentifiedImageError:
-        # Not ours to judge: the server knows more formats than this Pillow may, and names what is wrong.
+        # Leave it to the server: it may know more formats than this Pillow, and says what is wrong.
         return None
     except (PIL.Image.DecompressionBombError, ValueError, SyntaxError, EOFError) as error:
         raise InvalidQuery(f"the image cannot be shrunk ({error}): send it as it is", reason="IMAGE_CORRUPT") from error
@@ -130,7 +131,7 @@ def _encode(image: PIL.Image.Image, max_side: int | None) -> bytes:
 
 
 def _opaque(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Lay transparency on white, as the server does."""
+    """Put transparent images on white, as the server does."""
     from PIL import Image
 
     if image.mode in ("L", "RGB") and "transparency" not in image.info:

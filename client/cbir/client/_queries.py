@@ -1,4 +1,4 @@
-"""What a caller may look for, and how: small values that hold no resources."""
+"""Queries and search options: small values that hold no resources."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Crop", "Embedding", "Fusion", "ImageId", "Query", "SearchOptions", "
 
 
 class Fusion(StrEnum):
-    """A rule that merges the members' opinions into one ranking."""
+    """A rule that merges the members' rankings into one."""
 
     WEIGHTED_VOTE = "weighted-vote"
     """Adds the members' cosine similarities, each times its weight."""
@@ -24,7 +24,7 @@ class Fusion(StrEnum):
 
 
 class Crop(StrEnum):
-    """How an image is cut before it is embedded."""
+    """How an image is cropped before it is embedded."""
 
     NONE = "none"
     """The whole image."""
@@ -36,7 +36,7 @@ class Crop(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ImageId:
-    """Looks for the likes of an image of the gallery (a plain ``str`` is a path).
+    """A query by the id of an image of the gallery (a plain ``str`` is a path).
 
     Attributes:
         id: The image's id, as in :attr:`cbir.client.Hit.image_id`.
@@ -47,11 +47,11 @@ class ImageId:
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """Looks for the likes of an image that was embedded elsewhere with the same ensemble.
+    """A query by embeddings that were computed elsewhere, with the same ensemble.
 
     Attributes:
-        vectors: One vector a member name, before the index's projection; its length is the member's
-            ``embedding_dim``. Lists and one-dimensional arrays will do. Members that are left out do not vote.
+        vectors: Member name -> vector before the index's projection, a list or one-dimensional array of length
+            ``embedding_dim``. Members that are left out do not vote.
     """
 
     vectors: Mapping[str, Sequence[float]]
@@ -59,23 +59,23 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Looks for images by words; the ensemble needs a member with a text tower (``IndexInfo.members[i].text``).
+    """A query by text; the ensemble needs a member with a text tower (``IndexInfo.members[i].text``).
 
     Attributes:
-        text: The words, at most 1,000 characters; models read the first 77 tokens or so.
+        text: At most 1,000 characters; models read only about the first 77 tokens.
     """
 
     text: str
 
 
-#: What can be searched for: the bytes of an image file, the path of one, a PIL image, or one of the values above.
+#: What to search for: the bytes of an image file, the path of one, a PIL image, or one of the values above.
 Query: TypeAlias = Union[
     bytes, bytearray, memoryview, str, os.PathLike[str], "PIL.Image.Image", ImageId, Embedding, Text
 ]
 
 
 class SearchOptions(TypedDict, total=False):
-    """The options of :meth:`cbir.client.Client.search`; ``None`` everywhere means the server's default."""
+    """The options of :meth:`cbir.client.Client.search`; ``None`` always means the server's default."""
 
     limit: int | None
     """The largest number of hits; default 10."""

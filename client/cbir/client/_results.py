@@ -1,4 +1,4 @@
-"""What comes back: typed, frozen, free of protobuf."""
+"""Results: typed, frozen values without protobuf."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """What one member says about one hit.
+    """The part of one member in the score of one hit.
 
     Attributes:
         member: The member's name.
-        rank: The member's own rank of the hit among the scored candidates, from 1; 0 where the query is words, which
-            the member does not understand.
-        similarity: Its cosine similarity between query and hit, -1..1; between words and image it is seldom above 0.4.
+        rank: The member's own rank of the hit among the scored candidates, from 1; 0 in text queries if the member has
+            no text tower.
+        similarity: Its cosine similarity of query and hit, -1..1; that of text and image is seldom above 0.4.
         contribution: What it added to the hit's ``fused_score``.
     """
 
@@ -42,18 +42,18 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One image of the gallery that is like the query.
+    """One image of the gallery in a result.
 
     Attributes:
         image_id: The image's id.
         uri: Where the indexer found the image.
         label: Its label, if it has one.
-        score: How likely or how strongly the hit is relevant, 0..1; falls with the rank. Of queries in words it is not
-            calibrated: it is ``fused_score``, and 0 where that is negative.
+        score: How likely the hit is relevant, 0..1; descending with the rank. In text queries it is not calibrated: it
+            is ``fused_score``, or 0 if that is negative.
         fused_score: The sum of the votes' contributions and ``label_contribution``: the score before calibration.
         label_contribution: What the vote of the neighbours' labels added.
-        votes: One vote a member, in the ensemble's order.
-        metadata: The image's further columns.
+        votes: One vote for each member, in the ensemble's order.
+        metadata: The image's metadata columns.
     """
 
     image_id: str
@@ -68,7 +68,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class LabelPrediction:
-    """A class the query may belong to.
+    """A class that the query may belong to.
 
     Attributes:
         label: The class.
@@ -101,14 +101,14 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where the server's time went, in seconds.
+    """Time that the server spent on each stage, in seconds.
 
     Attributes:
         decode: Decoding and cropping the image.
         queue: Waiting for the engine.
         embed: The members' forward passes.
-        search: Projecting the query, scoring and ranking the gallery.
-        fuse: Putting the answer together: hits, explanations.
+        search: Projecting the query, and scoring and ranking the gallery.
+        fuse: Assembling the answer: hits, explanations.
     """
 
     decode: float
@@ -130,9 +130,9 @@ class SearchResult:
     Attributes:
         hits: The hits, best first.
         labels: The classes the query most likely belongs to, best first; empty when the gallery has no labels.
-        crop: The part of the query image that was embedded; ``None`` when the query was no image.
+        crop: The part of the query image that was embedded; ``None`` if the query was not an image.
         index_version: The version of the index that answered.
-        timings: Where the server's time went.
+        timings: Time that the server spent on each stage.
     """
 
     hits: tuple[Hit, ...]
@@ -150,13 +150,13 @@ class MemberInfo:
         name: The member's name.
         backend: The library that runs the model.
         model: The model's name in that library.
-        fingerprint: The identity of weights and preprocessing.
+        fingerprint: Hash of weights and preprocessing.
         weight: The weight of its vote.
         embedding_dim: The length of the embedding before projection.
         dim: The length after projection.
         metric: How it is projected: ``cosine`` or ``glrt``.
         runtime: What computes the embedding, such as ``openvino`` or ``torch-cuda``.
-        text: The member has a text tower: it can be asked in words.
+        text: Whether the member has a text tower, so that it takes text queries.
     """
 
     name: str
@@ -173,18 +173,18 @@ class MemberInfo:
 
 @dataclass(frozen=True, slots=True)
 class IndexInfo:
-    """The index a server has loaded, and the server's limits.
+    """The index that a server has loaded, and the server's limits.
 
     Attributes:
         version: The version that answers now.
-        created_at: When it was published (UTC), if the server says so.
+        created_at: When it was published (UTC); ``None`` if the server does not say.
         images: The number of images.
         labels: The number of distinct labels.
         ensemble: The ensemble's name.
         members: The members, in the ensemble's order.
-        crop: The crop of the gallery; ``None`` when the server names one that this client does not know.
-        max_limit: The largest ``limit`` a query may ask for.
-        max_image_bytes: The largest image file a query may send.
+        crop: How the gallery was cropped; ``None`` if it is a way that this client does not know.
+        max_limit: The largest ``limit`` that a query may ask for.
+        max_image_bytes: Size in bytes of the largest image file that a query may send.
         server_version: The server's software version.
         index: How the gallery is searched, such as ``exact`` or ``faiss:HNSW32``.
     """
@@ -204,7 +204,7 @@ class IndexInfo:
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """What a server answers with after it was told to load another index version.
+    """A server's answer to a reload.
 
     Attributes:
         previous_version: The version that answered before.
@@ -218,10 +218,10 @@ class Reloaded:
 
 
 class ImageBytes(bytes):
-    """The bytes of an image file, with the media type the server gave them.
+    """The bytes of an image file, with the media type that the server gave.
 
     Attributes:
-        media_type: Such as ``image/jpeg``; empty when the server did not say.
+        media_type: Such as ``image/jpeg``; empty if the server did not say.
     """
 
     media_type: str
@@ -234,5 +234,5 @@ class ImageBytes(bytes):
     def __repr__(self) -> str:
         return f"<ImageBytes {self.media_type or 'of unknown type'}, {len(self):,} bytes>"
 
-    # Those of bytes would print the whole file.
+    # bytes.__str__ would print the whole file.
     __str__ = __repr__

@@ -1,4 +1,4 @@
-"""How long a call may take and when it is tried again."""
+"""How long a call may take, and when it is tried again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cbir.client._status import from_rpc_error
 
 __all__ = ["Budget", "RetryPolicy"]
 
-#: The shortest pause before another try, in seconds: a server that says 0 still needs a breath.
+#: The shortest pause before another try in seconds, even if the server says 0.
 _SHORTEST_PAUSE = 0.01
 
 
@@ -24,9 +24,9 @@ class RetryPolicy:
     """When a call is tried again.
 
     Attributes:
-        attempts: How often a call is made at most, 1 to 5 (gRPC makes no more than 5); 1: never again.
-        first_pause: Seconds before the second try where the server named no time; doubles with each try.
-        longest_pause: Bound on that pause in seconds. A time the server names is kept whatever its length.
+        attempts: Most tries of a call, 1 (no retry) to 5 (gRPC makes no more).
+        first_pause: Seconds before the second try if the server names no time; doubled with each further try.
+        longest_pause: Upper bound of that pause in seconds. A time that the server names is not bounded.
     """
 
     attempts: int = 4
@@ -43,22 +43,22 @@ class RetryPolicy:
         return pause * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, not secrecy
 
     def pause(self, error: CbirClientError, tries: int, left: float) -> float | None:
-        """Seconds to wait before an overloaded server is tried again, or None to give up.
+        """Seconds to wait before an overloaded server is tried again; None to give up.
 
         Args:
-            error: What the last try ended with.
+            error: The error of the last try.
             tries: How many tries there were.
-            left: Seconds until the deadline; waiting past it would only hide the reason.
+            left: Seconds until the deadline; if the pause were longer, the error is raised instead of a timeout.
         """
         if not isinstance(error, Overloaded) or error.retry_after is None or tries >= self.attempts:
             return None
-        # Jitter upwards only: the server said when there will be room, and not everybody should come at once.
+        # Jitter only adds: the server said when it will have room, and not all clients should come back at once.
         pause = max(error.retry_after, _SHORTEST_PAUSE) * random.uniform(1.0, 1.2)  # noqa: S311
         return pause if pause < left else None
 
 
 class Budget:
-    """One call's time and tries, retries included."""
+    """The time and the tries that are left to one call."""
 
     def __init__(
         self, timeout: float, policy: RetryPolicy, target: str, clock: Callable[[], float] = time.monotonic
@@ -72,14 +72,14 @@ class Budget:
         self._tries = 0
 
     def left(self) -> float | None:
-        """Seconds until the deadline, as gRPC wants them: None is for ever."""
+        """Seconds until the deadline in gRPC's form: None for no deadline."""
         return None if math.isinf(self._end) else max(self._end - self._clock(), 0.0)
 
     def pause(self, error: grpc.RpcError) -> float:
-        """Return the seconds to wait before the next try, or raise what the failure means.
+        """Return the seconds to wait before the next try, or raise the error.
 
         Raises:
-            CbirClientError: There is no use or no time to try again.
+            CbirClientError: Trying again is of no use, or there is no time for it.
         """
         self._tries += 1
         translated = from_rpc_error(error, self._target)

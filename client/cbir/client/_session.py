@@ -1,4 +1,4 @@
-"""What the synchronous and the asynchronous client share: everything but waiting."""
+"""What the synchronous and the asynchronous client share: everything except I/O."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from cbir.v1 import admin_pb2_grpc, search_pb2_grpc
 
 __all__ = ["NO_SERVICE", "SERVING", "Patience", "Session"]
 
-# The standard health service, spoken by hand: two constants are no reason for every client to install a package.
+# The standard health service without its package: the two messages needed are constants.
 _HEALTH_METHOD = "/grpc.health.v1.Health/Check"
-#: HealthCheckRequest about the server as a whole.
+#: HealthCheckRequest for the server as a whole.
 NO_SERVICE = b""
 #: HealthCheckResponse { status: SERVING }.
 SERVING = b"\x08\x01"
 
 
 class Session:
-    """One client's settings, and the objects that each call begins with."""
+    """The settings of one client, and what each of its calls needs to begin."""
 
     def __init__(
         self,
@@ -43,15 +43,15 @@ class Session:
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        """Make a client; nothing is sent before the first call.
+        """Make a client; it connects at the first call.
 
         Args:
             target: gRPC target: ``host:port``, ``unix:path``, ``dns:///name:port``.
-            timeout: Default deadline of a call in seconds, retries included; ``math.inf`` waits for ever.
-            attempts: How often a call is made at most, 1 (never again) to 5. Repeated are calls that no server took,
-                and calls that an overloaded server asked to repeat, after the time it asked for.
-            max_message_bytes: Largest message either way, and the largest image that is sent or received.
-            keepalive: Seconds between pings on a quiet connection; servers dislike less than 5 minutes.
+            timeout: Default deadline of a call in seconds, retries included; ``math.inf`` for none.
+            attempts: Most tries of a call, 1 (no retry) to 5. A call is tried again if no server could be reached, or
+                after the time that an overloaded server names.
+            max_message_bytes: Size in bytes of the largest message in either direction, and of the largest image.
+            keepalive: Seconds between pings on an idle connection; servers may refuse less than 5 minutes.
             credentials: TLS credentials (``grpc.ssl_channel_credentials()``); ``None``: a plain connection.
             metadata: Sent with every call, such as ``{"authorization": "Bearer ..."}``; lower-case names.
 
@@ -72,10 +72,10 @@ class Session:
         self._start()
 
     def _start(self) -> None:
-        """Make what the kind of client needs before its first call."""
+        """Prepare what this kind of client needs before its first call."""
 
     def _bind(self, channel: Any) -> None:
-        """Take a channel of either kind into use."""
+        """Start to use a channel (of grpc or grpc.aio)."""
         self._channel = channel
         self._searching = search_pb2_grpc.SearchServiceStub(channel)  # type: ignore[no-untyped-call]
         self._admin = admin_pb2_grpc.AdminServiceStub(channel)  # type: ignore[no-untyped-call]
@@ -111,7 +111,7 @@ class Session:
 
 
 class Patience:
-    """The wait for a server that is still starting or loading.
+    """Waiting for a server that is still starting or loading.
 
     Attributes:
         ask_health: Whether the server has a health service to ask.
@@ -127,15 +127,15 @@ class Patience:
         self._pauses = itertools.chain((0.05, 0.1, 0.2), itertools.repeat(0.5))
 
     def left(self) -> float | None:
-        """Seconds left, as gRPC wants them: None is for ever."""
+        """Seconds left in gRPC's form: None for no deadline."""
         return None if math.isinf(self._end) else max(self._end - time.monotonic(), 0.0)
 
     def pause(self, error: grpc.RpcError | None) -> float:
-        """Return the seconds until it is worth asking again; ``error`` is None when the server said "not yet".
+        """Return the seconds to wait before asking again; ``error`` is None if the server said that it is not ready.
 
         Raises:
             DeadlineExceeded: The time is up.
-            CbirClientError: Waiting will not help.
+            CbirClientError: An error that waiting does not cure.
         """
         failure: CbirClientError = Unavailable("it answers, but is not serving yet")
         if error is not None:

@@ -1,4 +1,4 @@
-"""gRPC's errors in, the client's exceptions out: the only place where the two meet."""
+"""Translation of gRPC's errors into the client's exceptions; it happens nowhere else."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _KINDS: dict[Any, type[errors.CbirClientError]] = {
     grpc.StatusCode.UNAUTHENTICATED: errors.Unauthenticated,
     grpc.StatusCode.PERMISSION_DENIED: errors.PermissionDenied,
 }
-#: What grpc.aio says when a message could not be sent because the call had just ended: the server's own status is
-#: lost, and asking again will bring it to light.
+#: Message of grpc.aio when a call had just ended as a message was to be sent. The server's status is lost, but will
+#: show when the call is tried again.
 _LOST_STATUS = "Internal error from Core"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def from_rpc_error(error: grpc.RpcError, target: str) -> errors.CbirClientError:
-    """Translate the failure of a call to ``target``; to be raised ``from`` the original."""
+    """Translate the failure of a call to ``target``; raise the result ``from`` the original error."""
     if error.code() == grpc.StatusCode.INTERNAL and error.details() == _LOST_STATUS:
         return errors.Unavailable(f"the connection to {target} broke while a query was being sent")
     status = status_pb2.Status(code=error.code().value[0], message=error.details() or "")
@@ -41,21 +41,21 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> errors.CbirClientError:
             try:
                 status.MergeFromString(value)
             except DecodeError:
-                # A proxy may cut trailers; code and message still tell most of it.
+                # Details that were cut short, by a proxy for instance; code and message still say most of it.
                 continue
     return from_status(status, target)
 
 
 def from_status(status: status_pb2.Status, target: str) -> errors.CbirClientError:
-    """Translate a ``google.rpc.Status``, in band or out of it; ``target`` names the server in messages."""
+    """Translate a ``google.rpc.Status`` of a call or of one query in a stream; ``target`` is named in messages."""
     code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
     info = _detail(status, error_details_pb2.ErrorInfo()) or error_details_pb2.ErrorInfo()
     retry = _detail(status, error_details_pb2.RetryInfo())
     bad = _detail(status, error_details_pb2.BadRequest())
     kind = _KINDS.get(code, errors.ServerError)
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
-        # The same code stands for "come back later" and for "never this big". Only the first says when to retry;
-        # gRPC's own size check gives no details at all.
+        # RESOURCE_EXHAUSTED means both "try again later" and "too large". Only the former has RetryInfo; gRPC's own
+        # size check gives no details.
         sized = bool(info.reason) or "larger than max" in status.message
         kind = errors.TooLarge if retry is None and sized else errors.Overloaded
     return kind(
@@ -68,7 +68,7 @@ def from_status(status: status_pb2.Status, target: str) -> errors.CbirClientErro
 
 
 def _detail(status: status_pb2.Status, kind: Any) -> Any:
-    """Return the first detail of the kind, filled in, or None."""
+    """Return the first detail of this kind; None if there is none."""
     packed: any_pb2.Any
     for packed in status.details:
         if packed.Is(kind.DESCRIPTOR):
@@ -81,7 +81,7 @@ def _detail(status: status_pb2.Status, kind: Any) -> Any:
 
 
 def _message(code: Any, text: str, explained: bool, target: str) -> str:
-    """Keep a sentence that the server wrote; gRPC's own words get a way out."""
+    """The server's own sentence, or gRPC's message completed by a way out."""
     if explained and text:
         return text
     text = text or "no details were given"

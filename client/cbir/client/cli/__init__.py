@@ -1,4 +1,4 @@
-"""The command line: the program ``cbir`` and what it shows in a terminal."""
+"""The command line: the program ``cbir`` and its output in a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sheet of paper with what Pillow's own drawing lacks: smooth round corners, and text that fits."""
+"""A canvas with two things that Pillow lacks: smooth rounded corners, and text that is cut to fit."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
 
 __all__ = ["Area", "Canvas", "backdrop", "contain"]
 
-#: Left, top, right, bottom in pixels; right and bottom exclusive.
+#: Left, top, right, bottom in pixels; right and bottom are exclusive.
 Area = tuple[int, int, int, int]
 
-#: How much finer than a pixel the corners are computed.
+#: Rounded corners are drawn so many times larger and scaled down, for smooth edges.
 _FINE = 8
 
 
@@ -21,7 +21,7 @@ class Canvas:
 
     Args:
         size: Width and height in pixels.
-        colour: The paper.
+        colour: Colour of the background.
     """
 
     def __init__(self, size: tuple[int, int], colour: str) -> None:
@@ -29,11 +29,11 @@ class Canvas:
         self._draw = ImageDraw.Draw(self.image)
 
     def panel(self, area: Area, colour: str, radius: int = 0) -> None:
-        """Fill a rectangle with round corners."""
+        """Fill a rectangle with rounded corners."""
         self.image.paste(Image.new("RGB", _size(area), colour), area[:2], _mask(_size(area), radius))
 
     def frame(self, area: Area, colour: str, radius: int, width: int) -> None:
-        """Draw a line of the given width along the inside of a rectangle with round corners."""
+        """Draw the outline of a rectangle with rounded corners, ``width`` pixels wide and inside of it."""
         outer = _mask(_size(area), radius)
         hole = Image.new("L", outer.size, 0)
         inner = (outer.width - 2 * width, outer.height - 2 * width)
@@ -41,23 +41,23 @@ class Canvas:
         self.image.paste(Image.new("RGB", outer.size, colour), area[:2], ImageChops.subtract(outer, hole))
 
     def picture(self, picture: Image.Image, at: tuple[int, int], radius: int = 0) -> None:
-        """Lay a picture down, its corners rounded."""
+        """Paste a picture with rounded corners."""
         self.image.paste(picture.convert("RGB"), at, _mask(picture.size, radius))
 
     def bar(self, area: Area, parts: list[tuple[float, str]], track: str) -> None:
-        """Draw a horizontal stacked bar with round ends.
+        """Draw a horizontal stacked bar with rounded ends.
 
         Args:
-            area: The whole of the bar.
+            area: The whole bar.
             parts: Fractions of its width and their colours, from the left; negative ones are left out.
-            track: The colour of what remains.
+            track: Colour of the rest of the bar.
         """
         width, height = _size(area)
         strip = Image.new("RGB", (width, height), track)
         draw, end = ImageDraw.Draw(strip), 0.0
         for fraction, colour in parts:
             start, end = end, min(end + max(fraction, 0.0), 1.0)
-            # Rounded at the edges, not in the widths: errors do not add up.
+            # Edges are rounded, not widths, so that rounding errors do not add up.
             if round(end * width) > round(start * width):
                 draw.rectangle((round(start * width), 0, round(end * width) - 1, height), fill=colour)
         self.picture(strip, area[:2], height // 2)
@@ -78,13 +78,13 @@ class Canvas:
 
         Args:
             at: The anchor point; by default the left end of the baseline.
-            text: What to write; shortened with "…" to fit.
-            size: Height of the letters in pixels.
-            colour: Their colour.
-            anchor: As in Pillow.
-            room: The most pixels it may take.
-            strong: Thicker strokes.
-            keep_end: Shorten at the start, as suits paths.
+            text: The text; shortened with "…" to fit.
+            size: Font size in pixels.
+            colour: Colour of the text.
+            anchor: The anchor, as in Pillow.
+            room: Most pixels that it may take.
+            strong: Whether strokes are thicker.
+            keep_end: Shorten at the start instead of the end, as for paths.
         """
         line = _fit(_drawable(text), size, room, keep_end)
         self._draw.text(at, line, colour, _font(size), anchor=anchor, stroke_width=size / 50 if strong else 0)
@@ -99,20 +99,20 @@ class Canvas:
             self.text((at[0], at[1] + number * size * 1.4), line, size, colour, room=room)
 
     def line_count(self, text: str, size: int, room: int) -> int:
-        """The number of lines that :meth:`paragraph` needs to write all of the text."""
+        """Number of lines that :meth:`paragraph` needs for the whole text."""
         return len(_broken(text, size, room))
 
 
 def contain(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Return the picture resized to just fit, whole and undistorted; small ones grow at most threefold."""
+    """Return the picture scaled to fit within the size, without cropping or distortion, at most threefold."""
     scale = min(size[0] / picture.width, size[1] / picture.height, 3.0)
     fitted = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
     return picture.convert("RGB").resize(fitted, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
 def backdrop(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Return a pale blur of the picture that fills the size, to lay a picture of another shape on."""
-    # A few pixels, stretched smoothly, are a blur that costs nothing.
+    """Return a pale blur of the picture in the given size, as a background for a picture of another shape."""
+    # Shrinking to a few pixels and stretching them is a cheap blur.
     few = ImageOps.fit(picture.convert("RGB"), (5, 4), Image.Resampling.BOX)
     return Image.blend(few.resize(size, Image.Resampling.BICUBIC), Image.new("RGB", size, "white"), 0.62)
 
@@ -148,13 +148,13 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _drawable(text: str) -> str:
-    """Take accents off: the font that comes with Pillow has plain letters only."""
+    """Remove accents: the font that comes with Pillow has ASCII letters only."""
     plain = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
     return "".join(letter if letter.isprintable() else " " for letter in plain)
 
 
 def _broken(text: str, size: int, room: float) -> list[str]:
-    """The text in lines of at most ``room`` pixels, broken at spaces; a longer word has a line of its own."""
+    """Break the text at spaces into lines of at most ``room`` pixels; a longer word has a line of its own."""
     lines: list[str] = []
     for word in _drawable(text).split():
         if lines and _font(size).getlength(f"{lines[-1]} {word}") <= room:
@@ -168,7 +168,7 @@ def _fit(text: str, size: int, room: float | None, keep_end: bool) -> str:
     font = _font(size)
     if room is None or font.getlength(text) <= room:
         return text
-    # The longest piece that fits, by halving: measuring every length takes long for long texts.
+    # Binary search for the longest piece that fits, as measuring text is slow.
     low, high = 0, len(text)
     while low < high:
         middle = (low + high + 1) // 2

@@ -18,14 +18,14 @@ def search_document(
     positives: Sequence[str] = (),
     negatives: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return one query's answer, or its ``error``, in the form that ``cbir search --json`` prints.
+    """Return the answer to one query, or its ``error``, in the form that ``cbir search --json`` prints.
 
     Args:
         query: The query's name.
-        outcome: What came of it.
-        expected: The label its hits should carry, if that is known.
-        positives: Ids of the examples it moved towards.
-        negatives: Ids of the examples it moved away from.
+        outcome: Its result or error.
+        expected: The label that its hits should have, if known.
+        positives: Ids of its positive examples.
+        negatives: Ids of its negative examples.
     """
     document: dict[str, Any] = {"query": query}
     if expected is not None:
@@ -66,5 +66,5 @@ def _hit(hit: Hit) -> dict[str, Any]:
 
 
 def _figure(value: float) -> float:
-    """Drop the digits that a 32-bit number never had."""
+    """Round to the digits that a float32 has."""
     return round(value, 7)

@@ -1,4 +1,4 @@
-"""The colours of the members, the same in the terminal and on the sheet."""
+"""The colours of the members, the same in the terminal and on the contact sheet."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from cbir.client import SearchResult
 
 __all__ = ["LABEL_VOTE", "LABEL_VOTE_COLOUR", "MEMBER_COLOURS", "contributions", "member_colours"]
 
-#: Told apart by hue and by lightness; none is the green or red that marks hits as right or wrong.
+#: They differ in hue and in lightness; none is the green or red that marks hits as right or wrong.
 MEMBER_COLOURS = ("#4C6FE7", "#22B8CF", "#F5B13D", "#A65FD8", "#F08CAE", "#8A6F5C", "#7C93B2", "#B9C04A")
 
-#: The name of the share that the neighbours' labels have in a hit's score.
+#: The name for what the vote of the neighbours' labels contributes to a hit's score.
 LABEL_VOTE = "label vote"
 LABEL_VOTE_COLOUR = "#5C6573"
 
 
 def member_colours(results: Iterable[SearchResult]) -> dict[str, str]:
-    """Give each contributor that occurs in the results its colour, in the ensemble's order.
+    """Assign a colour to each contributor in the results, in the ensemble's order.
 
-    The label vote comes last, and only where it contributed.
+    The label vote comes last, and only if it contributed.
     """
     hits = [hit for result in results for hit in result.hits]
     names = dict.fromkeys(vote.member for hit in hits for vote in hit.votes)

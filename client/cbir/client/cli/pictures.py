@@ -1,4 +1,4 @@
-"""Pictures for the sheet: decoded, upright and small."""
+"""Images for the contact sheet: decoded, upright and small."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FETCHERS = 8
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An upright picture that may have been made smaller.
+    """An upright image, possibly scaled down.
 
     Attributes:
         image: RGB.
@@ -35,9 +35,9 @@ class Picture:
 
 
 def open_picture(data: bytes, side: int) -> Picture | None:
-    """Decode an image file and shrink it to ``side`` pixels on its longer side; None where that cannot be done."""
+    """Decode an image file and scale it down to ``side`` pixels on its longer side; None if it cannot be decoded."""
     with warnings.catch_warnings():
-        # Pillow warns of odd metadata and of large images; the first is no matter here, the second is bounded by it.
+        # Pillow warns of odd metadata, which does not matter here, and of large images, which it refuses by itself.
         warnings.simplefilter("ignore")
         try:
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
@@ -58,7 +58,7 @@ def open_picture(data: bytes, side: int) -> Picture | None:
 
 
 def fetch_thumbnails(client: Client, image_ids: Iterable[str], side: int) -> dict[str, Picture]:
-    """Fetch and decode thumbnails of gallery images; those that cannot be had are left out."""
+    """Fetch and decode thumbnails of gallery images; those that cannot be fetched are left out."""
 
     def fetch(image_id: str) -> bytes:
         try:
@@ -74,7 +74,7 @@ def fetch_thumbnails(client: Client, image_ids: Iterable[str], side: int) -> dic
 
 
 def query_picture(client: Client, query: str | bytes | ImageId | Text, side: int) -> Picture | None:
-    """Return the picture of a query: from its file, or from the gallery when it is named by id; words have none."""
+    """The image of a query, from its file or, for an id, from the gallery; None for text."""
     if isinstance(query, Text):
         return None
     try:

@@ -4,10 +4,10 @@ A command is a module with
 
 - ``add_arguments(parser)``: declares its arguments;
 - ``run(args) -> int``: does the work and returns the exit status;
-- ``USER_ERRORS``: the exceptions whose text is a sentence for the user.
+- ``USER_ERRORS``: exceptions whose message is a sentence for the user.
 
-Only the module of the command that is called is imported, so that the client's commands run where the indexer's and
-the server's dependencies are not installed.
+Only the module of the command that is called is imported, so that the client's commands run without the dependencies of
+the indexer and the server.
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 """
@@ -26,12 +26,12 @@ __all__ = ["COMMANDS", "Command", "main"]
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Where a command lives.
+    """Where to find a command.
 
     Attributes:
         module: The module that implements it.
-        help: What it does, in a line.
-        extra: The extra of the distribution that installs what it needs; None: the distribution alone will do.
+        help: One line that says what it does.
+        extra: The extra of the distribution with its dependencies; None if it needs none.
     """
 
     module: str
@@ -39,7 +39,7 @@ class Command:
     extra: str | None = None
 
 
-#: Every command, in the order of the help. To add one, write its module and add a line.
+#: Every command, in the order of the help. To add a command, write its module and add a line here.
 COMMANDS: dict[str, Command] = {
     "index": Command("cbir.indexer.commands.index", "build or update an index and publish a new version", "indexer"),
     "eval": Command("cbir.indexer.commands.eval", "measure MAP@10 of the ensemble and each member", "indexer"),
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status.
 
     Args:
-        argv: The arguments after the program's name; default those of this process.
+        argv: The arguments after the program's name; None for those of this process.
 
     Raises:
         SystemExit: With status 2 for wrong usage, 0 after ``--help`` and ``--version``.
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read our output has gone. Python would complain once more when it flushes at exit.
+        # The reader of our output has gone. Without this, Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status
@@ -89,7 +89,7 @@ def _run(arguments: list[str]) -> int:
     parsers = {key: subparsers.add_parser(key, help=one.help, description=one.help) for key, one in COMMANDS.items()}
     if name is None or command is None:
         parser.parse_args(arguments)
-        return 2  # not reached: without a known command, argparse has printed help, version or usage
+        return 2  # not reached: if there is no known command, argparse has printed help, version or usage and exited
     try:
         module = importlib.import_module(command.module)
         module.add_arguments(parsers[name])
@@ -97,7 +97,7 @@ def _run(arguments: list[str]) -> int:
         try:
             return int(module.run(args))
         except BrokenPipeError:
-            raise  # an OSError, but no fault of the user's
+            raise  # an OSError, but not the user's mistake
         except module.USER_ERRORS as error:
             return _fail(str(error))
     except ModuleNotFoundError as error:
@@ -115,7 +115,7 @@ def _fail(sentence: str) -> int:
 
 
 class _PrintVersion(argparse.Action):
-    """``--version``, which reads the installed metadata only when it is asked."""
+    """``--version``; reads the installed metadata only if it is asked for."""
 
     def __init__(self, option_strings: Sequence[str], dest: str) -> None:
         super().__init__(option_strings, dest=argparse.SUPPRESS, nargs=0, help="print the version and exit")

@@ -1,4 +1,4 @@
-"""Which queries a command line means."""
+"""The queries that the arguments of a command line stand for."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from cbir.client import ImageId, InvalidQuery, Text
 
 __all__ = ["IMAGE_SUFFIXES", "NamedQuery", "named_queries"]
 
-#: What is taken from a folder; a file that is named itself is sent whatever it is called.
+#: Files with these suffixes are taken from folders; a file that is named itself may have any name.
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"))
 
 
 @dataclass(frozen=True, slots=True)
 class NamedQuery:
-    """A query and what to call it.
+    """A query and its name.
 
     Attributes:
-        name: What the user called it.
-        query: What is sent; None: nothing but the positive examples.
-        expected: The label its hits should carry, if that is known.
+        name: The name that the user gave it.
+        query: The query that is sent; None for the positive examples alone.
+        expected: The label that its hits should have, if known.
     """
 
     name: str
@@ -37,13 +37,13 @@ def named_queries(
 
     Args:
         images: Files, ``-`` for standard input, and folders. A folder stands for the images below it, in order of
-            their paths; its first sub-folders are their labels, as when it is indexed.
+            their paths; the names of its direct sub-folders are their labels, as in indexing.
         ids: Ids of gallery images.
-        texts: Words to search by.
-        expect: The label all hits should carry, in place of what the folders say.
+        texts: Text queries.
+        expect: The label that all hits should have, instead of the folders' names.
 
     Raises:
-        InvalidQuery: A folder without images.
+        InvalidQuery: A folder has no images.
     """
     queries: list[NamedQuery] = []
     for name in images:
@@ -58,7 +58,7 @@ def named_queries(
                 raise InvalidQuery(f"the folder {name!r} holds no images: give image files or a folder of them")
             queries.extend(found)
         else:
-            # Also what does not exist: it is reported in its turn and does not stop the rest.
+            # Paths that do not exist too: the error is reported in the query's turn, and the other queries go on.
             queries.append(NamedQuery(name, name, expect))
     queries.extend(NamedQuery(name, ImageId(name), expect) for name in ids)
     queries.extend(NamedQuery(words.strip() or '""', Text(words), expect) for words in texts)

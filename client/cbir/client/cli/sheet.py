@@ -1,4 +1,4 @@
-"""A contact sheet: each query beside its hits, with what every member contributed."""
+"""A contact sheet: each query beside its hits, with what every member contributed to their scores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cbir.client.cli.pictures import Picture
 
 __all__ = ["PICTURE_SIDE", "SheetRow", "draw_sheet"]
 
-#: Longest side in pixels that pictures need to be drawn sharply.
+#: Length in pixels of the longer side of pictures that are drawn sharply.
 PICTURE_SIDE = 400
 
 _PAPER, _CARD, _MAT, _TRACK = "#EEF1F6", "#FFFFFF", "#F2F4F8", "#E4E8EF"
@@ -33,23 +33,23 @@ _CELL_HEIGHT = _PICTURE_HEIGHT + 84
 _PREDICTIONS = 3
 _EXAMPLE, _EXAMPLES_A_LINE, _EXAMPLES_SHOWN, _EXAMPLE_CAPTION = 76, 4, 8, 32
 _WORDS_MARGIN = 28
-#: A query without a picture and without an answer takes no more than the sentence that says why.
+#: Height of a row that has neither a picture nor an answer, only the sentence that says why.
 _SENTENCE_HEIGHT = 176
 
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One query of a sheet.
+    """One query on a sheet.
 
     Attributes:
-        name: What to call it.
-        picture: The query, if it is an image.
-        outcome: Its answer, or the sentence that says why there is none.
+        name: Its name.
+        picture: The query image, if it is an image.
+        outcome: Its result, or the sentence that says why there is none.
         thumbnails: Pictures of hits and examples by id; missing ones are drawn as blanks.
-        expected: The label its hits should carry; it makes frames green or red.
-        positives: Ids of the examples the query moved towards.
-        negatives: Ids of the examples it moved away from.
-        words: The query, if it is words; they take the picture's place.
+        expected: The label that its hits should have; frames are then green or red.
+        positives: Ids of its positive examples.
+        negatives: Ids of its negative examples.
+        words: The text of a text query, drawn in place of the picture.
     """
 
     name: str
@@ -63,17 +63,17 @@ class SheetRow:
 
     @property
     def examples(self) -> list[tuple[str, Sequence[str]]]:
-        """The sides that have examples: what they are called, and the ids."""
+        """The kinds of examples that there are, each with its heading and the ids."""
         return [(name, ids) for name, ids in (("like", self.positives), ("unlike", self.negatives)) if ids]
 
     @property
     def result(self) -> SearchResult | None:
-        """The answer, if there is one."""
+        """The result, if there is one."""
         return None if isinstance(self.outcome, str) else self.outcome
 
 
 def draw_sheet(rows: Sequence[SheetRow]) -> Image.Image:
-    """Draw the queries one below the other, each with its hits in rank order.
+    """Draw the queries one below the other, each with its hits by rank.
 
     Returns:
         An RGB picture, 1760 pixels wide and as high as it needs to be.
@@ -108,11 +108,11 @@ def _draw_header(canvas: Canvas, rows: Sequence[SheetRow], colours: Mapping[str,
     facts = [f"{len(rows)} queries"] if len(rows) > 1 else []
     facts += [f"index {version}" for version in versions]
     canvas.text((_MARGIN, 98), " · ".join(facts), 18, _FAINT, room=700)
-    # The legend is set from the right edge to the left.
+    # The legend is laid out from the right edge to the left.
     right = float(_WIDTH - _MARGIN)
     for name, colour in reversed(list(colours.items())):
         if right < _MARGIN + title + 120:
-            break  # more members than the line has room for
+            break  # no room for more members on the line
         right -= canvas.text((right, 60), name, 19, _SOFT, anchor="rs", room=220) + 26
         canvas.panel((int(right), 45, int(right) + 16, 61), colour, 5)
         right -= 28
@@ -162,7 +162,7 @@ def _draw_query(canvas: Canvas, row: SheetRow, left: int, top: int) -> None:
 
 
 def _draw_examples(canvas: Canvas, row: SheetRow, left: int, top: int) -> None:
-    """Draw the examples in small, those the query moved towards first."""
+    """Draw small pictures of the examples, positive ones first."""
     for name, ids in row.examples:
         shown = ids if len(ids) <= _EXAMPLES_SHOWN else ids[: _EXAMPLES_SHOWN - 1]
         canvas.text((left, top + 22), name, 16, _FAINT)
@@ -190,7 +190,7 @@ def _example_lines(ids: Sequence[str]) -> int:
 
 
 def _draw_words(canvas: Canvas, words: str, area: tuple[int, int, int, int]) -> None:
-    """Write the words into the middle of the area, as large as lets them fit."""
+    """Write the text in the middle of the area, as large as fits."""
     room = area[2] - area[0] - 2 * _WORDS_MARGIN
     quoted = f"\u201c{words.strip()}\u201d"
     for size in (40, 32, 26, 21):
@@ -205,7 +205,7 @@ def _draw_words(canvas: Canvas, words: str, area: tuple[int, int, int, int]) -> 
 
 
 def _with_crop(picture: Picture, crop: Box | None) -> Image.Image:
-    """Fit the picture into its place; what the crop leaves out is veiled, and the crop is outlined."""
+    """Fit the picture into its area, with the crop outlined and the rest dimmed."""
     fitted = contain(picture.image, (_QUERY, _QUERY_HEIGHT))
     if crop is None or (crop.width >= picture.width and crop.height >= picture.height):
         return fitted
@@ -219,7 +219,7 @@ def _with_crop(picture: Picture, crop: Box | None) -> Image.Image:
     veiled = Image.blend(ImageEnhance.Color(fitted).enhance(0.3), Image.new("RGB", fitted.size, _CARD), 0.72)
     veiled.paste(fitted.crop(inside), inside[:2])
     draw = ImageDraw.Draw(veiled)
-    # A light line inside a coloured one shows on every picture.
+    # A light line inside a coloured one is visible on every picture.
     draw.rectangle((inside[0], inside[1], inside[2] - 1, inside[3] - 1), outline=_CROP, width=3)
     draw.rectangle((inside[0] + 3, inside[1] + 3, inside[2] - 4, inside[3] - 4), outline=_CARD, width=1)
     return veiled

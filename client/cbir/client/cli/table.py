@@ -1,4 +1,4 @@
-"""Search results for the terminal."""
+"""Search results as a table in the terminal."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from cbir.client.cli.palette import contributions
 __all__ = ["print_result"]
 
 _EIGHTHS, _FULL = " ▏▎▍▌▋▊▉", "█"
-#: Cells of a member's own bar, and of the bar the members share on narrow terminals.
+#: Width in cells of the bar of one member, and of the bar that all members share on narrow terminals.
 _BAR, _STACKED_BAR = 8, 18
-#: Longer labels are folded.
+#: Labels with more cells than this are wrapped.
 _LABEL = 24
 _RIGHT, _WRONG = "green", "red"
 
@@ -31,18 +31,18 @@ def print_result(
     positives: Sequence[str] = (),
     negatives: Sequence[str] = (),
 ) -> None:
-    """Print one query's hits: rank, label, score, id, and bars for what each member contributed.
+    """Print the hits of one query: rank, label, score, id, and bars of what each member contributed.
 
-    Where the line has room, every member has a column; else the members share one stacked bar.
+    On wide terminals every member has a column; on narrow ones the members share one stacked bar.
 
     Args:
-        console: Where to.
+        console: The console to print to.
         name: The query's name.
-        result: Its answer.
-        colours: The contributors and their colours, see :func:`cbir.client.cli.palette.member_colours`.
-        expected: The label that hits should carry; it colours theirs.
-        positives: Ids of the examples the query moved towards.
-        negatives: Ids of the examples it moved away from.
+        result: Its result.
+        colours: Colours of the contributors, see :func:`cbir.client.cli.palette.member_colours`.
+        expected: The label that hits should have; right and wrong labels are then coloured.
+        positives: Ids of the query's positive examples.
+        negatives: Ids of its negative examples.
     """
     console.print(_heading(name, result, expected), soft_wrap=True)
     if positives or negatives:
@@ -81,7 +81,7 @@ def print_result(
 
 
 def _wide(result: SearchResult, colours: Mapping[str, str]) -> int:
-    """Return the width of the table with a column for each member."""
+    """Width of the table with a column for each member, in cells."""
     label = min(max(len(hit.label or "-") for hit in result.hits), _LABEL)
     columns = [2, label, 5, max(len(hit.image_id) for hit in result.hits)]
     columns += [max(len(contributor), _BAR + 5) for contributor in colours]
@@ -112,12 +112,12 @@ def _label_style(label: str | None, expected: str | None) -> str:
 
 
 def _bar(parts: Sequence[tuple[float, str]], top: float, width: int, console: Console) -> Text:
-    """Return a stacked bar of ``width`` cells, which ``top`` fills; values below 0 are left out."""
+    """Return a stacked bar of ``width`` cells; a value of ``top`` fills it, and values below 0 are left out."""
     bar, end = Text(), 0.0
     for value, colour in parts:
         start, end = end, end + (max(value, 0.0) / top * width if top > 0 else 0.0)
         if len(parts) > 1:
-            # Cells rounded at the edges, so that the errors of the parts do not add up.
+            # Edges are rounded, not widths, so that rounding errors do not add up.
             bar.append(_block(console) * (round(end) - round(start)), style=colour)
         else:
             bar.append(_smooth(end, console), style=colour)
@@ -136,5 +136,5 @@ def _block(console: Console) -> str:
 
 
 def _printable(text: str) -> str:
-    """Keep control sequences in foreign labels and names from reaching the terminal."""
+    """Remove control characters from labels and names, which come from outside, before they reach the terminal."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

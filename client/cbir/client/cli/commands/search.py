@@ -33,7 +33,7 @@ USER_ERRORS: tuple[type[Exception], ...] = (CbirClientError,)
 
 _PIPE_WIDTH = 200
 _SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-#: A sheet of more queries than this would be too tall to look at, or to hold in memory.
+#: Most queries on a sheet: a taller one could not be looked at, nor held in memory.
 _SHEET_QUERIES = 24
 
 Outcome = SearchResult | CbirClientError
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     if not queries:
         more = f" and {len(args.like) - 1} more" if len(args.like) > 1 else ""
         queries = [NamedQuery(f"--like {args.like[0]}{more}", None, args.expect)]
-    # A file or pipe has no width of its own; columns are worth more there than short lines.
+    # A file or pipe has no width; one that has room for all columns is assumed.
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
     console = Console(markup=False, highlight=False, emoji=False, width=width)
     outcomes: list[Outcome] = []
@@ -146,7 +146,7 @@ def _options(args: argparse.Namespace) -> SearchOptions:
 
 
 def _outcomes(client: Client, queries: Sequence[NamedQuery], options: SearchOptions) -> Iterator[tuple[int, Outcome]]:
-    """Yield the place and the outcome of each query, in the order they are ready."""
+    """Yield the position and the outcome of each query, in the order in which they are ready."""
     if len(queries) == 1:
         try:
             yield 0, client.search(queries[0].query, **options)
@@ -158,7 +158,7 @@ def _outcomes(client: Client, queries: Sequence[NamedQuery], options: SearchOpti
 
 
 def _in_order(outcomes: Iterator[tuple[int, Outcome]]) -> Iterator[Outcome]:
-    """Yield each outcome as soon as those before it are there."""
+    """Yield the outcomes in the order of the queries, each as soon as those before it are there."""
     early: dict[int, Outcome] = {}
     turn = 0
     for place, outcome in outcomes:
@@ -171,9 +171,9 @@ def _in_order(outcomes: Iterator[tuple[int, Outcome]]) -> Iterator[Outcome]:
 def _save_sheet(
     client: Client, queries: Sequence[NamedQuery], outcomes: Sequence[Outcome], args: argparse.Namespace
 ) -> bool:
-    """Draw the first queries; tell whether the file could be written."""
+    """Draw the first queries on a sheet; return whether the file could be written."""
     path: Path = args.save
-    # Here and not above: without --save, Pillow need not be loaded.
+    # Imported here, so that Pillow is only loaded with --save.
     from cbir.client.cli.pictures import fetch_thumbnails, query_picture
     from cbir.client.cli.sheet import PICTURE_SIDE, SheetRow, draw_sheet
 
@@ -187,7 +187,7 @@ def _save_sheet(
     rows = [
         SheetRow(
             name=query.name,
-            # Where the examples are the query, the first of them stands for it.
+            # Without a query, the first positive example is shown in its place.
             picture=query_picture(client, ImageId(args.like[0]) if query.query is None else query.query, PICTURE_SIDE),
             outcome=outcome if isinstance(outcome, SearchResult) else str(outcome),
             thumbnails=thumbnails,
@@ -252,6 +252,6 @@ def _sheet_path(text: str) -> Path:
     if path.suffix.lower() not in _SHEET_SUFFIXES:
         raise argparse.ArgumentTypeError(f"{text!r} should end in {', '.join(_SHEET_SUFFIXES)}")
     if not path.parent.is_dir():
-        # Found out now rather than after the last query.
+        # Checked here, before any query is sent.
         raise argparse.ArgumentTypeError(f"{text!r} is in a folder that does not exist")
     return path
