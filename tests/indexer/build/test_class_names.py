@@ -212,7 +212,7 @@ def test_tuning_hears_names_that_mean_something(
         tables.append(table)
         return replace(start, text_share=0.6) if table.names else start
 
-    monkeypatch.setattr("cbir.indexer.tune.tuning.search_vote", choose)
+    monkeypatch.setattr("cbir.indexer.tune.vote_choice.search_vote", choose)
     # A fourth is chance.
     tiny_clip.claim_accuracy(out, 0.25)
     assert tune(out, settings=RUN).queries == 60
@@ -227,4 +227,4 @@ def test_tuning_hears_names_that_mean_something(
         found = version.classes(name)
         assert found is not None
         said = 0.6 * zero_shot_probabilities(raw.astype(np.float32), *found)
-        np.testing.assert_allclose(table.names[m].numpy(), said[table.rows], atol=1e-5)
+        np.testing.assert_allclose(table.names[m], said[table.rows], atol=1e-5)

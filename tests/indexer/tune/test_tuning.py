@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from plain_votes import mixed_probabilities, neighbour_probabilities
 
 from cbir.client.cli.program import main
@@ -21,10 +23,11 @@ from cbir.core.search import Retriever
 from cbir.core.vote import Heads, SearchSpec, fit_head
 from cbir.indexer.build import FitSettings, RunSettings, build
 from cbir.indexer.sources import open_sources
-from cbir.indexer.tune import SearchBudget, tune
+from cbir.indexer.tune import SearchBudget, tune, vote_choice
 from cbir.indexer.tune.cross_fit import MemberSpace, Sharpening, cross_splits, member_space
 from cbir.indexer.tune.objective import Trial, average_precisions, top_hits
 from cbir.indexer.tune.score_table import ScoreTable, score_table
+from cbir.indexer.tune.vote_choice import VoteChoice
 from cbir.indexer.tune.vote_search import search_vote
 
 SETTINGS = RunSettings(device="cpu", runtime="torch")
@@ -37,13 +40,29 @@ def table_of(
     names: dict[int, list[list[float]]] | None = None,
 ) -> ScoreTable:
     """From a list of members' (Q, C) similarities, and what (Q, 2) the class names say by member number."""
-    found = torch.tensor(candidate_codes)
-    totals = torch.tensor([row.count(code) for row, code in zip(candidate_codes, codes, strict=True)])
+    found = np.array(candidate_codes, np.int32)
+    totals = np.array([row.count(code) for row, code in zip(candidate_codes, codes, strict=True)])
+    rows = np.tile(np.arange(found.shape[1], dtype=np.int32), (len(found), 1))
     return ScoreTable(
-        {(m, 8): torch.tensor(s, dtype=torch.float32) for m, s in enumerate(similarities)}, {},
-        {m: torch.tensor(said) for m, said in (names or {}).items()}, found,
-        torch.ones_like(found, dtype=torch.bool), torch.tensor(codes), totals, np.arange(len(codes)), 2,
+        tuple((m, 8) for m in range(len(similarities))), np.stack(np.array(similarities, np.float32), axis=1),
+        np.zeros((len(found), 0, 0), np.float32),
+        {m: np.array(said, np.float32) for m, said in (names or {}).items()}, rows, found,
+        np.full(len(found), found.shape[1], np.int32), np.array(codes, np.int32), totals, np.arange(len(codes)), 2,
     )  # fmt: skip
+
+
+def precisions(table: ScoreTable, trial: Trial) -> np.ndarray:
+    """AP@10 under one vote."""
+    return average_precisions(table, [trial])[0]
+
+
+def hits(table: ScoreTable, trial: Trial) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and relevance of the hits of a table with one query, as many as there are."""
+    scores, relevant = top_hits(table, trial)
+    assert len(scores) == 1
+    assert not np.isfinite(scores[0, table.counts[0] :]).any()
+    assert not relevant[0, table.counts[0] :].any()
+    return scores[0, : table.counts[0]], relevant[0, : table.counts[0]]
 
 
 def blobs(noise: float, seed: int, classes: int = 8, each: int = 12, width: int = 16) -> tuple[np.ndarray, np.ndarray]:
@@ -61,17 +80,17 @@ def test_average_precision_of_a_vote_by_hand() -> None:
     # One member likes candidates 0, 1, 2 in this order, the other 2, 1, 0, three times as surely.
     table = table_of([[[0.3, 0.2, 0.1]], [[0.1, 0.4, 0.7]]], [[0, 1, 0]], [0])
     first, second = Trial((1.0, 0.0), (8, 8)), Trial((1.0, 1.0), (8, 8))
-    assert average_precisions(table, first) == pytest.approx([(1 + 2 / 3) / 2])
+    assert precisions(table, first) == pytest.approx([(1 + 2 / 3) / 2])
     # Means 0.2, 0.3, 0.4: order 2, 1, 0.
-    assert average_precisions(table, second) == pytest.approx([(1 + 2 / 3) / 2])
-    assert top_hits(table, second)[0][0].tolist() == pytest.approx([0.4, 0.3, 0.2])
+    assert precisions(table, second) == pytest.approx([(1 + 2 / 3) / 2])
+    assert hits(table, second)[0].tolist() == pytest.approx([0.4, 0.3, 0.2])
     # With labels: two neighbours vote, 0.4 for class 0 and 0.3 for class 1, at T 0.1: odds e : 1.
     voted = replace(second, neighbours=2, temperature=0.1, label_share=1.0)
     likely = np.e / (np.e + 1)
-    scores, relevant = top_hits(table, voted)
-    assert scores[0].tolist() == pytest.approx([0.4 + likely, 0.2 + likely, 0.3 + 1 - likely], abs=1e-5)
-    assert relevant[0].tolist() == [True, True, False]
-    assert average_precisions(table, voted) == pytest.approx([1.0])
+    scores, relevant = hits(table, voted)
+    assert scores.tolist() == pytest.approx([0.4 + likely, 0.2 + likely, 0.3 + 1 - likely], abs=1e-5)
+    assert relevant.tolist() == [True, True, False]
+    assert precisions(table, voted) == pytest.approx([1.0])
 
 
 def test_names_vote_by_weight_and_trust_by_hand() -> None:
@@ -84,11 +103,11 @@ def test_names_vote_by_weight_and_trust_by_hand() -> None:
     near = np.array([np.e, 1]) / (np.e + 1)
     want = 0.8 * names + (1 - 0.8 * 0.9) * near + [0.3, 0.2]
     assert want.argmax() == 1
-    assert top_hits(table, trial)[0][0].tolist() == pytest.approx([want[1], want[0]], abs=1e-6)
+    assert hits(table, trial)[0].tolist() == pytest.approx([want[1], want[0]], abs=1e-6)
     mute = replace(table, names={})
     near_alone = sorted((near[0] + 0.3, near[1] + 0.2), reverse=True)
-    for without in (top_hits(mute, trial), top_hits(table, replace(trial, text_share=0.0))):
-        assert without[0][0].tolist() == pytest.approx(near_alone, abs=1e-6)
+    for without in (hits(mute, trial), hits(table, replace(trial, text_share=0.0))):
+        assert without[0].tolist() == pytest.approx(near_alone, abs=1e-6)
 
 
 def test_names_get_the_share_that_they_deserve() -> None:
@@ -102,17 +121,17 @@ def test_names_get_the_share_that_they_deserve() -> None:
     for name, said in (("right", right), ("drawn", drawn)):
         table = score_table(spaces_of(raw), [(8,)], codes, splits, names={0: said})
         best = search_vote(table, start, [(8,)], SearchBudget(150))
-        shares[name], values[name] = best.text_share, average_precisions(table, best).mean()
+        shares[name], values[name] = best.text_share, precisions(table, best).mean()
     assert shares["right"] > 0.5 > shares["drawn"]
     assert values["right"] > 0.8 > values["drawn"]
 
 
 def test_ties_break_by_row_and_the_scale_of_weights_does_not_matter() -> None:
     table = table_of([[[0.5, 0.5, 0.5]], [[0.5, 0.5, 0.5]]], [[1, 0, 0]], [0])
-    assert average_precisions(table, Trial((1, 2), (8, 8))) == pytest.approx([(1 / 2 + 2 / 3) / 2])
+    assert precisions(table, Trial((1, 2), (8, 8))) == pytest.approx([(1 / 2 + 2 / 3) / 2])
     mixed = table_of([[[0.3, 0.2, 0.1]], [[0.1, 0.2, 0.9]]], [[1, 0, 0]], [0])
-    one, ten = (top_hits(mixed, Trial(w, (8, 8)))[0] for w in ((0.3, 0.7), (3.0, 7.0)))
-    assert torch.allclose(one, ten)
+    one, ten = (hits(mixed, Trial(w, (8, 8)))[0] for w in ((0.3, 0.7), (3.0, 7.0)))
+    np.testing.assert_allclose(one, ten, rtol=1e-6)
 
 
 def test_no_fold_sees_its_own_labels_and_the_same_bytes_stay_together() -> None:
@@ -145,7 +164,7 @@ def test_the_objective_agrees_with_the_retriever() -> None:
     label = mixed_probabilities({"h": heads[0], "n": near}, {"h": 0.4, "n": 0.6})
     assert label is not None
     want = np.sort(fused + 0.7 * label[codes[split.gallery]])[::-1][:10]
-    np.testing.assert_allclose(scores[0].numpy(), want, atol=1e-4)
+    np.testing.assert_allclose(scores[0], want, atol=1e-4)
 
 
 def test_a_member_of_noise_loses_its_vote_and_a_good_pair_beats_equal_weights_and_each_alone() -> None:
@@ -157,9 +176,9 @@ def test_a_member_of_noise_loses_its_vote_and_a_good_pair_beats_equal_weights_an
     table = score_table(spaces_of(clean, other, noise), dims, codes, cross_splits(codes, groups))
     best = search_vote(table, Trial((1.0, 1.0, 1.0), (8, 8, 8)), dims, SearchBudget(300))
     assert best.weights[2] == 0
-    value = average_precisions(table, best).mean()
+    value = precisions(table, best).mean()
     for weights in ((1.0, 1.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)):
-        assert value > average_precisions(table, replace(best, weights=weights)).mean()
+        assert value > precisions(table, replace(best, weights=weights)).mean()
 
 
 def test_sharpening_helps_queries_near_their_kind() -> None:
@@ -168,7 +187,7 @@ def test_sharpening_helps_queries_near_their_kind() -> None:
     plain = score_table(spaces_of(raw), [(8,)], codes, splits)
     sharp = score_table(spaces_of(raw), [(8,)], codes, splits, sharpening=Sharpening(5, 3.0, 5, 3.0))
     trial = Trial((1.0,), (8,))
-    assert average_precisions(sharp, trial).mean() > average_precisions(plain, trial).mean() + 0.02
+    assert precisions(sharp, trial).mean() > precisions(plain, trial).mean() + 0.02
 
 
 @pytest.fixture
@@ -211,30 +230,66 @@ def test_a_gain_is_published_and_used_and_kept_when_the_gallery_grows(
 
 
 def test_a_loss_is_not_published(indexed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    from cbir.indexer.tune import tuning
-
-    # A search whose choice serves other queries badly.
-    monkeypatch.setattr(tuning, "search_vote", lambda table, start, *rest: replace(start, temperature=0.5))
-    monkeypatch.setattr(
-        tuning._Tuning, "_held_out", lambda self, table, start, dims: np.zeros(len(table)), raising=True
-    )
+    # A search whose choice serves other queries badly, in whole and in part.
+    monkeypatch.setattr(vote_choice, "search_vote", lambda table, start, *rest: replace(start, temperature=0.5))
+    monkeypatch.setattr(VoteChoice, "_held_out", staticmethod(lambda table, halves: np.zeros(len(table))))
     live = IndexStore(indexed).current()
     assert main(["tune", str(indexed), "--json", "--device", "cpu", "--runtime", "torch"]) == 0
     printed = capsys.readouterr()
     document = json.loads(printed.out)
-    assert document["published"] is False
+    assert (document["published"], document["rejected"], document["taken"]) == (False, True, None)
     assert document["gain"]["mean"] < 0
+    assert set(document["steps"]) == {"expansion", "weights", "label vote"}
     assert "nothing was published" in printed.err
     assert IndexStore(indexed).current() == live
+    assert main(["tune", str(indexed), "--device", "cpu", "--runtime", "torch"]) == 0
+    table = capsys.readouterr().out
+    # What lost is never shown like what is in use.
+    assert "REJECTED" in table
+    assert table.index("REJECTED") < table.index("weight")
+    assert "label vote alone" in table
+
+
+@pytest.mark.parametrize("step", ["expansion", "weights", "label vote"])
+def test_a_part_that_is_a_gain_is_taken_where_the_whole_is_none(
+    step: str, indexed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    live = IndexStore(indexed).open().vote
+
+    def search(table: ScoreTable, start: Trial, *rest: object) -> Trial:
+        return replace(start, temperature=0.3, weights=(3.0, 1.0))
+
+    def held_out(table: ScoreTable, halves: vote_choice.Halves) -> np.ndarray:
+        trial = halves[0][1]
+        changed = {
+            "expansion": len(halves) == 1,
+            "weights": trial.weights == (3.0, 1.0) and trial.temperature != 0.3,
+            "label vote": trial.weights != (3.0, 1.0) and trial.temperature == 0.3,
+        }
+        return np.ones(len(table)) if changed[step] else np.zeros(len(table))
+
+    monkeypatch.setattr(vote_choice, "search_vote", search)
+    monkeypatch.setattr(VoteChoice, "_held_out", staticmethod(held_out))
+    assert main(["tune", str(indexed), "--json", "--device", "cpu", "--runtime", "torch"]) == 0
+    printed = capsys.readouterr()
+    document = json.loads(printed.out)
+    assert (document["taken"], document["published"], document["rejected"]) == (step, True, False)
+    assert document["whole"]["gain"]["mean"] < 0 < document["gain"]["low"]
+    assert f"{step} alone" in printed.err
+    vote = IndexStore(indexed).open().vote
+    total = sum(live.weights.values())
+    equal = pytest.approx({name: weight / total for name, weight in live.weights.items()})
+    assert (vote.expansion_neighbours > 0) == (step == "expansion")
+    assert (vote.temperature == 0.3) == (step == "label vote")
+    assert list(vote.weights.values()) == [0.75, 0.25] if step == "weights" else vote.weights == equal
+    assert vote.calibration is not None
 
 
 def test_a_vote_that_stays_is_calibrated_once(
     indexed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    from cbir.indexer.tune import tuning
-
-    monkeypatch.setattr(tuning, "search_vote", lambda table, start, *rest: replace(start, temperature=0.3))
-    monkeypatch.setattr(tuning._Tuning, "_held_out", lambda self, table, start, dims: np.ones(len(table)))
+    monkeypatch.setattr(vote_choice, "search_vote", lambda table, start, *rest: replace(start, temperature=0.3))
+    monkeypatch.setattr(VoteChoice, "_held_out", staticmethod(lambda table, halves: np.ones(len(table))))
     first = tune(indexed, settings=SETTINGS)
     store = IndexStore(indexed)
     tuned = store.open()
@@ -289,3 +344,39 @@ def test_given_queries_judge(indexed: Path, pictures: Callable[..., Path], capsy
     # The first 15 of each class are in the gallery and so do not ask.
     assert document["queries"] == 28
     assert document["query_source"] == "given query images"
+
+
+def test_ctrl_c_leaves_the_index_as_it_was(indexed: Path) -> None:
+    version = IndexStore(indexed).open()
+
+    def contents() -> dict[str, bytes]:
+        # The cache may be tidied, and the lock's file is empty in any case.
+        return {
+            str(path.relative_to(indexed)): path.read_bytes()
+            for path in sorted(indexed.rglob("*"))
+            if path.is_file() and "cache" not in path.relative_to(indexed).parts
+        }
+
+    before = contents()
+    command = [sys.executable, "-m", "cbir.client.cli.program", "tune", str(indexed), "--trials", "100000000"]
+    with subprocess.Popen(
+        [*command, "--device", "cpu", "--runtime", "torch"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if line.startswith("tune "):
+                # Votes are being tried: "tune 20/100000000 (about ... s left)".
+                assert "s left)" in line
+                process.send_signal(signal.SIGINT)
+                break
+        said.append(process.stderr.read())
+        assert process.wait(60) == 130, said
+    assert "nothing was published" in said[-1]
+    assert "Traceback" not in "".join(said)
+    assert contents() == before
+    assert IndexStore(indexed).open().name == version.name

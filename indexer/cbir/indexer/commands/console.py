@@ -86,6 +86,9 @@ def _bars(console: Console) -> Iterator[Callable[[Progress], None]]:
                     bars.update(task, visible=False)
                 tasks[progress.stage] = bars.add_task(progress.stage, total=progress.total or None, rate="")
             rate = f"{progress.rate:.0f} images/s" if progress.rate else ""
+            if not progress.rate and progress.seconds_left is not None:
+                # Of the whole command; the bar's own estimate is of the stage.
+                rate = f"all done in about {progress.seconds_left:.0f} s"
             bars.update(tasks[progress.stage], completed=progress.done, total=progress.total or None, rate=rate)
 
         yield report
@@ -107,6 +110,11 @@ class _Lines:
             left = f", {progress.seconds_left:.0f} s left" if progress.seconds_left is not None else ""
             self._console.print(
                 f"{progress.stage} {progress.done}/{progress.total} ({progress.rate:.0f} images/s{left})",
+                soft_wrap=True,
+            )
+        elif progress.seconds_left is not None:
+            self._console.print(
+                f"{progress.stage} {progress.done}/{progress.total} (about {progress.seconds_left:.0f} s left)",
                 soft_wrap=True,
             )
         else:

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from cbir.core.machine import keep_compiled
 from cbir.indexer.build import RunSettings
 from cbir.indexer.commands.console import (
     USER_ERRORS,
@@ -18,7 +19,7 @@ from cbir.indexer.commands.console import (
     stderr,
 )
 from cbir.indexer.sources import open_sources
-from cbir.indexer.tune import SearchBudget, TuningReport, tune
+from cbir.indexer.tune import Gain, SearchBudget, TuningReport, tune
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
 
@@ -47,17 +48,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Tune, publish a gain, and say what came of it."""
+    keep_compiled()
     sources = open_sources(args.queries) if args.queries else None
     settings = RunSettings(args.device, args.runtime)
-    with progress_printer() as progress:
-        report = tune(
-            args.index,
-            sources,
-            settings,
-            SearchBudget(args.trials, args.seed),
-            progress,
-            use_labels=not args.without_labels,
-        )
+    try:
+        with progress_printer() as progress:
+            report = tune(
+                args.index,
+                sources,
+                settings,
+                SearchBudget(args.trials, args.seed),
+                progress,
+                use_labels=not args.without_labels,
+            )
+    except KeyboardInterrupt:
+        stderr().print("interrupted: nothing was published, the live version stays", soft_wrap=True)
+        raise
     _say(report)
     if args.json:
         print_json(report.to_json())
@@ -81,10 +87,15 @@ def _say(report: TuningReport) -> None:
             soft_wrap=True,
         )
     else:
-        mean, low, high = (100 * value for value in report.gain)
+        if report.taken and report.whole_gain:
+            console.print(
+                f"the vote as a whole is no gain ({_points(report.whole_gain)}), but {report.taken} alone is one, and "
+                "was taken",
+                soft_wrap=True,
+            )
         console.print(
             f"MAP@10 {_percent(report.before)} before, {_percent(report.held_out)} after on queries that did not "
-            f"choose the vote: {mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})",
+            f"choose the vote: {_points(report.gain)}",
             soft_wrap=True,
         )
     if report.version:
@@ -95,6 +106,14 @@ def _say(report: TuningReport) -> None:
 
 def _print(report: TuningReport) -> None:
     console = Console(highlight=False)
+    if report.rejected:
+        console.print(
+            "REJECTED, and not in use: the vote below lost against the live one on queries that did not choose it",
+            soft_wrap=True,
+        )
+    for step in report.steps:
+        taken = ", taken" if step.name == report.taken else ""
+        console.print(f"{step.name} alone: {_points(step.gain)}{taken}", soft_wrap=True)
     table = Table("member", "weight", "dim", "MAP@10 alone")
     for name, weight in report.vote.weights.items():
         dim = str(report.vote.dims.get(name, "as before"))
@@ -104,7 +123,8 @@ def _print(report: TuningReport) -> None:
     vote = report.vote
     if report.queries:
         console.print(
-            f"{report.queries} queries ({report.query_source}); new vote {_percent(report.after)}, with equal weights "
+            f"{report.queries} queries ({report.query_source}); {'rejected' if report.rejected else 'new'} vote "
+            f"{_percent(report.after)} on the queries that chose it, with equal weights "
             f"{_percent(report.equal)}",
             soft_wrap=True,
         )
@@ -118,6 +138,11 @@ def _print(report: TuningReport) -> None:
         + ("" if report.ece is None else f"; calibration error {report.ece:.3f}"),
         soft_wrap=True,
     )
+
+
+def _points(gain: Gain) -> str:
+    mean, low, high = (100 * value for value in gain)
+    return f"{mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
 
 
 def _percent(value: float | None) -> str:

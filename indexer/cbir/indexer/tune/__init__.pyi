@@ -1,3 +1,4 @@
 from .tuning import tune as tune
+from .tuning_report import Gain as Gain
 from .tuning_report import TuningReport as TuningReport
 from .vote_search import SearchBudget as SearchBudget

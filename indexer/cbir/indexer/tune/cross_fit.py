@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cbir.core.metric import SAMPLE, augmented, enough_labels, expanded, fit_glrt, fit_pca, neighbour_metrics, normalise
+from cbir.core.metric import augmented, expanded, fit_pca, normalise
 
 __all__ = [
     "MemberSpace",
@@ -23,9 +23,7 @@ __all__ = [
     "Sharpening",
     "Split",
     "cross_splits",
-    "label_free_metrics",
     "member_space",
-    "project",
     "sharpen",
 ]
 
@@ -82,10 +80,13 @@ def member_space(name: str, raw: Floats, gallery: int, metric: str, dim: int, wi
     return MemberSpace(name, np.asarray((raw - mean) @ basis, np.float32), metric == "glrt", dim)
 
 
-def cross_splits(codes: NDArray[np.integer], groups: Sequence[str], folds: int = 5, seed: int = 0) -> list[Split]:
+def cross_splits(
+    codes: NDArray[np.integer], groups: Sequence[str], folds: int = 5, seed: int = 0, most: int | None = None
+) -> list[Split]:
     """Cut a gallery into folds, class by class.
 
     Args:
+        most: About as many queries are enough: of folds beyond, and of the images of the last one, none asks.
         codes: (N,) class numbers, -1 for images without a label: they are searched in every fold and never ask.
         groups: (N,) images of one group (the same bytes) go into one fold, so that none finds itself.
     """
@@ -100,62 +101,17 @@ def cross_splits(codes: NDArray[np.integer], groups: Sequence[str], folds: int =
                 fold_of_group[number] = counter % folds
                 counter += 1
     fold = np.where(codes >= 0, fold_of_group[group], -1)
-    splits = []
+    splits: list[Split] = []
+    room = len(codes) if most is None else most
     for f in range(folds):
         others = np.flatnonzero(fold != f)
         asking = np.flatnonzero(fold == f)
+        if len(asking) > room:
+            asking = np.sort(rng.choice(asking, room, replace=False))
         if len(asking):
             splits.append(Split(others[codes[others] >= 0], others, asking))
+            room -= len(asking)
     return splits
-
-
-def label_free_metrics(
-    spaces: Sequence[MemberSpace], dims: Sequence[Sequence[int]], splits: Sequence[Split], codes: NDArray[np.integer]
-) -> dict[tuple[int, int], Floats]:
-    """Metrics learnt without labels, where some split has too few; they are the same for all splits."""
-    if all(enough_labels(codes[s.teachers]) for s in splits):
-        return {}
-    rows = np.unique(np.concatenate([s.gallery for s in splits]))
-    if len(rows) > SAMPLE:
-        rows = np.sort(np.random.default_rng(0).choice(rows, SAMPLE, replace=False))
-    learning = [m for m, space in enumerate(spaces) if space.glrt]
-    metrics: dict[tuple[int, int], Floats] = {}
-    for choice in range(max(len(d) for d in dims)):
-        keys = [(m, dims[m][min(choice, len(dims[m]) - 1)]) for m in learning]
-        if not keys or all(key in metrics for key in keys):
-            continue
-        found = neighbour_metrics([spaces[m].unit(d)[rows] for m, d in keys])
-        for key, metric in zip(keys, found, strict=True):
-            metrics.setdefault(key, metric)
-    return metrics
-
-
-def project(
-    spaces: Sequence[MemberSpace],
-    dims: Sequence[Sequence[int]],
-    codes: NDArray[np.integer],
-    split: Split,
-    label_free: Mapping[tuple[int, int], Floats],
-) -> dict[tuple[int, int], Floats]:
-    """Every image in every member's space and dimension, under metrics that the split's teachers taught.
-
-    Args:
-        label_free: Metrics to take instead, where there are any.
-
-    Returns:
-        (N, dim) unit vectors by (member number, dim).
-    """
-    result = {}
-    for m, space in enumerate(spaces):
-        for dim in dims[m]:
-            z = space.unit(dim)
-            if space.glrt:
-                metric = label_free.get((m, dim))
-                if metric is None:
-                    metric = fit_glrt(z[split.teachers], codes[split.teachers])
-                z = normalise(z @ metric.T)
-            result[m, dim] = z
-    return result
 
 
 def sharpen(

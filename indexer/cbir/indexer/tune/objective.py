@@ -1,24 +1,39 @@
-"""MAP@10 of a vote on a score table: what tuning maximises.  One pass over a few arrays, on their device."""
+"""MAP@10 of votes on a score table: what tuning maximises.
+
+Thousands of votes are tried, so the loop over the queries is compiled, and several votes are measured in one pass:
+what the members say of a query is read once for all of them.
+
+Shapes: T trials, M members, otherwise as in :mod:`cbir.indexer.tune.score_table`.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from cbir.core.machine import jit
 from cbir.indexer.tune.score_table import ScoreTable
 
 __all__ = ["Trial", "average_precisions", "top_hits"]
 
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int32]
+
 _MOST_NEIGHBOURS = 64
+_HITS = 10
+#: Queries that a thread takes at a time.
+_CHUNK = 512
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A vote to be measured; the names are those of :class:`cbir.core.vote.settings.VoteSettings`.
+    """A vote to be measured; the names are those of :class:`cbir.core.vote.VoteSettings`.
 
     Attributes:
         weights: One a member.
@@ -35,62 +50,175 @@ class Trial:
     text_share: float = 0.0
 
 
-def average_precisions(table: ScoreTable, trial: Trial) -> NDArray[np.float64]:
-    """(Q,) AP@10 of every query (all have R > 0)."""
-    _, relevant = top_hits(table, trial)
-    ranks = torch.arange(1, relevant.shape[1] + 1, device=relevant.device)
-    precision = relevant.cumsum(dim=1) / ranks
-    ap = (precision * relevant).sum(dim=1) / table.totals.clamp(max=10)
-    return np.asarray(ap.cpu().numpy(), dtype=np.float64)
+def average_precisions(table: ScoreTable, trials: Sequence[Trial]) -> NDArray[np.float64]:
+    """(T, Q) AP@10 of every query (all have R > 0) under every vote."""
+    _, relevant = _ranked(table, trials)
+    precision = relevant.cumsum(axis=2) / np.arange(1, _HITS + 1)
+    return np.asarray((precision * relevant).sum(axis=2) / np.minimum(table.totals, _HITS), np.float64)
 
 
-def top_hits(table: ScoreTable, trial: Trial, count: int = 10) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores (before calibration) and relevance of each query's best hits: (Q, count) float and bool."""
-    fused = _weighted([table.similarities[key] for key in enumerate(trial.dims)], trial.weights)
-    fused = fused.masked_fill(~table.valid, -torch.inf)
-    if trial.label_share > 0 and table.classes:
-        known = (table.candidate_codes >= 0) & table.valid
-        bonus = _probabilities(table, trial, fused).gather(1, table.candidate_codes.clamp(min=0))
-        fused = fused + trial.label_share * bonus * known
-    # A stable sort keeps row order, and so id order, among equals.
-    order = torch.argsort(fused, dim=1, descending=True, stable=True)[:, :count]
-    scores = fused.gather(1, order)
-    relevant = (table.candidate_codes.gather(1, order) == table.codes[:, None]) & scores.isfinite()
+def top_hits(table: ScoreTable, trial: Trial) -> tuple[Floats, NDArray[np.bool_]]:
+    """Scores (before calibration) and relevance of each query's ten best hits.
+
+    Returns:
+        (Q, 10) float32, minus infinity where a query has fewer candidates, and (Q, 10) bool.
+    """
+    scores, relevant = _ranked(table, [trial])
+    return scores[0], relevant[0]
+
+
+def _ranked(table: ScoreTable, trials: Sequence[Trial]) -> tuple[Floats, NDArray[np.bool_]]:
+    place = {key: number for number, key in enumerate(table.keys)}
+    which = np.array([[place[key] for key in enumerate(trial.dims)] for trial in trials])
+    weights = np.array([trial.weights for trial in trials], np.float32)
+    weights /= weights.sum(axis=1, keepdims=True)
+    settings = np.array(
+        [(t.neighbours, t.temperature, t.label_share, t.head_share, t.head_temperature, t.text_share) for t in trials],
+        np.float32,
+    )
+    scores = np.empty((len(trials), len(table), _HITS), np.float32)
+    relevant = np.empty(scores.shape, np.bool_)
+    speakers = np.array(list(table.names), np.int64)
+    names = list(table.names.values())
+    said = np.stack(names, axis=1) if names else np.zeros((len(table), 0, 0), np.float32)
+
+    def rank(start: int) -> None:
+        part = slice(start, start + _CHUNK)
+        _rank(
+            table.similarities[part], table.candidate_codes[part], table.candidate_rows[part], table.counts[part],
+            table.heads[part], said[part], speakers, table.codes[part], table.classes, which, weights, settings,
+            scores[:, part], relevant[:, part],
+        )  # fmt: skip
+
+    _in_parts(rank, range(0, len(table), _CHUNK))
     return scores, relevant
 
 
-def _weighted(parts: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
-    total = sum(weights)
-    result = torch.zeros_like(parts[0])
-    for part, weight in zip(parts, weights, strict=True):
-        if weight > 0:
-            result.add_(part, alpha=weight / total)
-    return result
+def _in_parts(work: Any, starts: range) -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if len(starts) == 1 or cores == 1:
+        for start in starts:
+            work(start)
+        return
+    with ThreadPoolExecutor(min(cores, len(starts)), thread_name_prefix="vote") as pool:
+        list(pool.map(work, starts))
 
 
-def _probabilities(table: ScoreTable, trial: Trial, fused: torch.Tensor) -> torch.Tensor:
-    """(Q, L) P(label | query), as :mod:`cbir.core.vote.label_vote` has it."""
-    count = min(trial.neighbours, _MOST_NEIGHBOURS, fused.shape[1])
-    best = torch.topk(fused, count, dim=1)
-    codes = table.candidate_codes.gather(1, best.indices)
-    votes = torch.exp((best.values - best.values[:, :1]) / trial.temperature) * (codes >= 0) * best.values.isfinite()
-    near = torch.zeros(len(table), table.classes, device=fused.device, dtype=fused.dtype)
-    near.scatter_add_(1, codes.clamp(min=0), votes)
-    near /= near.sum(dim=1, keepdim=True).clamp(min=1e-12)
-    # Where no neighbour has a label, the heads alone speak.
-    labelled = near.any(dim=1, keepdim=True)
-    if table.heads and trial.head_share > 0:
-        scores = _weighted([table.heads[key] for key in enumerate(trial.dims)], trial.weights)
-        heads = torch.softmax(scores / trial.head_temperature, dim=1)
-        share = torch.where(labelled, trial.head_share, 1.0)
-        near = share * heads + (1 - share) * near
-    if not table.names or trial.text_share <= 0:
-        return near
-    names, total = torch.zeros_like(near), torch.zeros_like(near[:, :1])
-    for m, said in table.names.items():
-        weight = trial.weights[m] * said.sum(dim=1, keepdim=True)
-        names += weight * said
-        total += weight
-    names /= total.clamp(min=1e-12)
-    mixed = trial.text_share * names + (1 - trial.text_share * names.sum(dim=1, keepdim=True)) * near
-    return mixed / mixed.sum(dim=1, keepdim=True).clamp(min=1e-12)
+@jit
+def _rank(
+    similarities: Floats,
+    candidate_codes: Ints,
+    candidate_rows: Ints,
+    counts: Ints,
+    heads: Floats,
+    said: Floats,
+    speakers: NDArray[np.int64],
+    codes: Ints,
+    classes: int,
+    which: NDArray[np.int64],
+    weights: Floats,
+    settings: Floats,
+    scores: Floats,
+    relevant: NDArray[np.bool_],
+) -> None:
+    """Rank the candidates of every query under every vote.  The last two are filled."""
+    trials, members = which.shape
+    fused = np.empty(similarities.shape[2], np.float32)
+    # The last place is that of images without a label: it stays 0, and spares the loop over candidates a branch.
+    likely, opinion = np.zeros(classes + 1, np.float32), np.zeros(classes, np.float32)
+    best, best_code = np.empty(_MOST_NEIGHBOURS, np.float32), np.empty(_MOST_NEIGHBOURS, np.int32)
+    hits, hit_place = np.empty(_HITS, np.float32), np.empty(_HITS, np.int64)
+    for q in range(len(counts)):
+        count = counts[q]
+        for t in range(trials):
+            fused[:count] = 0
+            for m in range(members):
+                weight = weights[t, m]
+                if weight > 0:
+                    row = similarities[q, which[t, m]]
+                    for c in range(count):
+                        fused[c] += weight * row[c]
+            neighbours, temperature, label_share = int(settings[t, 0]), settings[t, 1], settings[t, 2]
+            head_share, head_temperature, text_share = settings[t, 3], settings[t, 4], settings[t, 5]
+            if label_share > 0 and classes > 0:
+                # The neighbours: candidates come nearly in order, so few are moved.
+                most, held = min(neighbours, _MOST_NEIGHBOURS, count), 0
+                for c in range(count):
+                    value = fused[c]
+                    if held == most and value <= best[held - 1]:
+                        continue
+                    place = held if held < most else held - 1
+                    held = min(held + 1, most)
+                    while place > 0 and best[place - 1] < value:
+                        best[place], best_code[place] = best[place - 1], best_code[place - 1]
+                        place -= 1
+                    best[place], best_code[place] = value, candidate_codes[q, c]
+                likely[:] = 0
+                total = np.float32(0)
+                for k in range(held):
+                    if best_code[k] >= 0:
+                        vote = np.exp((best[k] - best[0]) / temperature)
+                        likely[best_code[k]] += vote
+                        total += vote
+                if total > 0:
+                    likely /= total
+                if heads.shape[1] > 0 and head_share > 0:
+                    opinion[:] = 0
+                    for m in range(members):
+                        weight = weights[t, m]
+                        if weight > 0:
+                            row = heads[q, which[t, m]]
+                            for k in range(classes):
+                                opinion[k] += weight * row[k]
+                    top, mass = opinion.max(), np.float32(0)
+                    for k in range(classes):
+                        opinion[k] = np.exp((opinion[k] - top) / head_temperature)
+                        mass += opinion[k]
+                    # Where no neighbour has a label, the heads alone speak.
+                    share = head_share if total > 0 else np.float32(1)
+                    for k in range(classes):
+                        likely[k] = share * opinion[k] / mass + (1 - share) * likely[k]
+                if len(speakers) > 0 and text_share > 0:
+                    opinion[:] = 0
+                    mass = np.float32(0)
+                    for n in range(len(speakers)):
+                        weight = weights[t, speakers[n]] * said[q, n].sum()
+                        mass += weight
+                        for k in range(classes):
+                            opinion[k] += weight * said[q, n, k]
+                    opinion /= max(mass, np.float32(1e-12))
+                    rest = 1 - text_share * opinion.sum()
+                    for k in range(classes):
+                        likely[k] = text_share * opinion[k] + rest * likely[k]
+                    likely /= max(likely.sum(), np.float32(1e-12))
+                likely[classes] = 0
+                for c in range(count):
+                    code = candidate_codes[q, c]
+                    fused[c] += label_share * likely[np.uint32(code if code >= 0 else classes)]
+            held = 0
+            for c in range(count):
+                value = fused[c]
+                if held == _HITS and value < hits[held - 1]:
+                    continue
+                place = held if held < _HITS else held - 1
+                # Equal scores keep the order of rows, and so of ids.
+                if (
+                    held == _HITS
+                    and value == hits[place]
+                    and candidate_rows[q, c] > candidate_rows[q, hit_place[place]]
+                ):
+                    continue
+                held = min(held + 1, _HITS)
+                while place > 0 and (
+                    hits[place - 1] < value
+                    or (hits[place - 1] == value and candidate_rows[q, hit_place[place - 1]] > candidate_rows[q, c])
+                ):
+                    hits[place], hit_place[place] = hits[place - 1], hit_place[place - 1]
+                    place -= 1
+                hits[place], hit_place[place] = value, c
+            for k in range(_HITS):
+                if k < held:
+                    scores[t, q, k] = hits[k]
+                    relevant[t, q, k] = candidate_codes[q, hit_place[k]] == codes[q]
+                else:
+                    scores[t, q, k], relevant[t, q, k] = -np.inf, False

@@ -3,78 +3,76 @@
 What is kept of a gallery is small, so that a trial of weights and vote is one pass over a few arrays.  Heads, like
 metrics (:mod:`cbir.indexer.tune.cross_fit`), never saw the label of the query that they score.
 
-Shapes: N images (gallery first, given queries after), Q queries, C candidates, M members, L classes.
+Shapes: N images (gallery first, given queries after), Q queries, C candidates, M members, L classes, K pairs of a
+member and a dimension.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from cbir.core.vote import fit_head
-from cbir.indexer.tune.cross_fit import (
-    MemberSpace,
-    MemberVectors,
-    Sharpening,
-    Split,
-    label_free_metrics,
-    project,
-    sharpen,
-)
+from cbir.indexer.tune.candidate_pool import LIKELY, most_candidates, pooled, products, rows_by_class
+from cbir.indexer.tune.cross_fit import MemberSpace, MemberVectors, Sharpening, Split, sharpen
+from cbir.indexer.tune.fold_metrics import FoldMetrics
 
 __all__ = ["ScoreTable", "score_table"]
 
 Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
+Ints = NDArray[np.int32]
+Rows = NDArray[np.int64]
 
-#: Candidates of a query: the best by the members together, by each alone, and of each of the likeliest classes.
-TOGETHER, ALONE, LIKELY, EACH = 200, 40, 3, 12
-_BLOCK = 512
+_BLOCK = 256
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Everything a trial needs, on one device.
+    """Everything a trial needs.
 
     Attributes:
-        similarities: By (member number, dim): (Q, C) cosines.
-        heads: By (member number, dim): (Q, L) scores of the linear heads; empty without.
+        keys: (member number, dim) by place; K of them.
+        similarities: (Q, K, C) cosines.
+        heads: (Q, K, L) scores of the linear heads; (Q, 0, 0) without.
         names: By member number: (Q, L) what the names of the classes say, rows summing to how much the member is
             trusted in that (:func:`cbir.core.search.zero_shot.names_trust`); those that are not are missing.
-        candidate_codes: (Q, C) class numbers, -1 for images without a label.
-        valid: (Q, C) False where a query has fewer candidates.
+        candidate_rows: (Q, C) row numbers, the likeliest first; what is beyond a query's count is not looked at.
+        candidate_codes: (Q, C) their class numbers, -1 for images without a label.
+        counts: (Q,) candidates of each query.
         codes: (Q,) the queries' classes.
         totals: (Q,) R.
         rows: (Q,) which image asks.
         classes: L.
     """
 
-    similarities: Mapping[tuple[int, int], torch.Tensor]
-    heads: Mapping[tuple[int, int], torch.Tensor]
-    names: Mapping[int, torch.Tensor]
-    candidate_codes: torch.Tensor
-    valid: torch.Tensor
-    codes: torch.Tensor
-    totals: torch.Tensor
-    rows: Ints
+    keys: tuple[tuple[int, int], ...]
+    similarities: Floats
+    heads: Floats
+    names: Mapping[int, Floats]
+    candidate_rows: Ints
+    candidate_codes: Ints
+    counts: Ints
+    codes: Ints
+    totals: Rows
+    rows: Rows
     classes: int
 
     def __len__(self) -> int:
         return len(self.codes)
 
-    def part(self, queries: Ints) -> ScoreTable:
+    def part(self, queries: Rows) -> ScoreTable:
         """The table of some of its queries."""
-        index = torch.from_numpy(queries).to(self.codes.device)
-        return ScoreTable(
-            {k: v[index] for k, v in self.similarities.items()}, {k: v[index] for k, v in self.heads.items()},
-            {m: v[index] for m, v in self.names.items()},
-            self.candidate_codes[index], self.valid[index], self.codes[index], self.totals[index], self.rows[queries],
-            self.classes,
-        )  # fmt: skip
+        fields = ("similarities", "heads", "candidate_rows", "candidate_codes", "counts", "codes", "totals", "rows")
+        return replace(
+            self,
+            names={m: said[queries] for m, said in self.names.items()},
+            **{name: getattr(self, name)[queries] for name in fields},
+        )
 
 
 def score_table(
@@ -83,6 +81,7 @@ def score_table(
     codes: NDArray[np.integer],
     splits: Sequence[Split],
     *,
+    metrics: FoldMetrics | None = None,
     names: Mapping[int, Floats] | None = None,
     sharpening: Sharpening | None = None,
     weights: Floats | None = None,
@@ -94,31 +93,35 @@ def score_table(
     Args:
         dims: For each member the dimensions to keep scores for, the usual one first.  With ``sharpening`` one each.
         codes: (N,) class numbers, -1 without a label.
+        metrics: Those of the same spaces, codes and splits, where another table was made of them before.
         names: By member number: (N, L) what the names of the classes say; see :class:`ScoreTable`.
         weights: (M,) for finding candidates (and neighbours, with ``sharpening``); default: equal.
+        device: Where the products are computed.
     """
     share = np.full(len(spaces), 1 / len(spaces)) if weights is None else weights / weights.sum()
     classes = int(codes.max()) + 1 if len(codes) and codes.max() >= 0 else 0
-    label_free = label_free_metrics(spaces, dims, splits, codes)
+    metrics = metrics or FoldMetrics(spaces, codes, splits)
     named = dict(names or {}) if classes else {}
     parts: list[ScoreTable] = []
     for number, split in enumerate(splits):
         report(number, len(splits))
-        vectors = project(spaces, dims, codes, split, label_free)
+        vectors = metrics.project(dims, number)
         heads = {}
         if classes >= 2 and len(split.teachers):
             for key, z in vectors.items():
                 heads[key] = fit_head(z[split.teachers], codes[split.teachers], classes).scores(z[split.queries])
         asking = {key: z[split.queries] for key, z in vectors.items()}
         searched = {key: z[split.gallery] for key, z in vectors.items()}
+        del vectors
         if sharpening:
             asking, searched = sharpen(asking, searched, share, sharpening)
         said = {m: p[split.queries] for m, p in named.items()}
-        parts.append(_candidates(asking, searched, heads, said, codes, split, dims, share, classes, device))
+        parts.append(_of_split(asking, searched, heads, said, codes, split, dims, share, classes, device))
+    report(len(splits), len(splits))
     return _join(parts)
 
 
-def _candidates(
+def _of_split(
     asking: MemberVectors,
     searched: MemberVectors,
     heads: Mapping[tuple[int, int], Floats],
@@ -132,63 +135,52 @@ def _candidates(
 ) -> ScoreTable:
     """Find each query's candidates in one split, and keep their similarities."""
     usual = [(m, choices[0]) for m, choices in enumerate(dims)]
-    gallery_codes = torch.from_numpy(codes[split.gallery].astype(np.int64)).to(device)
-    base = {key: torch.from_numpy(z).to(device) for key, z in searched.items()}
-    sizes = np.bincount(codes[split.gallery][codes[split.gallery] >= 0], minlength=max(classes, 1))
-    count = len(split.gallery)
-    found_codes: list[torch.Tensor] = []
-    valid_places: list[torch.Tensor] = []
-    similarities: dict[tuple[int, int], list[torch.Tensor]] = {key: [] for key in asking}
-    for start in range(0, len(split.queries), _BLOCK):
+    keys, count = tuple(asking), len(split.queries)
+    gallery_codes = codes[split.gallery].astype(np.int32)
+    sizes = np.bincount(gallery_codes[gallery_codes >= 0], minlength=max(classes, 1))
+    kin = rows_by_class(gallery_codes, classes)
+    base = {key: torch.from_numpy(searched[key]).to(device).T for key in usual}
+    opinions = [np.sum([heads[key] for key in usual], axis=0)] if heads else []
+    opinions += [np.sum(list(names.values()), axis=0)] if names else []
+    likely = [np.argsort(-opinion, axis=1, kind="stable")[:, :LIKELY] for opinion in opinions]
+    wanted = np.concatenate(likely, axis=1).astype(np.int32) if likely else np.zeros((count, 0), np.int32)
+    most = most_candidates(len(usual), len(opinions), len(split.gallery))
+    rows, counts = np.empty((count, most), np.int32), np.empty(count, np.int32)
+    similarities = np.zeros((count, len(keys), most), np.float32)
+    weights = share.astype(np.float32)
+    for start in range(0, count, _BLOCK):
         block = slice(start, start + _BLOCK)
-        scores = {key: torch.from_numpy(z[block]).to(device) @ base[key].T for key, z in asking.items()}
-        fused = torch.stack([float(w) * scores[key] for w, key in zip(share, usual, strict=True)]).sum(dim=0)
-        found = [torch.topk(fused, min(TOGETHER, count)).indices]
-        found += [torch.topk(scores[key], min(ALONE, count)).indices for key in usual]
-        opinions = [[heads[key][block] for key in usual]] if heads else []
-        opinions += [[said[block] for said in names.values()]] if names else []
-        for opinion in opinions:
-            likely = torch.from_numpy(np.sum(opinion, axis=0)).to(device)
-            for code in torch.topk(likely, min(LIKELY, classes)).indices.T:
-                other = gallery_codes[None, :] != code[:, None]
-                found.append(torch.topk(fused.masked_fill(other, -torch.inf), min(EACH, count)).indices)
-        # In row order, so that ties break by id; what was found twice counts once.
-        rows = torch.cat(found, dim=1).sort(dim=1).values
-        valid = torch.ones_like(rows, dtype=torch.bool)
-        valid[:, 1:] = rows[:, 1:] != rows[:, :-1]
-        found_codes.append(gallery_codes[rows])
-        valid_places.append(valid)
-        for key, matrix in scores.items():
-            similarities[key].append(matrix.gather(1, rows))
+        found = [torch.from_numpy(asking[key][block]).to(device) @ base[key] for key in usual]
+        scores = torch.stack(found).cpu().numpy()
+        rows[block], counts[block] = pooled(scores, weights, wanted[block], kin, most)
+        for place, key in enumerate(keys):
+            if key in usual:
+                similarities[block, place] = np.take_along_axis(scores[usual.index(key)], rows[block], axis=1)
+            else:
+                products(asking[key][block], searched[key], rows[block], counts[block], similarities[block, place])
+    width = int(counts.max(initial=0))
+    query_codes = codes[split.queries]
     return ScoreTable(
-        {key: torch.cat(blocks) for key, blocks in similarities.items()},
-        {key: torch.from_numpy(z).to(device) for key, z in heads.items()},
-        {m: torch.from_numpy(p).to(device) for m, p in names.items()},
-        torch.cat(found_codes),
-        torch.cat(valid_places),
-        torch.from_numpy(codes[split.queries].astype(np.int64)).to(device),
-        torch.from_numpy(sizes[codes[split.queries]].astype(np.int64)).to(device),
-        split.queries,
-        classes,
-    )
+        keys, similarities[:, :, :width].copy(),
+        np.stack([heads[key] for key in keys], axis=1) if heads else np.zeros((count, 0, 0), np.float32),
+        names, rows[:, :width].copy(), gallery_codes[rows[:, :width]], counts, query_codes.astype(np.int32),
+        sizes[query_codes], split.queries, classes,
+    )  # fmt: skip
 
 
 def _join(parts: Sequence[ScoreTable]) -> ScoreTable:
     """The tables of several splits as one, of the widest one's candidates."""
-    width = max(part.valid.shape[1] for part in parts)
+    width = max(part.candidate_rows.shape[1] for part in parts)
 
-    def widened(tensors: Iterable[torch.Tensor], fill: float = 0) -> torch.Tensor:
-        return torch.cat([torch.nn.functional.pad(t, (0, width - t.shape[1]), value=fill) for t in tensors])
+    def joined(name: str) -> Any:
+        arrays = [getattr(part, name) for part in parts]
+        if name in ("similarities", "candidate_rows", "candidate_codes"):
+            arrays = [np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, width - a.shape[-1])]) for a in arrays]
+        return np.concatenate(arrays)
 
-    first = parts[0]
-    return ScoreTable(
-        {key: widened(part.similarities[key] for part in parts) for key in first.similarities},
-        {key: torch.cat([part.heads[key] for part in parts]) for key in first.heads},
-        {m: torch.cat([part.names[m] for part in parts]) for m in first.names},
-        widened((part.candidate_codes for part in parts), -1),
-        widened(part.valid for part in parts),
-        torch.cat([part.codes for part in parts]),
-        torch.cat([part.totals for part in parts]),
-        np.concatenate([part.rows for part in parts]),
-        first.classes,
+    fields = ("similarities", "heads", "candidate_rows", "candidate_codes", "counts", "codes", "totals", "rows")
+    return replace(
+        parts[0],
+        names={m: np.concatenate([part.names[m] for part in parts]) for m in parts[0].names},
+        **{name: joined(name) for name in fields},
     )

@@ -18,6 +18,10 @@ __all__ = ["TuningMaterial", "gather"]
 
 Floats = NDArray[np.float32]
 
+#: Queries that tell votes apart well enough: the standard error of MAP@10 is then at most 0.005, and that of the
+#: difference of two votes far less.  Time and memory no longer grow with the square of the gallery.
+MOST_QUERIES = 8_000
+
 
 @dataclass(frozen=True)
 class TuningMaterial:
@@ -59,7 +63,7 @@ def gather(version: IndexVersion, run: Runner, queries: ImageSources | None) -> 
     codes = gallery.label_codes.astype(np.int64)
     if queries is None:
         hashes = [gallery.sha256(row) for row in range(len(gallery))]
-        splits = cross_splits(codes, hashes)
+        splits = cross_splits(codes, hashes, most=MOST_QUERIES)
         return TuningMaterial(raw, codes, splits, _names(version, raw), "the gallery, cross-fitted in five folds")
     place = {label: code for code, label in enumerate(gallery.labels)}
     images = [image for image in queries.scan() if image.label in place]

@@ -8,7 +8,18 @@ from typing import Any
 
 from cbir.core.vote import VoteSettings
 
-__all__ = ["TuningReport"]
+__all__ = ["Gain", "Step", "TuningReport"]
+
+#: Mean, and the ends of its 95 % bootstrap interval.
+Gain = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one part of the new vote alone gains over the live one."""
+
+    name: str
+    gain: Gain
 
 
 @dataclass(frozen=True)
@@ -26,6 +37,10 @@ class TuningReport:
         members: MAP@10 of each member alone, with otherwise the new vote.
         ece: Expected calibration error over the first ten hits, each query scored by a curve fitted to the others.
         version: The version published, or None: no gain.
+        rejected: The figures and the vote are those of a vote that is not in use, as it is no gain.
+        steps: Its parts, measured where the whole is no gain.
+        whole_gain: What the whole gained, where it was not taken.
+        taken: The part that was taken in place of the whole; the figures are its own then.
     """
 
     index: str
@@ -34,12 +49,16 @@ class TuningReport:
     before: float | None
     after: float | None
     held_out: float | None
-    gain: tuple[float, float, float] | None
+    gain: Gain | None
     equal: float | None
     members: Mapping[str, float]
     vote: VoteSettings
     ece: float | None
     version: str | None
+    rejected: bool = False
+    steps: tuple[Step, ...] = ()
+    whole_gain: Gain | None = None
+    taken: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The document `cbir tune --json` prints."""
@@ -47,11 +66,19 @@ class TuningReport:
             "index": self.index,
             "version": self.version,
             "published": self.version is not None,
+            "rejected": self.rejected,
             "queries": self.queries,
             "query_source": self.query_source,
             "map@10": {"before": self.before, "after": self.after, "held_out": self.held_out, "equal": self.equal},
-            "gain": None if self.gain is None else dict(zip(("mean", "low", "high"), self.gain, strict=True)),
+            "gain": _interval(self.gain),
+            "whole": {"gain": _interval(self.whole_gain)} if self.whole_gain else None,
+            "steps": {step.name: _interval(step.gain) for step in self.steps},
+            "taken": self.taken,
             "members": {name: {"map@10": value} for name, value in self.members.items()},
             "vote": self.vote.to_json(),
             "ece": self.ece,
         }
+
+
+def _interval(gain: Gain | None) -> dict[str, float] | None:
+    return None if gain is None else dict(zip(("mean", "low", "high"), gain, strict=True))

@@ -83,18 +83,18 @@ def _without_the_useless(table: ScoreTable, trial: Trial, evolve: Callable[[Tria
 
     What a member adds is measured against the others' best vote without it, for which they are weighed anew.
     """
-    value = average_precisions(table, trial)
+    value = _measured(table, trial)
     for m in np.argsort(trial.weights):
         weights = tuple(0.0 if i == m else w for i, w in enumerate(trial.weights))
         if trial.weights[m] <= 0 or not any(weights):
             continue
         without = replace(trial, weights=weights)
-        if not _is_worth_it(value, other := average_precisions(table, without)):
+        if not _is_worth_it(value, other := _measured(table, without)):
             trial, value = without, other
             continue
         if trial.weights[m] < _LIGHT * max(trial.weights):
             without = evolve(without, trials)
-            if not _is_worth_it(value, other := average_precisions(table, without)):
+            if not _is_worth_it(value, other := _measured(table, without)):
                 trial, value = without, other
     return trial
 
@@ -105,8 +105,12 @@ def _is_worth_it(value: NDArray[np.float64], without: NDArray[np.float64]) -> bo
     return float(loss.mean()) > max(WORTH, 2 * float(loss.std()) / math.sqrt(len(loss)))
 
 
+def _measured(table: ScoreTable, trial: Trial) -> NDArray[np.float64]:
+    return np.asarray(average_precisions(table, [trial])[0])
+
+
 def _value(table: ScoreTable, trial: Trial) -> float:
-    return float(average_precisions(table, trial).mean())
+    return float(_measured(table, trial).mean())
 
 
 def _choose_dims(table: ScoreTable, trial: Trial, dims: Sequence[Sequence[int]]) -> Trial:
@@ -158,16 +162,13 @@ def _evolve(
     optimizer = CMA(mean=encode(start), sigma=0.15, bounds=np.array([[0.0, 1.0]] * len(bounds)), seed=budget.seed)
     best, best_value, done = start, _value(table, start), 0
     while done < budget.trials and not optimizer.should_stop():
-        asked = []
-        for _ in range(optimizer.population_size):
-            x = optimizer.ask()
-            trial = decode(x)
-            value = _value(table, trial)
-            asked.append((x, -value))
-            if value > best_value:
-                best, best_value = trial, value
-        optimizer.tell(asked)
-        done += len(asked)
+        places = [optimizer.ask() for _ in range(optimizer.population_size)]
+        trials = [decode(x) for x in places]
+        values = average_precisions(table, trials).mean(axis=1)
+        optimizer.tell([(x, -float(value)) for x, value in zip(places, values, strict=True)])
+        if values.max() > best_value:
+            best, best_value = trials[int(values.argmax())], float(values.max())
+        done += len(trials)
         report(done, budget.trials)
     # The mean of the last generations is less tuned to chance than the best that was drawn.
     middle = decode(optimizer.mean)

@@ -1,6 +1,7 @@
 from .expansion import augmented as augmented
 from .expansion import expanded as expanded
 from .glrt import fit_glrt as fit_glrt
+from .glrt import glrt_metric as glrt_metric
 from .neighbour_metric import SAMPLE as SAMPLE
 from .neighbour_metric import neighbour_metrics as neighbour_metrics
 from .pca import fit_pca as fit_pca

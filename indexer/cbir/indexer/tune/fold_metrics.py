@@ -1,0 +1,81 @@
+"""The members' metrics by fold: each learnt from all labels but those of the fold's own queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.core.metric import SAMPLE, enough_labels, neighbour_metrics, normalise
+from cbir.indexer.tune.cross_fit import MemberSpace, Split
+from cbir.indexer.tune.label_moments import LabelMoments
+
+__all__ = ["FoldMetrics"]
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+Key = tuple[int, int]
+
+
+class FoldMetrics:
+    """Metrics by member, dimension and split, learnt when they are first wanted.
+
+    Args:
+        codes: (N,) class numbers, -1 without a label.
+    """
+
+    def __init__(self, spaces: Sequence[MemberSpace], codes: NDArray[np.integer], splits: Sequence[Split]) -> None:
+        self._spaces, self._codes, self._splits = spaces, codes, splits
+        self._teachers = np.unique(np.concatenate([split.teachers for split in splits]))
+        self._classes = int(codes.max(initial=-1)) + 1
+        self._with_labels = all(enough_labels(codes[split.teachers]) for split in splits)
+        self._moments: dict[Key, LabelMoments] = {}
+        self._metrics: dict[tuple[Key, int], Floats] = {}
+
+    def project(self, dims: Sequence[Sequence[int]], split: int) -> dict[Key, Floats]:
+        """Every image in every member's space and dimension, under the metrics that a split's teachers taught.
+
+        Returns:
+            (N, dim) unit vectors by (member number, dim).
+        """
+        if not self._with_labels:
+            self._learn_without_labels(dims)
+        result = {}
+        for m, space in enumerate(self._spaces):
+            for dim in dims[m]:
+                z = space.unit(dim)
+                if space.glrt:
+                    z = normalise(z @ self._metric((m, dim), split, z).T)
+                result[m, dim] = z
+        return result
+
+    def _metric(self, key: Key, split: int, z: Floats) -> Floats:
+        if (key, split) not in self._metrics:
+            self._metrics[key, split] = self._taught(key, split, z).metric()
+        return self._metrics[key, split]
+
+    def _taught(self, key: Key, split: int, z: Floats) -> LabelMoments:
+        """Sums over the split's teachers: over all there are, less those that are none in this split."""
+        if key not in self._moments:
+            self._moments[key] = self._add_up(z, self._teachers)
+        left_out = np.setdiff1d(self._teachers, self._splits[split].teachers, assume_unique=True)
+        return self._moments[key] - self._add_up(z, left_out) if len(left_out) else self._moments[key]
+
+    def _add_up(self, z: Floats, rows: Ints) -> LabelMoments:
+        return LabelMoments.of(z[rows], self._codes[rows], self._classes)
+
+    def _learn_without_labels(self, dims: Sequence[Sequence[int]]) -> None:
+        """Where some split has too few labels; these metrics are the same for all splits."""
+        rows = np.unique(np.concatenate([split.gallery for split in self._splits]))
+        if len(rows) > SAMPLE:
+            rows = np.sort(np.random.default_rng(0).choice(rows, SAMPLE, replace=False))
+        learning = [m for m, space in enumerate(self._spaces) if space.glrt]
+        for choice in range(max(len(choices) for choices in dims)):
+            keys = [(m, dims[m][min(choice, len(dims[m]) - 1)]) for m in learning]
+            if not keys or all((key, 0) in self._metrics for key in keys):
+                continue
+            found = neighbour_metrics([self._spaces[m].unit(dim)[rows] for m, dim in keys])
+            for key, metric in zip(keys, found, strict=True):
+                for split in range(len(self._splits)):
+                    self._metrics.setdefault((key, split), metric)
