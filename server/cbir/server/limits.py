@@ -35,7 +35,9 @@ class Limits:
         window: Most queries of one stream that are in progress; further ones wait in the client.
         cache_entries: Most answers that are cached for when the same query comes again; 0 for no cache.
         cache_bytes: Most bytes of the cached answers.
-        decoders: Threads that decode and crop query images.
+        decoders: Workers that decode query images, and as many of lower priority for images that take long.
+        decode_seconds: Processor time that one image may take.
+        decode_bytes: Most memory for images that are decoded at the same time; a single one may take more.
         downloads: Most gallery images that are sent at the same time.
         max_thumbnail: Largest longer side of a thumbnail in pixels.
         max_calls: Most calls at the same time, streams and health checks included.
@@ -55,6 +57,8 @@ class Limits:
     cache_entries: int = 4096
     cache_bytes: int = 64 * 2**20
     decoders: int = 0
+    decode_seconds: float = 10.0
+    decode_bytes: int = 2 * 2**30
     downloads: int = 32
     max_thumbnail: int = 2048
     max_calls: int = 8192

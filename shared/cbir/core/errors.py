@@ -23,6 +23,7 @@ __all__ = [
     "QueryError",
     "SourceError",
     "UnknownImageError",
+    "forget_frames",
 ]
 
 
@@ -66,3 +67,19 @@ class UnknownImageError(QueryError):
 
 class ConfigurationError(CbirError):
     """A setting of this machine or command line cannot be met."""
+
+
+def forget_frames(error: BaseException) -> None:
+    """Free what an error that has been dealt with still holds: the frames it came through, and all that was in them.
+
+    Frames hold the error too, by a local variable or a future.  Such a circle, with the whole request in it, would stay
+    until the garbage collector looks at the oldest objects, and in a server it seldom does.
+    """
+    seen: set[int] = set()
+    left: list[BaseException | None] = [error]
+    while left:
+        found = left.pop()
+        if found is not None and id(found) not in seen:
+            seen.add(id(found))
+            found.__traceback__ = None
+            left += (found.__cause__, found.__context__)

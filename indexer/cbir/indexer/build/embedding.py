@@ -1,7 +1,8 @@
-"""The embedding run: read, decode and cut images in worker threads, embed what no earlier run has, keep it.
+"""The embedding run: read and cut images in threads, embed what no earlier run has, keep it.
 
-Decoding, JPEG above all, releases Python's lock, so threads feed the models without the cost of moving pixels
-between processes.  Work in flight is bounded; what is finished is committed to the cache every few seconds.
+Each thread has its images decoded by a worker process, so that no file can end the run: one that takes too long or
+kills its decoder is left out like any other that cannot be read.  Work in flight is bounded; what is finished is
+committed to the cache every few seconds.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from cbir.core.images import (
     DecodedImage,
     DecodeLimits,
     Decoder,
-    InProcessDecoder,
+    DecodingPool,
     find_content,
     perceptual_hash,
     prepare,
@@ -39,6 +40,9 @@ from cbir.indexer.build.runner import ImageReader
 from cbir.indexer.sources import SourceImage
 
 __all__ = ["EmbeddingRun", "Progress", "RunSettings"]
+
+#: Processor time that one image may take; nobody waits for it as one does for the answer to a query.
+_DECODE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ class EmbeddingRun:
 
     Args:
         pictures: What 8-bit integers are calibrated with.
-        decoder: Where images are decoded; None: on the threads of this run.
+        decoder: Where images are decoded; None: in workers of this run.
     """
 
     def __init__(
@@ -99,7 +103,7 @@ class EmbeddingRun:
         decoder: Decoder | None = None,
     ) -> None:
         self.ensemble, self.settings, self._pictures = ensemble, settings, pictures
-        self._decoder = decoder or InProcessDecoder()
+        self._given_decoder = decoder
         self._report = on_progress or (lambda _: None)
         self.fingerprints = {m.name: member_fingerprint(m, ensemble.crop) for m in ensemble.members}
         self._caches = {name: EmbeddingCache(cache, print_) for name, print_ in self.fingerprints.items()}
@@ -146,6 +150,10 @@ class EmbeddingRun:
         todo = iter(images)
         flight: deque[tuple[SourceImage, Future[_Decoded | bytes]]] = deque()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        decoding = DecodingPool(
+            workers, seconds=_DECODE_SECONDS, max_pixels=self.settings.limits.max_pixels, niceness=0
+        )
+        self._decoder = self._given_decoder or decoding
         try:
             while True:
                 while len(flight) < 2 * self.settings.batch + workers and (image := next(todo, None)) is not None:
@@ -165,6 +173,7 @@ class EmbeddingRun:
             # Also on Ctrl-C: what is embedded is kept, what is queued is dropped, no further model is loaded.
             self._stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
+            decoding.close()
             self._commit()
         return facts, skipped
 
@@ -184,7 +193,7 @@ class EmbeddingRun:
         digest = hashlib.sha256(data).digest()
         if self.known(digest):
             return digest
-        decoded = self._decoder.decode(data, self.settings.limits)
+        decoded = self._decoder.decode(data, self.settings.limits, lambda: not self._stopped.is_set())
         facts, box = _look(digest, decoded, self.ensemble.crop)
         # Only now is a model needed: a run in which every image is known or bad loads none.
         if len(self._embedders) < len(self.ensemble.members):

@@ -12,6 +12,7 @@ from pathlib import Path
 from cbir.core.artifacts import IndexStore
 from cbir.core.ensemble import load_ensemble
 from cbir.core.errors import CbirError
+from cbir.core.images import Decoder
 from cbir.core.machine import step_back
 from cbir.server.engine import Engine
 from cbir.server.limits import Limits
@@ -54,12 +55,14 @@ class EngineConfig:
         *,
         beside: Engine | None = None,
         on_device: Callable[[Callable[[], None]], None] | None = None,
+        decoder: Decoder | None = None,
     ) -> Engine:
         """Load a version, by default the configured one, else the live one.  Takes seconds to minutes.
 
         Args:
             beside: As in :meth:`Engine.load`.
             on_device: As there.
+            decoder: As there.
 
         Raises:
             CbirError: As :meth:`Engine.load`.
@@ -77,6 +80,7 @@ class EngineConfig:
             beside=beside,
             on_device=on_device,
             precision=self.precision,
+            decoder=decoder,
         )
 
 
@@ -93,10 +97,13 @@ class Deployment:
     """Holds the engine that new queries begin with.
 
     A query keeps the engine it began with; an engine is freed when it is replaced and its last query is answered.
+
+    Args:
+        decoder: Where engines decode query images; None: on the threads that prepare the queries.
     """
 
-    def __init__(self, config: EngineConfig, pipeline: Pipeline) -> None:
-        self._config, self._pipeline = config, pipeline
+    def __init__(self, config: EngineConfig, pipeline: Pipeline, decoder: Decoder | None = None) -> None:
+        self._config, self._pipeline, self._decoder = config, pipeline, decoder
         self._engine: Engine | None = None
         self._changing = asyncio.Lock()
         self._reloads: set[asyncio.Task[Reload]] = set()
@@ -174,7 +181,9 @@ class Deployment:
             nonlocal beside
             step_back()
             try:
-                engine = self._config.load(version, beside=beside, on_device=self._pipeline.on_engine_thread)
+                engine = self._config.load(
+                    version, beside=beside, on_device=self._pipeline.on_engine_thread, decoder=self._decoder
+                )
             except BaseException as error:  # noqa: BLE001 - carried over to the caller
                 loaded.set_exception(error)
             else:

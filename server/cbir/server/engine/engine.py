@@ -251,15 +251,18 @@ class Engine:
         """Whether :meth:`prepare` takes only microseconds for this query, so that another thread would not pay."""
         return self._prepare.is_light(query)
 
-    def prepare(self, query: EngineQuery) -> PreparedQuery:
+    def prepare(self, query: EngineQuery, go_on: Callable[[], bool] | None = None) -> PreparedQuery:
         """The first stage: check the options, and decode, crop and resize the image.  Thread-safe.
+
+        Args:
+            go_on: Whether anybody still waits for it; asked while an image is decoded.
 
         Raises:
             QueryError: An option is invalid.
             UnknownImageError: An id is not in the gallery.
             ImageError: The bytes are not a usable image.
         """
-        return self._prepare(query)
+        return self._prepare(query, go_on)
 
     def search(self, query: EngineQuery) -> EngineResult:
         """Answer one query: both stages, one after the other.

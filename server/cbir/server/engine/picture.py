@@ -11,7 +11,7 @@ from PIL import Image
 
 from cbir.core.artifacts import Gallery
 from cbir.core.errors import CbirError, ImageError, QueryError
-from cbir.core.images import DecodeLimits, decode_image
+from cbir.core.images import DecodeLimits, Decoder, InProcessDecoder
 from cbir.server.limits import Limits
 
 __all__ = ["Picture", "PictureError", "media_type", "read_picture"]
@@ -47,11 +47,14 @@ def media_type(data: bytes) -> str:
     return next((name for start, name in _MEDIA_TYPES if start.match(data)), "application/octet-stream")
 
 
-def read_picture(gallery: Gallery, image_id: str, thumbnail: int | None, limits: Limits) -> Picture:
+def read_picture(
+    gallery: Gallery, image_id: str, thumbnail: int | None, limits: Limits, decoder: Decoder | None = None
+) -> Picture:
     """Read the file of an indexed image, and make a JPEG thumbnail of it if asked to.  Blocks.
 
     Args:
         thumbnail: Length of the longer side in pixels (smaller images keep their size); None for the original file.
+        decoder: Decodes the image; None to decode on the calling thread.
 
     Raises:
         UnknownImageError: The gallery holds no such image.
@@ -81,7 +84,8 @@ def read_picture(gallery: Gallery, image_id: str, thumbnail: int | None, limits:
     if thumbnail is None:
         return Picture(data, media_type(data))
     try:
-        decoded = decode_image(data, DecodeLimits(len(data), limits.max_pixels, draft_side=thumbnail))
+        bounds = DecodeLimits(len(data), limits.max_pixels, draft_side=thumbnail)
+        decoded = (decoder or InProcessDecoder()).decode(data, bounds)
     except ImageError as error:
         raise PictureError(
             f"no thumbnail can be made of image {image_id!r} ({error.reason}): ask for the original",

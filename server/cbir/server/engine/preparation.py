@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -82,8 +82,11 @@ class Preparation:
         """Whether preparing the query takes only microseconds, so that another thread would not pay."""
         return not isinstance(query.source, ImageBytes) and not query.filter and not query.exclude_query
 
-    def __call__(self, query: EngineQuery) -> PreparedQuery:
+    def __call__(self, query: EngineQuery, go_on: Callable[[], bool] | None = None) -> PreparedQuery:
         """Check and prepare a query.
+
+        Args:
+            go_on: Whether anybody still waits for it.
 
         Raises:
             QueryError: An option is invalid; the reason says which.
@@ -106,7 +109,9 @@ class Preparation:
             exclude_rows=tuple(dict.fromkeys((*same, *negatives))),
             min_score=query.min_score,
         )
-        inputs, crop, phash = self._inputs(source.data, query) if isinstance(source, ImageBytes) else ({}, None, None)
+        inputs, crop, phash = (
+            self._inputs(source.data, query, go_on) if isinstance(source, ImageBytes) else ({}, None, None)
+        )
         vectors = self._vectors(source) if isinstance(source, Embedding) else {}
         suspects = self._suspects(query, row, positives, phash) if query.exclude_query else {}
         text = source.text if isinstance(source, Text) else ""
@@ -221,8 +226,10 @@ class Preparation:
             return {None: close_hashes(hashes, phash)}
         return {anchor: close_hashes(hashes, int(hashes[anchor])) for anchor in _anchors(query, row, positives)}
 
-    def _inputs(self, data: bytes, query: EngineQuery) -> tuple[dict[InputForm, NDArray[np.uint8]], Box, int | None]:
-        image = self._decoder.decode(data, self._limits.decode)
+    def _inputs(
+        self, data: bytes, query: EngineQuery, go_on: Callable[[], bool] | None
+    ) -> tuple[dict[InputForm, NDArray[np.uint8]], Box, int | None]:
+        image = self._decoder.decode(data, self._limits.decode, go_on)
         box = find_content(image.pixels, self._crop if query.crop is None else query.crop)
         inputs = {form: prepare(image.pixels, box, *form) for form in self._forms}
         phash = perceptual_hash(image.pixels, box) if query.exclude_query else None

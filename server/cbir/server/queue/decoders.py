@@ -25,17 +25,24 @@ class Decoders(Generic[Work]):
         prepare: Called on a thread; must not raise.
         expire: Called on a thread with tickets whose deadline passed before they were begun.
         ahead: Most tickets that are begun and not yet :meth:`released <release>`.
+        name: Of the threads.
     """
 
     def __init__(
-        self, prepare: Callable[[Work], None], expire: Callable[[Sequence[Work]], None], *, threads: int, ahead: int
+        self,
+        prepare: Callable[[Work], None],
+        expire: Callable[[Sequence[Work]], None],
+        *,
+        threads: int,
+        ahead: int,
+        name: str = "decode",
     ) -> None:
         self._prepare, self._expire, self._room = prepare, expire, ahead
         self._waiting: FairQueue[Work] = FairQueue()
         self._changed = threading.Condition(threading.Lock())
         self._closed = False
         for number in range(threads):
-            threading.Thread(target=self._run, name=f"cbir-decode-{number}", daemon=True).start()
+            threading.Thread(target=self._run, name=f"cbir-{name}-{number}", daemon=True).start()
 
     def submit(self, ticket: Work) -> None:
         """Queue a ticket."""

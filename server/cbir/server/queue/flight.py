@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from time import perf_counter
+from time import monotonic, perf_counter
+from typing import TYPE_CHECKING
 
+from cbir.core.images import is_slow
 from cbir.server.engine import Engine, EngineQuery, ImageBytes, PreparedQuery, Text
 from cbir.server.queue.admission import Admission
 from cbir.server.queue.batching import Ticket
+
+if TYPE_CHECKING:
+    from cbir.server.queue.decoders import Decoders
 
 __all__ = ["LIGHT", "Flight", "Reply"]
 
@@ -25,15 +30,17 @@ class Flight(Ticket):
         replies: Those who wait.
         admitted: When it came, on the clock of :func:`time.perf_counter`.
         is_heavy: A model has to look at it.
+        is_slow: Its image takes long to decode; it keeps apart from those that do not.
         key: What equal queries have in common; None where nobody asked.
         admission: Where it holds room.
         prepared: Once it is.
-        on_thread: It goes through the decoders.
+        decoders: The threads that prepare it; None where none does.
         done: It has left the pipeline.
     """
 
     __slots__ = (
-        "admission", "admitted", "done", "engine", "is_heavy", "key", "on_thread", "prepared", "query", "replies",
+        "admission", "admitted", "decoders", "done", "engine", "is_heavy", "is_slow", "key", "prepared", "query",
+        "replies",
     )  # fmt: skip
 
     def __init__(
@@ -46,12 +53,18 @@ class Flight(Ticket):
         self.key: bytes | None = None
         self.admission: Admission | None = None
         self.prepared: PreparedQuery | None = None
-        self.on_thread = self.done = False
+        self.decoders: Decoders[Flight] | None = None
+        self.is_slow = isinstance(query.source, ImageBytes) and is_slow(query.source.data)
+        self.done = False
 
     def give_back(self) -> None:
         """Free the room that it holds."""
         assert self.admission is not None
         self.admission.give_back(self.lane, self.cost, self.query.image_bytes)
+
+    def is_awaited(self) -> bool:
+        """Whether anybody waits for it who still has time."""
+        return not self.withdrawn and (self.deadline is None or self.deadline > monotonic())
 
     def join(self, other: Flight) -> None:
         """Let those who wait for an equal query wait for this one.  It is worked on while any of them has time."""

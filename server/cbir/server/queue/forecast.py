@@ -38,16 +38,20 @@ class Forecast:
         self.batch_seconds = 0.0
         self.heavies = 0
         self.lights = 0
+        # Nobody waits for those whose images take long: they have threads of their own.
+        self.slows = 0
         self._pressed_since: float | None = None
 
     @property
     def under_way(self) -> int:
         """Queries that are admitted and not yet answered."""
-        return self.heavies + self.lights
+        return self.heavies + self.lights + self.slows
 
     def count(self, flight: Flight, by: int) -> None:
         """Note that a query comes (1) or goes (-1)."""
-        if flight.is_heavy:
+        if flight.is_slow:
+            self.slows += by
+        elif flight.is_heavy:
             self.heavies += by
         else:
             self.lights += by

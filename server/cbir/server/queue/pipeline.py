@@ -47,6 +47,8 @@ class Pipeline:
         self.admission = Admission(limits.queue, limits.queue_bytes, "queries")
         # Streams wait for room and are not refused; apart from the others, so that neither shuts the other out.
         self.streams = Admission(max(1.0, limits.queue / 2), limits.queue_bytes // 2, "queries of streams")
+        # Those whose images take seconds to decode, so that they neither fill the queue nor hold up its turns.
+        self.slow = Admission(max(1.0, limits.queue / 4), limits.queue_bytes // 2, "large query images")
         self.forecast = Forecast(limits.decoders)
         self._flying: dict[tuple[Engine, bytes], Flight] = {}
         self._stages = Stages(limits, write, self._finish)
@@ -157,7 +159,10 @@ class Pipeline:
 
     def _admit(self, flight: Flight) -> None:
         """Hold room for a query, or refuse it."""
-        admission = flight.admission = self.admission
+        admission = flight.admission = self.slow if flight.is_slow else self.admission
+        if flight.is_slow:
+            admission.take(flight.lane, flight.cost, flight.query.image_bytes, self.forecast.wait())
+            return
         mine = admission.lanes.get(flight.lane, 0.0)
         self.forecast.check(flight, mine, chain(admission.lanes.values(), self.streams.lanes.values()))
         admission.take(flight.lane, flight.cost, flight.query.image_bytes, self.forecast.wait())
@@ -190,7 +195,7 @@ class Pipeline:
         if flight.key is not None:
             self._flying[flight.engine, flight.key] = flight
         try:
-            self._stages.begin(flight, alone=self.forecast.under_way == 1)
+            self._stages.begin(flight)
         except BaseException:
             self._depart(flight)
             raise
@@ -243,7 +248,7 @@ class Pipeline:
         for flight, timings in told:
             if flight.is_heavy:
                 stages["embed"].add(timings.embed)
-            if flight.query.image_bytes:
+            if flight.query.image_bytes and not flight.is_slow:
                 self.forecast.decode.add(timings.decode)
                 stages["decode"].add(timings.decode)
             stages["queue"].add(timings.queue)

@@ -1,8 +1,9 @@
 """What happens to a query off the event loop: it is prepared on a thread, then answered in a batch.
 
-Two stages, each with a queue of its own: the decoder threads (:mod:`cbir.server.queue.decoders`) prepare queries ahead
-of the engine, and the engine's thread (:mod:`cbir.server.queue.batching`) takes what is ready, up to a whole batch at a
-time.  What becomes of the queries is handed back to the event loop, a whole batch in one call.
+Two stages, each with queues of its own: the decoder threads (:mod:`cbir.server.queue.decoders`), and others for images
+that take long, prepare queries ahead of the engine, and the engine's thread (:mod:`cbir.server.queue.batching`) takes
+what is ready, up to a whole batch at a time.  What becomes of the queries is handed back to the event loop, a whole
+batch in one call.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import TypeVar
 
-from cbir.core.errors import CbirError
+from cbir.core.errors import CbirError, forget_frames
 from cbir.server.engine import EngineResult, PreparedQuery, Timings
 from cbir.server.limits import Limits
 from cbir.server.queue.batching import Batcher, DeadlineError
@@ -48,8 +49,9 @@ class Stages:
             self._process, self._expire, max_batch=limits.max_batch, max_delay=limits.max_delay
         )
         # Enough for the batch at work, the next one, and what of the last one is not yet written.
-        self._decoders: Decoders[Flight] = Decoders(
-            self._prepare, self._expire, threads=limits.decoders, ahead=3 * limits.max_batch
+        self._decoders, self._slow_decoders = (
+            Decoders(self._prepare, self._expire, threads=limits.decoders, ahead=3 * limits.max_batch, name=name)
+            for name in ("decode", "slow")
         )
 
     def bind(self) -> asyncio.AbstractEventLoop:
@@ -58,11 +60,8 @@ class Stages:
             self._loop = asyncio.get_running_loop()
         return self._loop
 
-    def begin(self, flight: Flight, *, alone: bool) -> None:
+    def begin(self, flight: Flight) -> None:
         """Set an admitted query on its way.
-
-        Args:
-            alone: No other query is under way.
 
         Raises:
             CbirError: The query cannot be prepared, and that was found out at once.
@@ -70,27 +69,24 @@ class Stages:
         if flight.engine.is_light(flight.query):
             flight.prepared = flight.engine.prepare(flight.query)
             self._batcher.submit(flight)
-        elif alone:
-            # The engine's own thread prepares it, which saves waking another one.
-            self._batcher.submit(flight)
         else:
-            flight.on_thread = True
-            self._decoders.submit(flight)
+            flight.decoders = self._slow_decoders if flight.is_slow else self._decoders
+            flight.decoders.submit(flight)
 
     def withdraw(self, flight: Flight) -> bool:
         """Take a query out; False where its batch has begun."""
-        if self._decoders.withdraw(flight):
+        if flight.decoders is not None and flight.decoders.withdraw(flight):
             return True
         if not self._batcher.withdraw(flight):
             return False
-        if flight.on_thread and flight.queued:
-            self._decoders.release()
+        if flight.decoders is not None and flight.queued:
+            flight.decoders.release()
         return True
 
     def left(self, flight: Flight) -> None:
         """A query has left the pipeline: the decoders may begin another in its place."""
-        if flight.on_thread:
-            self._decoders.release()
+        if flight.decoders is not None:
+            flight.decoders.release()
 
     def on_engine_thread(self, act: Callable[[], Outcome]) -> Outcome:
         """Run something between two batches on the thread that owns the device, and wait for it.  Blocks."""
@@ -99,44 +95,37 @@ class Stages:
     async def close(self, grace: float) -> None:
         """Answer what waits, within ``grace`` seconds, and end the threads."""
         self._decoders.close()
+        self._slow_decoders.close()
         await asyncio.to_thread(self._batcher.close, grace)
 
     def _prepare(self, flight: Flight) -> None:
-        """On a decoder thread."""
+        """On one of the threads of ``flight.decoders``."""
+        assert flight.decoders is not None
         try:
-            flight.prepared = flight.engine.prepare(flight.query)
+            flight.prepared = flight.engine.prepare(flight.query, flight.is_awaited)
             if not self._batcher.submit(flight):
-                self._decoders.release()
+                flight.decoders.release()
         except Exception as error:  # noqa: BLE001 - carried over to the caller
-            self._hand_over([flight], [error])
+            self._hand_over([flight], [error if flight.is_awaited() else DeadlineError()])
 
     def _expire(self, flights: Sequence[Flight]) -> None:
         self._hand_over(flights, [DeadlineError() for _ in flights])
 
     def _process(self, flights: Sequence[Flight]) -> None:
-        """On the engine's thread: prepare what is not prepared yet, then answer the batch."""
+        """On the engine's thread, which never decodes: answer the batch."""
         taken = perf_counter()
-        ready: list[Flight] = []
         prepared: list[PreparedQuery] = []
         waited: list[float] = []
         for flight in flights:
-            waited_until = taken - (flight.prepared.seconds if flight.prepared else 0.0)
-            try:
-                prepared.append(flight.prepared or flight.engine.prepare(flight.query))
-            except Exception as error:  # noqa: BLE001 - carried over to the caller
-                self._hand_over([flight], [error])
-                continue
-            ready.append(flight)
-            waited.append(waited_until - flight.admitted)
-        if not ready:
-            return
-        begun = perf_counter()
+            assert flight.prepared is not None
+            prepared.append(flight.prepared)
+            waited.append(taken - flight.prepared.seconds - flight.admitted)
         answers: Sequence[Written | Exception]
         try:
-            answers = [self._write(result) for result in ready[0].engine.answer(prepared, waited)]
+            answers = [self._write(result) for result in flights[0].engine.answer(prepared, waited)]
         except Exception as error:  # noqa: BLE001 - whatever it was, the callers get it and the thread goes on
-            answers = [error] * len(ready)
-        self._hand_over(ready, answers, perf_counter() - begun)
+            answers = [error] * len(flights)
+        self._hand_over(flights, answers, perf_counter() - taken)
 
     def _write(self, result: EngineResult | CbirError) -> Written | Exception:
         """The bytes of an answer, written on the engine's thread: the result is still in its core's caches."""
@@ -151,6 +140,10 @@ class Stages:
         self, flights: Sequence[Flight], answers: Sequence[Written | Exception], seconds: float = 0.0
     ) -> None:
         assert self._loop is not None
+        for answer in answers:
+            if isinstance(answer, CbirError):
+                # It is no fault of the server, so nobody will ask where it was raised.
+                forget_frames(answer)
         try:
             self._loop.call_soon_threadsafe(self._finish, flights, answers, seconds)
         except RuntimeError:

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from cbir.core.errors import ConfigurationError
+from cbir.core.images import DecodingPool
 from cbir.server.deployment import Deployment, EngineConfig
 from cbir.server.engine import Engine
 from cbir.server.limits import GRACE, Limits
@@ -56,9 +57,15 @@ class Server:
         self.metrics: MetricsEndpoint | None = None
         self._stopping = asyncio.Event()
         self.pipeline = Pipeline(config.limits, write_result)
-        self.deployment = Deployment(config, self.pipeline)
+        limits = config.limits
+        #: Where images are decoded, query images and those of the gallery.
+        self.decoding = DecodingPool(
+            limits.decoders, seconds=limits.decode_seconds, in_flight_bytes=limits.decode_bytes,
+            max_pixels=limits.max_pixels,
+        )  # fmt: skip
+        self.deployment = Deployment(config, self.pipeline, self.decoding)
         self._health = Health([_SEARCH])
-        self._search = SearchService(self.deployment, self.pipeline, config.limits, self._stopping)
+        self._search = SearchService(self.deployment, self.pipeline, config.limits, self._stopping, self.decoding)
         self._grpc = grpc.aio.server(options=_options(config.limits), maximum_concurrent_rpcs=config.limits.max_calls)
         self._grpc.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SEARCH, self._search.handlers()),))
         admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.deployment), self._grpc)  # type: ignore[no-untyped-call]
@@ -134,6 +141,7 @@ class Server:
         await self._grpc.stop(grace)
         await self.pipeline.close(max(0.0, end - monotonic()))
         self._search.close()
+        await asyncio.to_thread(self.decoding.close)
         if self.metrics is not None:
             await asyncio.to_thread(self.metrics.close)
             self.metrics = None

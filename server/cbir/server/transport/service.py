@@ -8,6 +8,7 @@ from time import monotonic
 
 import grpc
 
+from cbir.core.images import Decoder
 from cbir.server.deployment import Deployment
 from cbir.server.engine import read_picture
 from cbir.server.limits import Limits
@@ -34,10 +35,19 @@ class SearchService:
 
     Args:
         stopping: Once set, streams read no further queries.
+        decoder: Where images of the gallery are decoded; None: on the threads that read them.
     """
 
-    def __init__(self, deployment: Deployment, pipeline: Pipeline, limits: Limits, stopping: asyncio.Event) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        pipeline: Pipeline,
+        limits: Limits,
+        stopping: asyncio.Event,
+        decoder: Decoder | None = None,
+    ) -> None:
         self._deployment, self._pipeline, self._limits, self._stopping = deployment, pipeline, limits, stopping
+        self._decoder = decoder
         self._downloads = Admission(limits.downloads, limits.downloads * 2**40, "downloads")
         # Apart from the decoders, so that thumbnails do not hold up queries.
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="cbir-picture")
@@ -101,7 +111,7 @@ class SearchService:
                 gallery = self._deployment.engine.gallery
                 side = request.thumbnail if request.HasField("thumbnail") else None
                 picture = await asyncio.get_running_loop().run_in_executor(
-                    self._readers, read_picture, gallery, request.image_id, side, self._limits
+                    self._readers, read_picture, gallery, request.image_id, side, self._limits, self._decoder
                 )
                 first = search_pb2.GetImageResponse(
                     chunk=picture.data[:_CHUNK], media_type=picture.media_type, total_bytes=len(picture.data)

@@ -20,6 +20,7 @@ from cbir.core.errors import (
     ImageError,
     QueryError,
     UnknownImageError,
+    forget_frames,
 )
 from cbir.server.engine import PictureError
 from cbir.server.queue import DeadlineError, NotReadyError, OverloadedError
@@ -73,11 +74,18 @@ _LONGEST_VALUE = 200
 
 
 def to_status(error: BaseException) -> status_pb2.Status:
-    """Describe an error for the client.
+    """Describe an error for the client, for good: what it still holds of the request is freed.
 
     What is no :class:`~cbir.core.errors.CbirError` is a fault of the server: it is logged with its traceback under a
     number, and the client learns the number only.
     """
+    try:
+        return _describe(error)
+    finally:
+        forget_frames(error)
+
+
+def _describe(error: BaseException) -> status_pb2.Status:
     if not isinstance(error, CbirError):
         incident = secrets.token_hex(4)
         _log.error("incident %s", incident, exc_info=error)

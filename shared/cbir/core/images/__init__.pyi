@@ -7,6 +7,8 @@ from .decode import DecodeLimits as DecodeLimits
 from .decode import decode_image as decode_image
 from .decoder import Decoder as Decoder
 from .decoder import InProcessDecoder as InProcessDecoder
+from .decoding_pool import DecodingPool as DecodingPool
+from .decoding_pool import is_slow as is_slow
 from .phash import distances as distances
 from .phash import perceptual_hash as perceptual_hash
 from .resize import prepare as prepare

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from cbir.core.images.decode import DecodedImage, DecodeLimits, decode_image
@@ -12,8 +13,11 @@ __all__ = ["Decoder", "InProcessDecoder"]
 class Decoder(Protocol):
     """Decodes image files.  Safe for concurrent calls; a call returns when its image is decoded."""
 
-    def decode(self, data: bytes, limits: DecodeLimits) -> DecodedImage:
+    def decode(self, data: bytes, limits: DecodeLimits, go_on: Callable[[], bool] | None = None) -> DecodedImage:
         """The upright RGB pixels of one file.
+
+        Args:
+            go_on: Whether anybody still waits; a decoder that can stop in the middle asks it now and then.
 
         Raises:
             ImageError: The bytes are no usable image, or break a limit (see :func:`cbir.core.images.decode_image`).
@@ -22,8 +26,8 @@ class Decoder(Protocol):
 
 
 class InProcessDecoder:
-    """Decodes on the calling thread."""
+    """Decodes on the calling thread.  For trusted images: nothing stops one that takes long."""
 
-    def decode(self, data: bytes, limits: DecodeLimits) -> DecodedImage:
+    def decode(self, data: bytes, limits: DecodeLimits, go_on: Callable[[], bool] | None = None) -> DecodedImage:
         """See :class:`Decoder`."""
         return decode_image(data, limits)
