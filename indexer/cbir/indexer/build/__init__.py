@@ -1,4 +1,4 @@
-"""Building an index: scan, embed what is new, fit, write and publish a version."""
+"""Building an index: scan, embed what is new, fit the metrics, write a version and publish it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an index keeps so that its members with a text tower can be asked in words, and vote for labels."""
+"""What an index stores for text queries and for votes by class names: joint embeddings and embedded class names."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _BLOCK_ROWS = 65536
 
 
 def class_names_folder(fingerprint: str) -> str:
-    """Where the cache keeps the class names that a member embedded."""
+    """Folder of the cache that holds the class names that a member has embedded."""
     return f"classes-{PROMPTS}-{fingerprint}"
 
 
 def class_name_digest(label: str) -> bytes:
-    """The cache's key of a class name."""
+    """The key of a class name in the cache."""
     return hashlib.sha256(label.encode()).digest()
 
 
@@ -41,13 +41,13 @@ def write_joint_space(
     device: str,
     report: Callable[[Progress], None],
 ) -> dict[str, Any]:
-    """Write what a member that understands words needs: ``joint.npy``, and with labels ``classes.safetensors``.
+    """Write what a member with a text tower needs: ``joint.npy``, and ``classes.safetensors`` if there are labels.
 
     Args:
         raw: (N, raw_dim) unit vectors in row order.
 
     Returns:
-        The facts for the manifest: ``text``, and where that is True ``prompts`` and ``zero_shot_accuracy``.
+        Facts for the manifest: ``text`` and, if that is True, ``prompts`` and ``zero_shot_accuracy``.
 
     Raises:
         EnsembleError: Class names must be embedded and the text tower cannot be loaded.
@@ -77,8 +77,11 @@ def _classes(
     device: str,
     report: Callable[[Progress], None],
 ) -> tuple[Floats, float]:
-    """(C, D) unit vectors of the labels' names and the logit scale; the text tower is loaded for new names only."""
-    # The cache holds unit vectors times the logit scale, so that nothing else need be remembered with them.
+    """Unit vectors (C, D) of the class names, and the logit scale.
+
+    The text tower is only loaded if there are names that the cache does not hold.
+    """
+    # The cache holds unit vectors multiplied by the logit scale, so that the scale need not be stored apart.
     known = EmbeddingCache(cache, class_names_folder(fingerprint))
     new = [label for label in labels if class_name_digest(label) not in known]
     if new:
@@ -93,9 +96,9 @@ def _classes(
 
 
 def _accuracy(raw: Floats, codes: NDArray[np.int32], classes: Floats, scale: float) -> float:
-    """Share of the labelled images whose label is the likeliest by its name alone.
+    """Zero-shot accuracy: the share of the labelled images whose label is the most likely one by its name.
 
-    It tells names that mean something to the model from names such as ``n01440764``.
+    It is high for names that mean something to the model, and low for names such as ``n01440764``.
     """
     right = 0
     for start in range(0, len(raw), _BLOCK_ROWS):

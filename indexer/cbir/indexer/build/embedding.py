@@ -1,8 +1,8 @@
-"""The embedding run: read and cut images in threads, embed what no earlier run has, keep it.
+"""The embedding run: images are read and cropped in threads, and those that are new are embedded and cached.
 
 Each thread has its images decoded by a worker process, so that no file can end the run: one that takes too long or
-kills its decoder is left out like any other that cannot be read.  Work in flight is bounded; what is finished is
-committed to the cache every few seconds.
+kills its decoder is left out like any other that cannot be read.  The number of decoded images waiting is bounded;
+finished embeddings are committed to the cache every few seconds.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from cbir.indexer.sources import SourceImage
 
 __all__ = ["EmbeddingRun", "Progress", "RunSettings"]
 
-#: Processor time that one image may take; nobody waits for it as one does for the answer to a query.
+#: Most CPU seconds for decoding one image; more than in the server, where somebody waits for the answer.
 _DECODE_SECONDS = 60.0
 
 
@@ -50,11 +50,11 @@ class RunSettings:
     """How an embedding run uses the machine.
 
     Attributes:
-        batch: Images a forward pass.
-        workers: Decoding threads; 0 means one a core.
-        commit_seconds: Longest work a kill can cost.
-        precision: What models compute with (:func:`cbir.core.ensemble.load_embedder`).  Fingerprints do not tell one
-            that is asked for, so it wants a cache of its own.
+        batch: Images in a forward pass.
+        workers: Decoding threads; 0 for one per core.
+        commit_seconds: Seconds between commits: the most work that a killed process loses.
+        precision: Precision of the models (:func:`cbir.core.ensemble.load_embedder`).  Fingerprints do not include one
+            that is asked for, so such a run needs a cache of its own.
     """
 
     device: str = "auto"
@@ -68,7 +68,7 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class Progress:
-    """A report while work goes on: images done of total, images a second, seconds left (None: unknown)."""
+    """A progress report: images done, images in total, images per second, and seconds left (None if unknown)."""
 
     stage: str
     done: int
@@ -89,7 +89,7 @@ class EmbeddingRun:
     Models are loaded when the first image needs them, so a run that finds everything in the cache loads none.
 
     Args:
-        pictures: What 8-bit integers are calibrated with.
+        pictures: Images on which int8 quantisation is calibrated.
         decoder: Where images are decoded; None: in workers of this run.
     """
 
@@ -107,7 +107,7 @@ class EmbeddingRun:
         self._report = on_progress or (lambda _: None)
         self.fingerprints = {m.name: member_fingerprint(m, ensemble.crop) for m in ensemble.members}
         self._caches = {name: EmbeddingCache(cache, print_) for name, print_ in self.fingerprints.items()}
-        # Facts depend on the crop and the limits of decoding alone, so ensembles share them.
+        # Facts depend only on the crop and the limits of decoding, so all ensembles share them.
         self._facts = EmbeddingCache(cache, f"facts-{ensemble.crop}-{CROP_VERSION}")
         self._embedders: dict[str, Embedder] = {}
         self._loading = threading.Lock()
@@ -116,19 +116,19 @@ class EmbeddingRun:
         self._vectors: dict[str, tuple[list[bytes], list[NDArray[np.float32]]]] = {m: ([], []) for m in self._caches}
         self._new_facts: dict[bytes, ImageFacts] = {}
         self._committed = time.monotonic()
-        #: Distinct contents that this run embedded with at least one member.
+        #: Digests of the contents that this run embedded with at least one member.
         self.embedded: set[bytes] = set()
 
     def known(self, sha256: bytes) -> bool:
-        """Whether the cache holds everything about these bytes."""
+        """Whether the cache holds everything about the image with this digest."""
         return sha256 in self._facts and all(sha256 in cache for cache in self._caches.values())
 
     def facts(self, sha256: bytes) -> ImageFacts:
-        """The facts of bytes that are :meth:`known`."""
+        """The facts of an image that is :meth:`known`."""
         return ImageFacts.from_row(sha256, self._facts.get([sha256])[0])
 
     def raw(self, member: str, digests: Sequence[bytes]) -> NDArray[np.float32]:
-        """(N, D) raw unit vectors of a member, in the order of the digests."""
+        """(N, D) unit vectors of a member before projection, in the order of the digests."""
         return np.asarray(self._caches[member].get(digests), dtype=np.float32)
 
     def run(
@@ -137,10 +137,10 @@ class EmbeddingRun:
         """Embed images.
 
         Returns:
-            The facts of the good ones by id, and the ones that were left out.
+            The facts of the embedded images by id, and the images that were left out.
 
         Raises:
-            KeyboardInterrupt: After what is finished was committed.
+            KeyboardInterrupt: The user interrupted; finished work was committed.
         """
         self._stopped.clear()
         facts: dict[str, ImageFacts] = {}
@@ -170,7 +170,7 @@ class EmbeddingRun:
                 self._report(Progress("embed", done, len(images), rate, (len(images) - done) / max(rate, 1e-9)))
             self._forward()
         finally:
-            # Also on Ctrl-C: what is embedded is kept, what is queued is dropped, no further model is loaded.
+            # On Ctrl-C too: embeddings are kept, queued images are dropped, and no further model is loaded.
             self._stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
             decoding.close()
@@ -188,20 +188,20 @@ class EmbeddingRun:
                     )
 
     def _decode(self, image: SourceImage, reader: ImageReader) -> _Decoded | bytes:
-        """In a worker thread: bytes to prepared inputs, or only the digest where the cache knows the bytes."""
+        """Runs in a worker thread: returns the prepared inputs, or only the digest if the cache holds the image."""
         data = reader.read(image)
         digest = hashlib.sha256(data).digest()
         if self.known(digest):
             return digest
         decoded = self._decoder.decode(data, self.settings.limits, lambda: not self._stopped.is_set())
         facts, box = _look(digest, decoded, self.ensemble.crop)
-        # Only now is a model needed: a run in which every image is known or bad loads none.
+        # Models are loaded only now: a run in which every image is known or bad loads none.
         if len(self._embedders) < len(self.ensemble.members):
             self._load()
         inputs: dict[tuple[int, str], NDArray[np.uint8]] = {}
         for member in self._missing(digest):
             if self._stopped.is_set():
-                break  # nobody waits for the result any more
+                break  # the run was stopped and does not need the result
             embedder = self._embedders[member.name]
             spec = (embedder.size, embedder.interpolation)
             if spec not in inputs:
@@ -216,7 +216,7 @@ class EmbeddingRun:
             return self.facts(result)
         digest = result.facts.sha256
         if digest not in self._new_facts and not self.known(digest):
-            # The same bytes may come twice before they are committed: they are embedded once.
+            # The same bytes may come twice before they are committed; they are embedded once.
             self._new_facts[digest] = result.facts
             self._pending.append(result)
             if len(self._pending) >= self.settings.batch:
@@ -244,7 +244,7 @@ class EmbeddingRun:
                 self._caches[member].put(keys, np.concatenate(vectors).astype(np.float16))
                 keys.clear()
                 vectors.clear()
-        # Facts come last: they say that the members' rows are there.
+        # Facts are written last: their presence means that the members' rows are complete.
         waiting = {p.facts.sha256: p.facts for p in self._pending}
         ready = [f for d, f in self._new_facts.items() if d not in waiting]
         self._facts.put([f.sha256 for f in ready], np.array([f.to_row() for f in ready], np.int64))
@@ -252,13 +252,13 @@ class EmbeddingRun:
         self._committed = time.monotonic()
 
     def compact(self) -> None:
-        """Tidy the cache; call at the end of a run that holds the index's lock."""
+        """Compact the cache; to be called at the end of a run, while the index's lock is held."""
         for cache in (*self._caches.values(), self._facts):
             cache.compact()
 
 
 def _look(digest: bytes, decoded: DecodedImage, crop: Crop) -> tuple[ImageFacts, Box]:
-    """The facts of an image with its box on the upright original, and the box on the decoded pixels."""
+    """The facts of an image, with its crop box on the upright original, and the box on the decoded pixels."""
     box = find_content(decoded.pixels, crop)
     height, width = decoded.pixels.shape[:2]
     original = box.scaled(decoded.width / width, decoded.height / height)

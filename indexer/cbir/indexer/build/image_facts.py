@@ -1,4 +1,4 @@
-"""What is known of an image beside its embeddings: its facts, or why it was left out."""
+"""What is known of an image apart from its embeddings: its facts, or why it was left out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ImageFacts", "SkippedImage"]
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What decoding an image tells: digest of its bytes, upright size, crop box and perceptual hash."""
+    """What decoding an image yields: digest of its bytes, upright size, crop box and perceptual hash."""
 
     sha256: bytes
     width: int
@@ -23,7 +23,7 @@ class ImageFacts:
     phash: int
 
     def to_row(self) -> list[int]:
-        """Seven whole numbers for the cache; :meth:`from_row` takes them back."""
+        """Seven integers for the cache; :meth:`from_row` reads them."""
         signed = self.phash - (1 << 64) if self.phash >= 1 << 63 else self.phash
         box = self.crop
         return [self.width, self.height, box.left, box.top, box.right, box.bottom, signed]

@@ -22,24 +22,24 @@ from cbir.indexer.sources import ScanProblem, SourceImage
 
 __all__ = ["FitSettings", "ImageSources", "IndexReport", "build"]
 
-#: A file without read permission has the same stamp once it has it: such images are tried again at every run.
+#: Reasons for which a skipped image is tried at every run: giving read permission does not change a file's stamp.
 _TRY_AGAIN = ("IMAGE_UNREADABLE",)
 
 
 class ImageSources(Protocol):
-    """What is indexed (see :func:`cbir.indexer.sources.open_sources`)."""
+    """The images to index (see :func:`cbir.indexer.sources.open_sources`)."""
 
     @property
     def problems(self) -> Sequence[ScanProblem]:
-        """What the last scan passed over."""
+        """What the last scan left out."""
         ...
 
     def scan(self) -> list[SourceImage]:
-        """Every image that is there, with distinct ids."""
+        """All images, with distinct ids."""
         ...
 
     def read(self, image: SourceImage) -> bytes:
-        """The bytes of one; thread-safe."""
+        """The bytes of an image; thread-safe."""
         ...
 
 
@@ -48,11 +48,11 @@ class FitSettings:
     """What the indexer learns from the gallery.
 
     Attributes:
-        pseudo_labels: Fit GLRT on neighbours even where the gallery has labels.
-        label_share: lambda of the label vote; 0 leaves labels out of the score; None: as tuned, else 0.
-        index: Overrides the members' own ``index``.
-        rebuild: Publish a new version even where nothing changed (a damaged version is replaced so).
-        keep_tuning: Go on with what `cbir tune` chose, as long as the ensemble is the same.
+        pseudo_labels: Fit GLRT on nearest neighbours instead of labels, even if the gallery has labels.
+        label_share: lambda of the label vote, 0 for none; None for the tuned value, or 0 without tuning.
+        index: Vector index in place of the members' own ``index``.
+        rebuild: Publish a new version even if nothing has changed, for instance to replace a damaged one.
+        keep_tuning: Keep what ``cbir tune`` chose, as long as the ensemble is the same.
     """
 
     pseudo_labels: bool = False
@@ -67,11 +67,11 @@ class IndexReport:
     """What one run did; ``embedded + reused == images``.
 
     Attributes:
-        embedded: Images whose bytes a model had to see in this run.
-        added: Images that the version before did not hold.
-        changed: Images whose bytes differ from the version before.
-        removed: Images of the version before that are gone.
-        published: Whether a new version was made; False when nothing had changed.
+        embedded: Images that were embedded in this run.
+        added: Images that the previous version did not have.
+        changed: Images whose bytes differ from the previous version.
+        removed: Images of the previous version that are gone.
+        published: Whether a new version was published; False if nothing had changed.
     """
 
     index: str
@@ -88,7 +88,7 @@ class IndexReport:
     fitted_on: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The document `cbir index --json` prints."""
+        """The document that ``cbir index --json`` prints."""
         skipped = [{"uri": s.uri, "reason": s.reason, "code": s.code} for s in self.skipped]
         return {**vars(self), "skipped": skipped, "fitted_on": dict(self.fitted_on), "seconds": round(self.seconds, 3)}
 
@@ -105,8 +105,8 @@ def build(
 
     Raises:
         SourceError: There is no image that can be indexed; the live version stays.
-        ArtifactError: The folder cannot be written or another indexer holds it.
-        KeyboardInterrupt: What was embedded is kept for the next run; the live version stays.
+        ArtifactError: The folder cannot be written, or another indexer has locked it.
+        KeyboardInterrupt: The user interrupted; embeddings are kept for the next run, and the live version stays.
     """
     started = time.monotonic()
     keep_compiled()
@@ -116,7 +116,7 @@ def build(
     report = on_progress or (lambda _: None)
     store = IndexStore(out)
     report(Progress("scan", 0, 0))
-    # Row order is id order: ties between equal scores then break by id wherever rows are sorted.
+    # Rows are in the order of ids, so that ties between equal scores are broken by id.
     found = sorted(sources.scan(), key=lambda image: image.id)
     with store.lock():
         previous = _open_live(store)
@@ -131,7 +131,7 @@ def build(
         problems = [SkippedImage(p.uri, p.reason, "SOURCE_PROBLEM", "") for p in sources.problems]
         facts, newly_skipped = run.run(plan.todo, sources)
         skipped = (*problems, *plan.skipped, *newly_skipped)
-        # A version that was tuned after an index run without its tuning has that run's settings.
+        # Without keep_tuning, a live version that was tuned cannot stay, even if nothing else has changed.
         stays = previous is not None and (fit.keep_tuning or not previous.vote.tuned)
         if (
             previous
@@ -185,18 +185,18 @@ def _open_live(store: IndexStore) -> IndexVersion | None:
         return None
     try:
         version = store.open()
-        _ = version.gallery  # read now: a damaged one must not stop its own replacement
+        _ = version.gallery  # read now, so that a damaged gallery is noticed here
         return version
     except ArtifactError:
-        # A damaged version is rebuilt; what it cost to embed is in the cache.
+        # A damaged version is rebuilt; its embeddings are still in the cache.
         return None
 
 
 @dataclass
 class _Plan:
-    """What must be read, and what the live version and the cache tell already.
+    """Which images must be read, and what the live version and the cache know of the others.
 
-    ``unchanged``: every image of the live version is there as it was.
+    ``unchanged`` means that every image of the live version is still there, unchanged.
     """
 
     todo: list[SourceImage]
@@ -257,7 +257,7 @@ def _gallery_image(image: SourceImage, facts: ImageFacts) -> GalleryImage:
 
 
 def _vote(previous: IndexVersion | None, ensemble: EnsembleSpec, fit: FitSettings) -> VoteSettings:
-    """The live version's tuned vote while the ensemble is the same; else what the ensemble file says."""
+    """The live version's tuned vote if the ensemble is the same, otherwise that of the ensemble file."""
     if previous and fit.keep_tuning and previous.vote.tuned and previous.manifest.ensemble == ensemble:
         if fit.label_share is None:
             return previous.vote
@@ -266,12 +266,12 @@ def _vote(previous: IndexVersion | None, ensemble: EnsembleSpec, fit: FitSetting
 
 
 def _count_embedded(images: Sequence[GalleryImage], run: Runner) -> int:
-    """Images whose bytes were new; of several images with the same bytes one counts."""
+    """Number of images embedded in this run; of images with the same bytes one counts."""
     return len({image.sha256 for image in images} & {digest.hex() for digest in run.embedded})
 
 
 def _differences(previous: IndexVersion | None, images: Sequence[GalleryImage]) -> tuple[int, int, int]:
-    """Images added, changed and removed against the version before."""
+    """Numbers of images added, changed and removed since the previous version."""
     if previous is None:
         return len(images), 0, 0
     before = {image.id: image.sha256 for image in previous.gallery.images()}

@@ -1,4 +1,4 @@
-"""Write a version: projections, vectors, heads, indexes, vote, manifest.  `cbir index` and `cbir tune` share it."""
+"""Write a version: projections, vectors, heads, indexes, vote, manifest.  ``cbir index`` and ``cbir tune`` use it."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Codes = NDArray[np.integer]
 
 @dataclass(frozen=True)
 class VersionContent:
-    """What a version is made of, before anything is fitted.
+    """The content of a version, before anything is fitted.
 
     Attributes:
-        raw: The raw (N, D) unit vectors of a member, in the gallery's order.
-        fingerprints: Of the members, by name.
-        pseudo_labels: Fit the metric without labels even where there are some.
-        index: Overrides the members' own ``index``.
-        settings: For the manifest.
+        raw: Gives the (N, D) unit vectors of a member before projection, in the gallery's order.
+        fingerprints: Fingerprints of the members, by name.
+        pseudo_labels: Fit the metric without labels even if there are some.
+        index: Vector index in place of the members' own ``index``.
+        settings: Settings for the manifest.
         device: Where class names are embedded.
     """
 
@@ -52,7 +52,7 @@ class VersionContent:
 
     @property
     def metric_codes(self) -> Codes | None:
-        """(N,) class numbers for the metric, or None where it is to do without."""
+        """(N,) class numbers to fit the metric with; None if it is fitted without labels."""
         return self.gallery.label_codes if self.gallery.labels and not self.pseudo_labels else None
 
 
@@ -87,9 +87,10 @@ def write_version(writer: VersionWriter, content: VersionContent, report: Callab
             ),
         }
         if vote.augmentation_neighbours > 0:
-            # Neighbours are those of the ensemble, so all members' vectors are needed at once.
+            # Neighbours are found with all members together, so all members' vectors are needed at once.
             plain.append(vectors)
-            # Averages look like their neighbours: near duplicates are told by the vectors of the images themselves.
+            # The vectors before averaging are stored too: averaged ones resemble their neighbours, which would hide
+            # which images are near duplicates.
             np.save(writer.file(f"members/{member.name}/plain.npy"), vectors.astype(np.float16))
         else:
             _write_member(writer, member.name, vectors, facts, report)
@@ -127,9 +128,12 @@ def fit_members(
     codes: Codes | None,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> dict[str, tuple[Projection, str]]:
-    """Fit every member's projection; by name with what it was fitted on.
+    """Fit the projection of every member.
 
-    Without labels the members learn their metrics together, from a sample of the gallery.
+    Without labels, the metrics are learnt jointly from a sample of the gallery.
+
+    Returns:
+        By member: the projection, and what it was fitted on.
     """
     fitted: dict[str, tuple[Projection, str]] = {}
     joint = codes is None or not enough_labels(codes)
@@ -150,7 +154,7 @@ def fit_members(
 
 
 def _sized(member: MemberSpec, vote: VoteSettings) -> MemberSpec:
-    """The member with its tuned dimension, where it has one."""
+    """The member with its tuned dimension, if there is one."""
     return MemberSpec(**{**vars(member), "dim": vote.dims.get(member.name, member.dim)})
 
 

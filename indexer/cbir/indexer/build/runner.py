@@ -1,6 +1,7 @@
-"""Where embedding runs: what turns images into embeddings by digest, whatever machines do the work.
+"""The protocol of what embeds images, on this machine or on others.
 
-:class:`cbir.indexer.build.EmbeddingRun` is the local one: threads of this process decode, its models embed.
+:class:`cbir.indexer.build.EmbeddingRun` is the local implementation: threads of this process decode, and its models
+embed.
 """
 
 from __future__ import annotations
@@ -19,26 +20,26 @@ __all__ = ["ImageReader", "Runner"]
 
 
 class ImageReader(Protocol):
-    """Gives the bytes of a source's images; safe for concurrent calls."""
+    """Reads the bytes of a source's images; thread-safe."""
 
     def read(self, image: SourceImage) -> bytes:
         """The file's bytes.
 
         Raises:
-            ImageError: They cannot be read.
+            ImageError: The file cannot be read.
         """
         ...
 
 
 class Runner(Protocol):
-    """Embeds images with every member of an ensemble, each distinct content once, and keeps what it computed.
+    """Embeds images with every member of an ensemble, each distinct content once, and keeps the results.
 
-    An image is known by the SHA-256 digest of its bytes.
+    An image is identified by the SHA-256 digest of its bytes.
     """
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
-        """By member: what its embeddings depend on, as one string."""
+        """By member: a string that identifies everything its embeddings depend on."""
         ...
 
     @property
@@ -47,11 +48,11 @@ class Runner(Protocol):
         ...
 
     def known(self, sha256: bytes) -> bool:
-        """Whether everything about these bytes has been computed and kept."""
+        """Whether everything about the image with this digest has been computed and kept."""
         ...
 
     def facts(self, sha256: bytes) -> ImageFacts:
-        """The facts of bytes that are :meth:`known`."""
+        """The facts of an image that is :meth:`known`."""
         ...
 
     def raw(self, member: str, digests: Sequence[bytes]) -> NDArray[np.float32]:
@@ -64,13 +65,13 @@ class Runner(Protocol):
         """Embed what is not known yet.
 
         Returns:
-            The facts of the good images by id, and the ones that were left out.
+            The facts of the embedded images by id, and the images that were left out.
 
         Raises:
-            KeyboardInterrupt: After what is finished was kept.
+            KeyboardInterrupt: The user interrupted; finished work was kept.
         """
         ...
 
     def compact(self) -> None:
-        """Tidy what is kept; for the end of a run that holds the index's lock."""
+        """Compact what is kept; to be called at the end of a run, while the index's lock is held."""
         ...

@@ -1,4 +1,4 @@
-"""What the indexer's commands write to the terminal: progress on stderr, one JSON document on stdout."""
+"""Output of the indexer's commands: progress on stderr, one JSON document on stdout."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from cbir.indexer.build import Progress
 __all__ = ["USER_ERRORS", "add_device_arguments", "positive", "print_json", "progress_printer", "stderr"]
 
 
-#: What a user or their machine can cause: a full disk and a file in place of a folder among it.
+#: Errors that the user or the machine can cause, such as a full disk or a file in place of a folder.
 USER_ERRORS = (CbirError, OSError, SafetensorError)
 
 
 def positive(text: str) -> int:
-    """A whole number of at least 1, as an argparse type."""
+    """An integer of at least 1, as an argparse type."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
@@ -34,7 +34,7 @@ def positive(text: str) -> int:
 
 
 def stderr() -> Console:
-    """A console on stderr, which leaves stdout to results."""
+    """A console on stderr, as stdout is for results."""
     return Console(stderr=True, highlight=False)
 
 
@@ -45,7 +45,7 @@ def print_json(document: Any) -> None:
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of every command that runs models."""
+    """Declare the options that all commands that run models have."""
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the models run")
     parser.add_argument(
         "--runtime", choices=("auto", "openvino", "torch"), default="auto", help="what runs them on a CPU"
@@ -54,7 +54,7 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def progress_printer() -> Iterator[Callable[[Progress], None]]:
-    """Show progress: bars on a terminal, a line every few seconds elsewhere."""
+    """Show progress: bars in a terminal, otherwise a line every few seconds."""
     console = stderr()
     if console.is_terminal:
         with _bars(console) as report:
@@ -74,7 +74,7 @@ def _bars(console: Console) -> Iterator[Callable[[Progress], None]]:
 
         def report(progress: Progress) -> None:
             if progress.stage.startswith("load "):
-                # Libraries draw bars of their own for what they download, which need the terminal to themselves.
+                # While libraries draw their own bars for downloads, these must not be on the terminal.
                 if progress.stage not in tasks:
                     tasks[progress.stage] = bars.add_task(progress.stage, visible=False)
                     bars.stop()
@@ -95,7 +95,7 @@ def _bars(console: Console) -> Iterator[Callable[[Progress], None]]:
 
 
 class _Lines:
-    """A line a stage and every few seconds, for logs."""
+    """Prints a line for each stage and another every few seconds, for logs."""
 
     def __init__(self, console: Console, seconds: float = 5.0) -> None:
         self._console, self._seconds = console, seconds

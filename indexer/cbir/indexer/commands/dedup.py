@@ -17,7 +17,8 @@ from cbir.indexer.dedup import GROUPS_SHOWN, DedupReport, StoredFile, draw_dupli
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
 
-#: Hashes of unrelated images differ in about 32 bits; far from that is where "close" ends to mean anything.
+#: Largest --bits: hashes of unrelated images differ in about 32 of 64 bits, and much nearer to that, closeness means
+#: nothing.
 _MOST_BITS = 16
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _PIPE_WIDTH = 200
@@ -57,13 +58,13 @@ def _picture_path(text: str) -> Path:
     if path.suffix.lower() not in _SUFFIXES:
         raise argparse.ArgumentTypeError(f"{text!r} should end in {', '.join(_SUFFIXES)}")
     if not path.parent.is_dir():
-        # Found out now rather than after the work.
+        # Checked here, before any work is done.
         raise argparse.ArgumentTypeError(f"{text!r} is in a folder that does not exist")
     return path
 
 
 def run(args: argparse.Namespace) -> int:
-    """Find, list, and draw if asked."""
+    """Find near duplicates, list them, and draw them if asked to."""
     report = find_duplicates(str(args.index), IndexStore(args.index).open(args.version_name), args.bits)
     if args.json:
         print_json(report.to_json())
@@ -92,7 +93,7 @@ def _summary(report: DedupReport) -> str:
 
 
 def _print(report: DedupReport) -> None:
-    # A pipe has no width of its own; columns are worth more there than short lines.
+    # A pipe has no width; one that has room for all columns is assumed.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     table = Table("", "id", "pixels", "size", "bits", "alike", "uri")
     for group in report.groups:

@@ -1,6 +1,6 @@
-"""``cbir demo``: everything at once, on drawn samples or on the user's own images.
+"""``cbir demo``: index, measure, serve and search, with drawn samples or the user's own images.
 
-Every step is the command a user would type, run as a process of its own; what the demo shows is what they get.
+Every step runs the command that a user would type, in a process of its own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ T = TypeVar("T")
 _SHOWN = 6
 _SERVER_SECONDS = 180.0
 _STOP_SECONDS = 20.0
-#: Leave-one-out on more images than this tells little more and takes minutes.
+#: Most leave-one-out queries: more take minutes and change the figures little.
 _MOST_QUERIES = 1000
 
 
@@ -48,14 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class _Material:
-    """What is indexed and what is asked.
+    """What is indexed, and what is searched for.
 
     Attributes:
-        gallery: SOURCE for ``cbir index``.
-        evaluation: Arguments for ``cbir eval``; None: nothing can be measured without labels.
-        queries: The images to pick the shown queries from.
-        sources: Reads them.
-        own: The queries are in the gallery themselves.
+        gallery: SOURCE of ``cbir index``.
+        evaluation: Arguments of ``cbir eval``; None if there are no labels to measure with.
+        queries: Images among which the shown queries are chosen.
+        sources: Reads these images.
+        own: Whether the queries are in the gallery themselves.
     """
 
     gallery: str
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _claim(out: Path, images: str | None) -> None:
-    """Make the folder of results, or see that it is the demo's own: what is in it will be replaced."""
+    """Create the folder of results, or check that it is the demo's own, as what is in it will be replaced."""
     marker = out / ".cbir-demo"
     if images and Path(images).resolve().is_relative_to(out.resolve()):
         raise ConfigurationError(
@@ -122,7 +122,7 @@ def _samples(folder: Path, per_class: int) -> _Material:
     parted = SampleSplit(folder / "gallery", folder / "queries")
     if not _complete(parted, per_class):
         _say("draw", f"{per_class * len(LABELS)} sample images of {len(LABELS)} classes into {folder}")
-        # Renamed when complete, so that a run that is stopped leaves no half set behind.
+        # Renamed when complete, so that a stopped run leaves no incomplete set behind.
         partial = folder.with_name(folder.name + ".partial")
         for leftover in (partial, folder):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -142,7 +142,7 @@ def _own(source: str) -> _Material:
     sources = open_sources([source])
     images = sources.scan()
     labels = [image.label for image in images if image.label is not None]
-    # Measured only where some class has two images and there are two classes to tell apart.
+    # Can be measured if there are two classes and some class has two images.
     measurable = len(set(labels)) > 1 and len(labels) > len(set(labels))
     evaluation = ("--leave-one-out", "--most", str(_MOST_QUERIES)) if measurable else None
     return _Material(source, evaluation, images, sources, own=True)
@@ -157,7 +157,7 @@ def _measure(material: _Material, index: Path, device: Sequence[str]) -> dict[st
 
 
 def _pick(material: _Material, skipped: set[str], folder: Path) -> list[SourceImage]:
-    """Copy a few images of different classes to a folder of their own; the sub-folders tell the labels."""
+    """Copy a few images of different classes to a folder, with a sub-folder for each label."""
     usable = [image for image in material.queries if image.uri not in skipped]
     by_label: dict[str, list[SourceImage]] = {}
     for image in usable:
@@ -179,22 +179,22 @@ def _pick(material: _Material, skipped: set[str], folder: Path) -> list[SourceIm
 
 
 def _spread(items: Sequence[T], most: int) -> list[T]:
-    """Take at most so many, evenly from beginning to end."""
+    """At most ``most`` of the items, evenly spaced."""
     count = min(most, len(items))
     return [items[(2 * number + 1) * len(items) // (2 * count)] for number in range(count)]
 
 
 def _folder_name(label: str) -> str:
-    # A label of a manifest may hold anything; as a folder name it must not lead elsewhere.
+    # A label from a manifest may contain anything; as a folder name it must not lead outside.
     return label.replace("/", "_").replace("\0", "_").lstrip(".") or "_"
 
 
 @contextmanager
 def _server(index: Path, device: Sequence[str]) -> Iterator[str]:
-    """Serve an index for as long as the block lasts; yields the address, ready to answer."""
+    """Serve an index while the ``with`` block runs; yields the address once the server is ready."""
     command = _command("serve", str(index), "--port", "0", *device, "--json")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    # A server that hangs while it loads is ended, which ends the reading below.
+    # A server that hangs while loading is killed, which ends the loop that reads its output.
     watchdog = threading.Timer(_SERVER_SECONDS, process.kill)
     watchdog.start()
     try:
@@ -217,7 +217,7 @@ def _server(index: Path, device: Sequence[str]) -> Iterator[str]:
 
 
 def _cbir(*arguments: str) -> Any:
-    """Run a command and return its JSON document; its progress goes to the terminal."""
+    """Run a command and return its JSON document; its progress appears in the terminal."""
     done = subprocess.run(_command(*arguments), stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise _failed(arguments[0], done.returncode)
@@ -225,7 +225,7 @@ def _cbir(*arguments: str) -> Any:
 
 
 def _show(*arguments: str) -> None:
-    """Run a command whose output is for the reader."""
+    """Run a command whose output appears in the terminal."""
     sys.stdout.flush()
     status = subprocess.run(_command(*arguments), check=False).returncode
     if status:

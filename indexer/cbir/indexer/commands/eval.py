@@ -1,4 +1,4 @@
-"""``cbir eval``: MAP@10 and the other measures for the ensemble and each member."""
+"""``cbir eval``: MAP@10 and other measures of the ensemble and of each member."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     cache = args.index / "cache"
     findings = None
     if args.report:
-        # A place that cannot be written to is found out before the work, not after it.
+        # Checked here, before any work is done.
         if args.report.is_file():
             message = f"{args.report} is a file: --report needs a folder, which is made if absent"
             raise ConfigurationError(message, reason="BAD_OPTION")

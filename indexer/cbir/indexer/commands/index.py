@@ -55,7 +55,7 @@ def _share(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Index and say what was done."""
+    """Build or update the index, and say what was done."""
     ensemble = load_ensemble(args.ensemble)
     settings = RunSettings(args.device, args.runtime, args.batch, args.workers or 0)
     fit = FitSettings(args.pseudo_labels, args.label_vote, args.index, args.rebuild, not args.forget_tuning)

@@ -138,7 +138,7 @@ def _table(text: str) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train and say what came of it."""
+    """Train, and say what came of it."""
     student = _student(args)
     try:
         with progress_printer() as report:
@@ -199,7 +199,7 @@ def _train(args: argparse.Namespace, student: StudentSpec, report: Callable[[Pro
 
 
 def _given(args: argparse.Namespace, student: StudentSpec, kind: type[Recipe]) -> dict[str, Any]:
-    """The recipe's values that the command line sets; the input's size may come from the member."""
+    """The values of the recipe that the command line sets; without --size, the input's size is the member's."""
     names = {field.name for field in fields(kind)} - {"objective"}
     values = {name: value for name, value in vars(args).items() if name in names and value is not None}
     if "sizes" not in values and args.ensemble:
@@ -208,7 +208,7 @@ def _given(args: argparse.Namespace, student: StudentSpec, kind: type[Recipe]) -
 
 
 class _Reporter:
-    """Progress of the loop as progress of the command; the losses are said anew every few seconds."""
+    """Reports the training loop's progress as the command's, and prints the losses every few seconds."""
 
     def __init__(self, report: Callable[[Progress], None]) -> None:
         self._report, self._stage, self._next = report, "train", 0.0

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Tune, publish a gain, and say what came of it."""
+    """Tune, publish the result if it is a gain, and say what came of it."""
     keep_compiled()
     sources = open_sources(args.queries) if args.queries else None
     settings = RunSettings(args.device, args.runtime)

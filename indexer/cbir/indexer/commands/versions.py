@@ -1,4 +1,4 @@
-"""``cbir info | versions | verify | rollback | gc``: look after an index."""
+"""``cbir info | versions | verify | rollback | gc``: inspect and maintain an index."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["USER_ERRORS", "add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of the five commands; ``args.command`` tells which was called."""
+    """Declare the arguments of the five commands; ``args.command`` is the name of the one that was called."""
     command = parser.prog.split()[-1]
     parser.add_argument("index", type=Path, metavar="INDEX", help="folder of the index")
     if command in ("info", "verify", "rollback"):
@@ -39,7 +39,7 @@ def _count(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what ``args.command`` names."""
+    """Run the command that ``args.command`` names."""
     store = IndexStore(args.index)
     document = _ACTIONS[args.command](store, args)
     if args.json:
@@ -139,7 +139,7 @@ def _gc(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
             prints |= {str(facts["fingerprint"]) for facts in version.manifest.members.values()}
         forgotten = 0
         for folder in sorted(p for p in (store.path / "cache").glob("*") if p.is_dir()):
-            # A folder is called by a member's fingerprint, alone or behind what else it holds.
+            # The name of a cache folder is a member's fingerprint, or ends in "-" and the fingerprint.
             used = folder.name.rpartition("-")[2] in prints or folder.name.startswith("facts-")
             forgotten += EmbeddingCache(folder.parent, folder.name).discard(kept if used else set())
     stderr().print(f"removed {len(removed)} versions and {forgotten} cached rows of images in none", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Evaluation of an index on labelled queries, and the report that shows it."""
+"""Evaluation of an index on labelled queries, and a report of it as a web page."""
 
 from __future__ import annotations
 

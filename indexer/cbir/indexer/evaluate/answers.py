@@ -1,4 +1,4 @@
-"""What an index answers to labelled queries, judged: which hits are relevant, and how many there were to find."""
+"""The answers of an index to labelled queries: which hits are relevant, and how many relevant images there are."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from cbir.indexer.evaluate.query_set import QuerySet
 
 __all__ = ["DEEPEST_RANK", "SHOWN", "Answer", "Judge", "ask", "measured"]
 
-#: MAP@R looks at no more than this many ranks.
+#: Most ranks that MAP@R takes into account.
 DEEPEST_RANK = 1000
-#: Hits of an answer that are kept.
+#: Number of hits that are kept of an answer.
 SHOWN = 10
 _BATCH = 256
 
@@ -31,8 +31,8 @@ class Answer:
         rows: (K,) gallery rows, K <= 10.
         scores: (K,) in 0..1.
         relevant: (D,) whether the image at each rank has the query's label; D >= K.
-        total: R, the relevant images of the gallery.
-        predicted: The likeliest label, where the gallery has labels.
+        total: R, the number of relevant images in the gallery.
+        predicted: The most likely label; None if the gallery has no labels.
     """
 
     rows: NDArray[np.int64] = field(repr=False)
@@ -44,12 +44,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Judge:
-    """What is known of each of Q queries before anything is searched.
+    """What decides which hits count as relevant, for Q queries.
 
     Attributes:
-        own: Rows with the query's very bytes, which never count.
-        codes: Place of the query's label among the gallery's, negative where the gallery has no such label.
-        totals: R of each query.
+        own: Rows with the same bytes as the query; they never count as hits.
+        codes: Class number of the query's label in the gallery; negative if the gallery does not have the label.
+        totals: R, the number of relevant images, of each query.
     """
 
     own: tuple[tuple[int, ...], ...]
@@ -81,9 +81,9 @@ def ask(
     """Search with every query.
 
     Args:
-        weights: (M,) of the members, or None for the index's own.
-        deepest: Ranks that are looked at where a query has so many relevant images; 10 is faster, and enough for
-            everything but MAP@R.
+        weights: (M,) weights of the members; None for those of the index.
+        deepest: Most ranks to retrieve; a query with fewer relevant images gets fewer.  10 is faster, and enough for
+            every measure except MAP@R.
     """
     answers = []
     label_codes = retriever.gallery.label_codes

@@ -1,4 +1,4 @@
-"""Which class is taken for which: the label of the first hit against the true one."""
+"""The confusion matrix: the label of the first hit against the true label."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from cbir.indexer.evaluate.answers import Answer
 
 __all__ = ["NO_LABEL", "OTHERS", "Confusion", "ConfusionTable", "confusions"]
 
-#: Stands for a first hit without a label.
+#: The column of first hits that have no label.
 NO_LABEL = "(no label)"
 OTHERS = "(others)"
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """Queries of one class whose first hit is of another.
+    """Queries of one class whose first hit has the label of another.
 
     Attributes:
-        queries: Their places.
-        share: Of the queries of the true class.
+        queries: Their positions among the queries.
+        share: Their share of the queries of the true class.
     """
 
     true: str
@@ -35,14 +35,14 @@ class Confusion:
 
 @dataclass(frozen=True)
 class ConfusionTable:
-    """First hits by class.
+    """The labels of first hits by true class.
 
     Attributes:
         pairs: The confusions, most frequent first.
-        labels: (L,) the classes of the matrix.
-        columns: Their names, and those of further columns.
-        matrix: (L, C) queries by true class and label of the first hit.
-        classes: Classes in all, of which the matrix shows the most confused where they are many.
+        labels: (L,) the classes of the matrix's rows.
+        columns: Names of its columns: the same classes, then further ones.
+        matrix: (L, C) number of queries by true class and label of the first hit.
+        classes: Number of classes; if there are many, the matrix has only the most confused ones.
     """
 
     pairs: tuple[Confusion, ...]
@@ -57,7 +57,7 @@ def confusions(gallery: Gallery, answers: Sequence[Answer], labels: Sequence[str
 
     Args:
         labels: True label of each query.
-        most: Classes that the matrix shows.
+        most: Most classes in the matrix.
     """
     places: dict[tuple[str, str], list[int]] = {}
     for query, (answer, label) in enumerate(zip(answers, labels, strict=True)):
@@ -69,7 +69,7 @@ def confusions(gallery: Gallery, answers: Sequence[Answer], labels: Sequence[str
     for (true, found), queries in places.items():
         asked[true] = asked.get(true, 0) + len(queries)
         if true != found:
-            # A class that others are taken for is as confused as one that is taken for others.
+            # Both classes of a confusion count as confused.
             wrong[true] = wrong.get(true, 0) + len(queries)
             wrong[found] = wrong.get(found, 0) + len(queries)
     pairs = [

@@ -1,4 +1,4 @@
-"""Evaluation: MAP@10 and its kin for the ensemble and for each member alone."""
+"""Evaluation: MAP@10 and related measures of the ensemble and of each member alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cbir.indexer.evaluate.query_set import QuerySet, gallery_queries, source_qu
 
 __all__ = ["EvaluationReport", "QuerySet", "evaluate", "gallery_queries", "source_queries"]
 
-#: Hits with at least this score are "rather right than wrong".
+#: Hits with at least this score are more likely relevant than not.
 LIKELY = 0.5
 _BINS = 10
 
@@ -32,7 +32,7 @@ class EvaluationReport:
     """The measures of one index on one set of queries.
 
     Attributes:
-        answers: Of the ensemble, one a query.
+        answers: The ensemble's answer to each query.
         near: The queries with a near duplicate in the gallery.
         calibrated: Whether the index's scores are probabilities of relevance.
     """
@@ -53,29 +53,29 @@ class EvaluationReport:
 
     @property
     def near_duplicates(self) -> int:
-        """Queries with a near duplicate in the gallery."""
+        """Number of queries with a near duplicate in the gallery."""
         return len(self.near)
 
     @property
     def counted(self) -> list[int]:
-        """Places of the queries that count; the order of ``ensemble.ap``."""
+        """Positions of the queries that have a relevant image; ``ensemble.ap`` is in this order."""
         return [i for i, answer in enumerate(self.answers) if answer.total > 0]
 
     def scored_hits(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Score and relevance of the first ten hits of all queries that count, one after the other."""
+        """Score and relevance of the first ten hits of all queries that count, concatenated."""
         answers = [self.answers[i] for i in self.counted]
         scores = [answer.scores for answer in answers]
         relevant = [answer.relevant[: len(answer.rows)] for answer in answers]
         return np.concatenate(scores), np.concatenate(relevant)
 
     def without_near_duplicates(self) -> float | None:
-        """MAP@10 over the queries that have none, or None where every query has one."""
+        """MAP@10 over the queries without a near duplicate; None if every query has one."""
         near = {pair.query for pair in self.near}
         kept = [ap for i, ap in zip(self.counted, self.ensemble.ap, strict=True) if i not in near]
         return float(np.mean(kept)) if kept else None
 
     def to_json(self) -> dict[str, Any]:
-        """The document `cbir eval --json` prints."""
+        """The document that ``cbir eval --json`` prints."""
         scores, relevant = self.scored_hits()
         likely = scores >= LIKELY
         return {
@@ -133,7 +133,7 @@ def evaluate(
     """Measure the ensemble, rank fusion, and each member alone.
 
     Args:
-        own: The queries are gallery images themselves, which the projections were fitted on.
+        own: Whether the queries are images of the gallery, on which the projections were fitted.
 
     Raises:
         SourceError: No query has a relevant image.
@@ -171,7 +171,7 @@ def _figures(measures: Measures) -> dict[str, Any]:
 
 
 def _caution(version: IndexVersion) -> str | None:
-    """What makes figures of a gallery's own images too good, or None."""
+    """A warning if the queries are images of the gallery, which makes the figures too good; else None."""
     learnt = {
         "the GLRT metric": any(facts["fitted_on"] == "labels" for facts in version.manifest.members.values()),
         "the linear heads": bool(version.heads()),

@@ -1,4 +1,4 @@
-"""What each member adds: the measures of subsets of the ensemble, by per-query weights of one index."""
+"""What each member contributes: measures of subsets of the ensemble, by giving queries other weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cbir.indexer.evaluate.query_set import QuerySet
 
 __all__ = ["MemberGain", "SubsetTable", "choose_subsets", "measure_subsets", "subset_weights"]
 
-#: With up to this many members every subset is measured: 63 of them.
+#: Up to so many members, every subset is measured (63 subsets of 6 members).
 MOST_MEMBERS = 6
 
 Subset = tuple[str, ...]
@@ -28,7 +28,7 @@ class MemberGain:
     """What the ensemble loses in MAP@10 without one member.
 
     Attributes:
-        interval: 95 % bootstrap interval of the gain, over the same queries with and without the member.
+        interval: 95 % bootstrap interval of the gain, paired by query.
     """
 
     member: str
@@ -42,9 +42,9 @@ class SubsetTable:
     """The measures by subset.
 
     Attributes:
-        subsets: By members, in the ensemble's order.
-        gains: One a member; none for an ensemble of one.
-        complete: Whether these are all subsets there are.
+        subsets: Measures by the members of the subset, in the ensemble's order.
+        gains: The gain of each member; empty for an ensemble of one.
+        complete: Whether all possible subsets were measured.
     """
 
     subsets: Mapping[Subset, Measures]
@@ -53,7 +53,10 @@ class SubsetTable:
 
 
 def choose_subsets(members: Sequence[str]) -> tuple[list[Subset], bool]:
-    """The subsets to measure, and whether they are all: for many members only the single ones, all but one, and all."""
+    """The subsets to measure, and whether these are all.
+
+    With many members they are only: each member alone, all but one, and all.
+    """
     count = len(members)
     complete = count <= MOST_MEMBERS
     sizes = range(1, count + 1) if complete else (1, count - 1, count)
@@ -61,7 +64,7 @@ def choose_subsets(members: Sequence[str]) -> tuple[list[Subset], bool]:
 
 
 def subset_weights(weights: NDArray[np.float32], members: Sequence[str], subset: Subset) -> NDArray[np.float32]:
-    """(M,) weights with which only a subset has a say; equal ones where its own are all zero."""
+    """(M,) weights that are 0 outside the subset; equal weights if all weights inside it are 0."""
     mask = np.array([member in subset for member in members], np.float32)
     kept = np.asarray(weights * mask, dtype=np.float32)
     return kept if kept.any() else mask
@@ -74,10 +77,10 @@ def measure_subsets(
     known: Mapping[Subset, Measures],
     on_progress: Callable[[Progress], None] | None = None,
 ) -> SubsetTable:
-    """Search once with every subset.
+    """Search with every subset.
 
     Args:
-        known: Subsets that were measured already.
+        known: Measures of subsets that are known already.
     """
     chosen, complete = choose_subsets(retriever.members)
     todo = [subset for subset in chosen if subset not in known]

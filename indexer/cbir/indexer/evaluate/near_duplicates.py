@@ -1,4 +1,4 @@
-"""Near duplicates across queries and gallery: figures look better where the answer was all but given away."""
+"""Near duplicates between queries and gallery, which make a search look better than it is."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["NearDuplicate", "find_near_duplicates"]
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """A query and the gallery image most like it.
+    """A query and the gallery image most similar to it.
 
     Attributes:
-        query: Place among the queries.
-        row: Row of the gallery.
-        bits: In which their perceptual hashes differ.
-        images: Gallery images within the limit.
+        query: Position among the queries.
+        row: Gallery row.
+        bits: Number of bits in which their perceptual hashes differ.
+        images: Number of near duplicates in the gallery.
     """
 
     query: int
@@ -34,7 +34,7 @@ class NearDuplicate:
 def find_near_duplicates(
     gallery: Gallery, appearance: Appearance, queries: QuerySet, judge: Judge
 ) -> list[NearDuplicate]:
-    """The queries with a near duplicate in the gallery, other than their own bytes, in query order."""
+    """The queries that have a near duplicate in the gallery (other than the same bytes), in query order."""
     hashes = gallery.phashes
     found = []
     for query, (own, phash) in enumerate(zip(judge.own, queries.phashes, strict=True)):
@@ -42,7 +42,8 @@ def find_near_duplicates(
         foreign = ~np.isin(rows, own)
         rows, bits = rows[foreign], bits[foreign]
         if len(rows):
-            # What the index searches by may be an average, also of a query that is an image of the gallery.
+            # The index may search with averaged vectors, so the vectors of the images themselves are compared, also of
+            # a query that is an image of the gallery.
             known = appearance.of_rows(np.array(own[:1])) if own else appearance.vectors(queries.vectors[query][None])
             sure = confirmed(bits, appearance.of_rows(rows) @ known[0])
             rows, bits = rows[sure], bits[sure]

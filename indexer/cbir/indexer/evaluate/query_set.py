@@ -1,4 +1,4 @@
-"""Labelled queries, embedded and projected: images of their own, or the gallery's."""
+"""Labelled queries, embedded and projected: images from other sources, or those of the gallery."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ __all__ = ["NamedClasses", "QuerySet", "gallery_queries", "source_queries"]
 
 @dataclass(frozen=True)
 class NamedClasses:
-    """What the names of the classes say about Q queries, by the members that understand words.
+    """Label priors of Q queries, by the class names that members with a text tower have embedded.
 
     Attributes:
-        points: (Q, sum of dims) of the queries in the joint space.
+        points: (Q, sum of dims) vectors of the queries in the joint space.
     """
 
     space: JointSpace = field(repr=False)
     points: NDArray[np.float32] = field(repr=False)
 
     def priors(self, part: slice, weights: NDArray[np.float32]) -> list[NDArray[np.float32] | None]:
-        """The label priors of some of the queries, as the server has them; (M,) weights are the members'."""
+        """Label priors of some of the queries, as in the server; ``weights`` (M,) are those of the members."""
         points = self.points[part]
         return self.space.label_priors(points, np.tile(weights, (len(points), 1)))
 
 
 @dataclass(frozen=True)
 class QuerySet:
-    """Queries that are projected already.
+    """Queries that have been embedded and projected.
 
     Attributes:
         vectors: (Q, sum of dims).
-        labels: One a query.
-        sha256: Hexadecimal digest of each query's bytes: images with the same bytes never count as hits.
+        labels: Label of each query.
+        sha256: Hexadecimal digest of each query's bytes; images with the same bytes never count as hits.
         phashes: (Q,) perceptual hashes.
         skipped: Query images that could not be read.
-        unlabelled: Queries that were left out as they have no label.
+        unlabelled: Number of images left out because they have no label.
         ids: Name of each query.
-        uris: Where each query's bytes are (see :mod:`cbir.core.files.uri`).
-        names: What the names of the classes say, where a member understands words.
+        uris: Location of each query's bytes (see :mod:`cbir.core.files.uri`).
+        names: Label priors; None if no member has a text tower.
     """
 
     vectors: NDArray[np.float32]
@@ -71,9 +71,9 @@ def source_queries(
     settings: RunSettings,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> QuerySet:
-    """Embed the labelled images of sources with the index's ensemble; the index's cache serves them too.
+    """Embed the labelled images of sources with the index's ensemble, using the index's cache.
 
-    Embeddings in a precision that is asked for are not kept: another calibration or release computes others.
+    Embeddings in a precision that is asked for are not cached: they depend on the calibration and the release.
 
     Raises:
         SourceError: No query image has a label, or none can be read.
@@ -118,11 +118,11 @@ def source_queries(
 def gallery_queries(
     retriever: Searcher, most: int | None = None, seed: int = 0, version: IndexVersion | None = None
 ) -> QuerySet:
-    """The labelled gallery images themselves, for leave-one-out figures.
+    """The labelled images of the gallery as queries, for leave-one-out evaluation.
 
     Args:
-        most: Draw at most this many at random.
-        version: What the retriever was loaded from; without it the names of the classes say nothing.
+        most: Draw at most so many of them at random.
+        version: The version that the retriever was loaded from; None for no label priors.
 
     Raises:
         SourceError: The gallery has no labels.

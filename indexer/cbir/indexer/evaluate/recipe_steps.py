@@ -1,7 +1,7 @@
-"""The recipe, step by step: what each part of it is worth on one gallery and one set of queries.
+"""An ablation of the retrieval recipe: what each part of it gains on one gallery and one set of queries.
 
-Projections are fitted anew on the raw embeddings that the index's cache holds; every step is ranked by the retriever
-that serves, so the last one's figure is that of the index itself.
+Projections are fitted anew on the raw embeddings in the index's cache.  Every step is ranked by the same retriever as
+in the server, so the last figure is that of the index itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cbir.indexer.evaluate.query_set import QuerySet
 
 __all__ = ["STEPS", "RecipeTable", "Step", "StepResult", "measure_recipe"]
 
-#: Raw embeddings of more bytes than this are not loaded all at once.
+#: Raw embeddings of more bytes than this are not loaded at once; the table is then left out.
 MOST_BYTES = 4 * 2**30
 
 Floats = NDArray[np.float32]
@@ -35,15 +35,14 @@ _Fit = tuple[str, bool]
 
 @dataclass(frozen=True)
 class Step:
-    """One row of the table; a new one is one more entry in :data:`STEPS`.
+    """One row of the table; to add one, add an entry to :data:`STEPS`.
 
     Attributes:
-        metric: cosine (of the raw embeddings, unreduced), pca or glrt.
-        labels: Whether the gallery's labels teach the metric; a step is left out where the gallery holds too little
-            of what it needs.
-        vote: Settings other than the defaults.
+        metric: cosine (raw embeddings in full dimension), pca or glrt.
+        labels: Whether the metric is learnt from the gallery's labels; the step is left out if they are too few.
+        vote: Vote settings that differ from the defaults.
         heads: Whether linear heads take part in the label vote.
-        over: The step that the gain is measured against, where it is not the one before.
+        over: The step that the gain is measured against; None for the one before.
     """
 
     name: str
@@ -55,14 +54,14 @@ class Step:
 
     @property
     def fitted_on(self) -> frozenset[str]:
-        """What :func:`fit_projection` may say where the gallery allows this step."""
+        """What :func:`fit_projection` may report if the gallery allows this step."""
         if self.metric == "glrt":
             return frozenset({"labels"} if self.labels else {"pseudo-labels", "neighbours"})
         return frozenset({"cosine": {"none"}, "pca": {"gallery"}}[self.metric])
 
     @property
     def fit(self) -> _Fit:
-        """What the projections depend on: steps that agree in it share them."""
+        """What the projections depend on; steps in which it is equal share them."""
         return self.metric, self.labels
 
 
@@ -70,7 +69,7 @@ _SHARPENED = {"augmentation_neighbours": 5, "expansion_neighbours": 5}
 _VOTE = {"neighbours": 10, "temperature": 0.05, "label_share": 1.0, "head_share": 0.0}
 _NO_LABELS, _LABELS = "GLRT, no labels", "GLRT, gallery labels"
 
-#: Each builds on the one before it, or on the one it names; the index as it was published comes last.
+#: Each builds on the one before it or on the one that it names; the published index comes last.
 STEPS = (
     Step("cosine", "cosine"),
     Step("centred PCA", "pca"),
@@ -86,7 +85,7 @@ PUBLISHED = "the index as published"
 
 @dataclass(frozen=True)
 class _Fitted:
-    """Projections and gallery vectors (N, dim) by member, and what each was fitted on."""
+    """Projections and gallery vectors (N, dim) by member, and what each projection was fitted on."""
 
     projections: list[Projection]
     vectors: list[Floats]
@@ -100,7 +99,7 @@ class StepResult:
     Attributes:
         interval: 95 % bootstrap interval of ``ensemble``.
         over: The step that ``gain`` is measured against; None for the first.
-        gain_interval: 95 % bootstrap interval of the gain, over the same queries at both steps.
+        gain_interval: 95 % bootstrap interval of the gain, paired by query.
     """
 
     name: str
@@ -114,10 +113,10 @@ class StepResult:
 
 @dataclass(frozen=True)
 class RecipeTable:
-    """The steps, or why there are none.
+    """The results of all steps.
 
     Attributes:
-        note: What was left out, and why; None where nothing was.
+        note: What was left out, and why; None if nothing was.
     """
 
     steps: tuple[StepResult, ...]
@@ -136,8 +135,8 @@ def measure_recipe(
     """Measure every step that this gallery allows.
 
     Args:
-        published: The version's own retriever.
-        cache: The folder with the raw embeddings of gallery and queries.
+        published: The retriever of the version itself.
+        cache: Folder with the raw embeddings of gallery and queries.
     """
     gallery, ensemble = published.gallery, version.manifest.ensemble
     run = EmbeddingRun(ensemble, cache, settings)
@@ -192,7 +191,7 @@ def _retriever(version: IndexVersion, published: Searcher, step: Step, fitted: _
             np.concatenate(vectors, axis=1), dims, vote.augmentation_neighbours, vote.augmentation_exponent, weights
         )
         vectors = np.split(joined, np.cumsum(dims)[:-1], axis=1)
-    # Half precision, as an index stores it: the figure then is that of an index, to the digit.
+    # In float16 as in an index, so that the figures equal those of an index.
     halves = [z.astype(np.float16) for z in vectors]
     exact = [None] * len(halves)
     return Retriever(gallery, published.members, halves, fitted.projections, vote, exact, "exact", place, heads)
@@ -218,7 +217,7 @@ def _measure(
     ap: dict[str, Sequence[float]],
     over: str | None,
 ) -> StepResult:
-    """Result of one step; ``ap`` holds AP@10 of every query that counts, by step, and takes this one's."""
+    """Measure one step; ``ap`` has AP@10 of every query that counts by step, and this step's is added."""
 
     def search(weights: Floats | None) -> Measures:
         return measured(ask(retriever, queries, judge, weights, deepest=SHOWN), queries.labels)

@@ -1,4 +1,4 @@
-"""Tuning: the vote that serves a gallery best, found by MAP@10 on labels that taught nothing."""
+"""Tuning: the search for the vote with the best MAP@10, on queries whose labels nothing was fitted to."""
 
 from __future__ import annotations
 

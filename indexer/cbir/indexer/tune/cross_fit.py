@@ -1,9 +1,9 @@
-"""Cross-fitting: the vectors under which queries are scored by metrics that never saw their labels.
+"""Cross-fitting: queries are scored under metrics that were not fitted to their labels.
 
-The labelled gallery is cut into folds; the images of a fold are queries against all others, under a metric fitted to
-the others.
+The labelled gallery is split into folds; the images of a fold are queries against all other images, under a metric
+fitted to the others.
 
-Shapes: N images (gallery first, given queries after).
+Shapes: N images (the gallery first, then given queries).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _BLOCK = 512
 
 @dataclass(frozen=True)
 class Split:
-    """Whose labels teach, what is searched, and what asks; row numbers all."""
+    """Row numbers of one split: images whose labels are fitted to, images that are searched, and queries."""
 
     teachers: Ints
     gallery: Ints
@@ -46,12 +46,12 @@ class Split:
 
 @dataclass(frozen=True)
 class MemberSpace:
-    """A member's embeddings before the metric.
+    """The embeddings of one member before the metric.
 
     Attributes:
-        components: (N, D) coordinates on the principal components, not normalised: a prefix is a smaller projection.
-        glrt: A metric is learnt on them.
-        dim: The components that the ensemble file asks for.
+        components: (N, D) principal components, not normalised; the first ones are the projection to fewer dimensions.
+        glrt: Whether a GLRT metric is learnt on them.
+        dim: The number of dimensions that the ensemble file asks for.
     """
 
     name: str
@@ -66,7 +66,7 @@ class MemberSpace:
 
 @dataclass(frozen=True)
 class Sharpening:
-    """Augmentation of the gallery and expansion of queries; see :mod:`cbir.core.metric.expansion`."""
+    """Augmentation of the gallery and query expansion; see :mod:`cbir.core.metric.expansion`."""
 
     augmentation_neighbours: int = 5
     augmentation_exponent: float = 3.0
@@ -75,7 +75,7 @@ class Sharpening:
 
 
 def member_space(name: str, raw: Floats, gallery: int, metric: str, dim: int, widest: int) -> MemberSpace:
-    """Principal components of a member's raw vectors, fitted to the first ``gallery`` rows."""
+    """Principal components of a member's raw vectors; the analysis is fitted to the first ``gallery`` rows."""
     mean, basis = fit_pca(raw[:gallery], max(dim, widest), centred=metric != "cosine")
     return MemberSpace(name, np.asarray((raw - mean) @ basis, np.float32), metric == "glrt", dim)
 
@@ -83,12 +83,13 @@ def member_space(name: str, raw: Floats, gallery: int, metric: str, dim: int, wi
 def cross_splits(
     codes: NDArray[np.integer], groups: Sequence[str], folds: int = 5, seed: int = 0, most: int | None = None
 ) -> list[Split]:
-    """Cut a gallery into folds, class by class.
+    """Split a gallery into folds, stratified by class.
 
     Args:
-        most: About as many queries are enough: of folds beyond, and of the images of the last one, none asks.
-        codes: (N,) class numbers, -1 for images without a label: they are searched in every fold and never ask.
-        groups: (N,) images of one group (the same bytes) go into one fold, so that none finds itself.
+        codes: (N,) class numbers, -1 without a label; images without a label are searched in every fold and are never
+            queries.
+        groups: (N,) names of groups; images of a group (those with the same bytes) go into the same fold, so that none
+            finds itself.
     """
     rng = np.random.default_rng(seed)
     place = {name: number for number, name in enumerate(dict.fromkeys(groups))}
@@ -117,11 +118,12 @@ def cross_splits(
 def sharpen(
     asking: MemberVectors, searched: MemberVectors, share: NDArray[np.floating], how: Sharpening
 ) -> tuple[dict[tuple[int, int], Floats], dict[tuple[int, int], Floats]]:
-    """Augment the vectors that are searched, and move those that ask towards what they then find.
+    """Augment the searched vectors, and expand the queries with what they find among them.
 
     Args:
-        asking: One dimension a member, as ``searched``.
-        share: (M,) weights of the members that sum to 1.
+        asking: Vectors of the queries, with one dimension for each member, like ``searched``.
+        searched: Vectors that are searched.
+        share: (M,) weights of the members; their sum is 1.
     """
     keys = list(asking)
     widths = [asking[key].shape[1] for key in keys]

@@ -1,10 +1,4 @@
-"""MAP@10 of votes on a score table: what tuning maximises.
-
-Thousands of votes are tried, so the loop over the queries is compiled, and several votes are measured in one pass:
-what the members say of a query is read once for all of them.
-
-Shapes: T trials, M members, otherwise as in :mod:`cbir.indexer.tune.score_table`.
-"""
+"""MAP@10 of votes on a score table, which tuning maximises; computed by a compiled loop over queries and votes."""
 
 from __future__ import annotations
 
@@ -33,11 +27,11 @@ _CHUNK = 512
 
 @dataclass(frozen=True)
 class Trial:
-    """A vote to be measured; the names are those of :class:`cbir.core.vote.VoteSettings`.
+    """A vote to measure; fields are named as in :class:`cbir.core.vote.settings.VoteSettings`.
 
     Attributes:
-        weights: One a member.
-        dims: One a member.
+        weights: Weight of each member.
+        dims: Dimension of each member.
     """
 
     weights: tuple[float, ...]
@@ -58,11 +52,7 @@ def average_precisions(table: ScoreTable, trials: Sequence[Trial]) -> NDArray[np
 
 
 def top_hits(table: ScoreTable, trial: Trial) -> tuple[Floats, NDArray[np.bool_]]:
-    """Scores (before calibration) and relevance of each query's ten best hits.
-
-    Returns:
-        (Q, 10) float32, minus infinity where a query has fewer candidates, and (Q, 10) bool.
-    """
+    """Scores (before calibration) and relevance of each query's best hits: (Q, count) float and (Q, count) bool."""
     scores, relevant = _ranked(table, [trial])
     return scores[0], relevant[0]
 
@@ -174,7 +164,7 @@ def _rank(
                     for k in range(classes):
                         opinion[k] = np.exp((opinion[k] - top) / head_temperature)
                         mass += opinion[k]
-                    # Where no neighbour has a label, the heads alone speak.
+                    # If no neighbour has a label, only the linear heads vote.
                     share = head_share if total > 0 else np.float32(1)
                     for k in range(classes):
                         likely[k] = share * opinion[k] / mass + (1 - share) * likely[k]

@@ -1,10 +1,10 @@
-"""The score table: what the members think of each query's candidates, and the vote on it is still to be chosen.
+"""The score table: every member's similarities of each query and its candidates, before any vote on them.
 
-What is kept of a gallery is small, so that a trial of weights and vote is one pass over a few arrays.  Heads, like
-metrics (:mod:`cbir.indexer.tune.cross_fit`), never saw the label of the query that they score.
+It is small compared with the gallery, so that one set of weights and vote parameters is tried with a few tensor
+operations.  Linear heads, like metrics (:mod:`cbir.indexer.tune.cross_fit`), were not fitted to the labels of the
+queries that they score.
 
-Shapes: N images (gallery first, given queries after), Q queries, C candidates, M members, L classes, K pairs of a
-member and a dimension.
+Shapes: N images (the gallery first, then given queries), Q queries, C candidates, M members, L classes.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class ScoreTable:
         candidate_rows: (Q, C) row numbers, the likeliest first; what is beyond a query's count is not looked at.
         candidate_codes: (Q, C) their class numbers, -1 for images without a label.
         counts: (Q,) candidates of each query.
-        codes: (Q,) the queries' classes.
-        totals: (Q,) R.
-        rows: (Q,) which image asks.
-        classes: L.
+        codes: (Q,) class numbers of the queries.
+        totals: (Q,) R, the number of relevant images.
+        rows: (Q,) row number of the query image.
+        classes: L, the number of classes.
     """
 
     keys: tuple[tuple[int, int], ...]
@@ -66,7 +66,7 @@ class ScoreTable:
         return len(self.codes)
 
     def part(self, queries: Rows) -> ScoreTable:
-        """The table of some of its queries."""
+        """The table of some of the queries."""
         fields = ("similarities", "heads", "candidate_rows", "candidate_codes", "counts", "codes", "totals", "rows")
         return replace(
             self,
@@ -169,7 +169,7 @@ def _of_split(
 
 
 def _join(parts: Sequence[ScoreTable]) -> ScoreTable:
-    """The tables of several splits as one, of the widest one's candidates."""
+    """Concatenate the tables of several splits, padded to the most candidates."""
     width = max(part.candidate_rows.shape[1] for part in parts)
 
     def joined(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Tuning: the vote that serves a gallery best, measured on queries whose labels taught nothing, and published."""
+"""Tuning: choose a better vote, measured on queries whose labels nothing was fitted to, and publish it."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _publish(
 def _judged(choice: VoteChoice, result: TuningReport, live: VoteSettings) -> tuple[TuningReport, bool]:
     """What a result comes to, and whether it is to be published."""
     if _same_vote(result.vote, live):
-        # Only the scores may mean more than before; none of the weights' rounding comes with them.
+        # Only the calibration changes; the weights stay exactly as they were.
         stays = replace(live, calibration=result.vote.calibration)
         result = replace(result, vote=stays, held_out=result.before, gain=(0.0, 0.0, 0.0) if result.gain else None)
         return result, stays != live
@@ -106,7 +106,7 @@ def _judged(choice: VoteChoice, result: TuningReport, live: VoteSettings) -> tup
 
 
 def _same_vote(one: VoteSettings, other: VoteSettings) -> bool:
-    """Whether two votes rank alike."""
+    """Whether two votes give the same ranking."""
     weights = np.array([(one.weights[name], other.weights[name]) for name in one.weights])
     rest = [replace(vote, weights={}, calibration=None, tuned=True) for vote in (one, other)]
     return rest[0] == rest[1] and np.allclose(weights[:, 0], weights[:, 1])

@@ -1,4 +1,4 @@
-"""What tuning measures on: raw embeddings, labels, who is asked, and what the names of the classes say."""
+"""The data for tuning: raw embeddings, labels, queries, and label priors by class names."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ MOST_QUERIES = 8_000
 
 @dataclass(frozen=True)
 class TuningMaterial:
-    """N images: rows of the gallery, then those of given queries.
+    """N images: the rows of the gallery, then given queries.
 
     Attributes:
         raw: (N, raw_dim) unit vectors by member.
-        codes: (N,) class numbers, negative without a label.
-        names: (N, C) by member number, see :class:`cbir.indexer.tune.score_table.ScoreTable`.
+        codes: (N,) class numbers; negative without a label.
+        names: (N, C) label priors by member number, see :class:`cbir.indexer.tune.score_table.ScoreTable`.
         source: Where the queries come from.
     """
 
@@ -42,10 +42,10 @@ class TuningMaterial:
 
 
 def gather(version: IndexVersion, run: Runner, queries: ImageSources | None) -> TuningMaterial:
-    """Take the gallery's raw embeddings from its cache, and embed the queries.
+    """Take the gallery's raw embeddings from the cache, and embed the queries.
 
     Args:
-        queries: Labelled query images; None: the gallery's own, each without its kin of the same bytes.
+        queries: Labelled query images; None for the gallery's own, each searched without images of the same bytes.
 
     Raises:
         ArtifactError: The cache of raw embeddings is gone.

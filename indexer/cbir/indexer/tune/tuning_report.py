@@ -1,4 +1,4 @@
-"""What a run of tuning found."""
+"""The result of a tuning run."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class TuningReport:
     taken: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The document `cbir tune --json` prints."""
+        """The document that ``cbir tune --json`` prints."""
         return {
             "index": self.index,
             "version": self.version,

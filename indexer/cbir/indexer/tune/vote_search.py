@@ -1,7 +1,8 @@
 """The search for a better vote: dimensions first, then CMA-ES over weights and vote parameters, then pruning.
 
-The objective is piecewise constant and has few, continuous parameters: what the covariance matrix adaptation evolution
-strategy is for (Hansen and Ostermeier, "Completely Derandomized Self-Adaptation in Evolution Strategies", 2001).
+The objective is piecewise constant (so it has no useful gradient) and has few, continuous parameters, which suits the
+covariance matrix adaptation evolution strategy (Hansen and Ostermeier, "Completely Derandomized Self-Adaptation in
+Evolution Strategies", 2001).
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from cbir.indexer.tune.score_table import ScoreTable
 
 __all__ = ["SearchBudget", "search_vote"]
 
-#: MAP@10 that is nobody's loss.
+#: A difference in MAP@10 that is too small to matter.
 USELESS = 0.0005
-#: MAP@10 that a member must add: every query pays for its forward pass, its part of the matrix and its memory.
+#: MAP@10 that a member must add to be worth its forward pass in every query, its vectors and its memory.
 WORTH = 0.002
-#: Members lighter than this share of the heaviest are suspected to add what others could.
+#: Members whose weight is below this share of the largest may be replaceable: the others are tuned without them.
 _LIGHT = 0.25
-#: The lightest weight that is tried, as a share of the heaviest.
+#: The smallest weight that is tried, as a share of the largest.
 _FAINT = 0.006
 _WEIGHT = (math.log(0.005), math.log(20.0))
 _VOTE = {
@@ -36,13 +37,13 @@ _VOTE = {
     "head_temperature": (math.log(0.01), math.log(0.5)),
     "text_share": (0.0, 1.0),
 }
-#: Searched on a linear scale; the others are on a logarithmic one.
+#: Parameters that are searched on a linear scale; the others are on a logarithmic one.
 _LINEAR = {"head_share", "text_share"}
 
 
 @dataclass(frozen=True)
 class SearchBudget:
-    """Trials of one search, and its random seed."""
+    """Number of trials of one search, and its random seed."""
 
     trials: int = 600
     seed: int = 0
@@ -58,13 +59,14 @@ def search_vote(
     """The best vote found for a table.
 
     Args:
-        start: Where the search begins; with ``label_share`` 0 or in a table without classes, labels stay out.
-        dims: For each member the dimensions the table has.
+        start: Where the search begins.  If its ``label_share`` is 0 or the table has no classes, there is no label
+            vote.
+        dims: For each member the dimensions that the table has.
     """
     with_labels = start.label_share > 0 and table.classes > 0
-    # Dimensions are chosen by similarity alone: the label vote hides most of what they change.
+    # Dimensions are chosen without the label vote, which would hide most of their effect.
     plain = _choose_dims(table, replace(start, label_share=0.0), dims)
-    # Members that lost their vote before may win it back.
+    # Members that a previous tuning gave the weight 0 get a small one, so that they may win it back.
     least = _FAINT * max(start.weights)
     everybody = replace(start, dims=plain.dims, weights=tuple(max(w, least) for w in start.weights))
     best = _evolve(table, everybody, with_labels, budget, report)
@@ -75,13 +77,14 @@ def search_vote(
 
 
 def _silent(done: int, total: int) -> None:
-    """No word of the progress of a short search."""
+    """Report no progress, for short searches."""
 
 
 def _without_the_useless(table: ScoreTable, trial: Trial, evolve: Callable[[Trial, int], Trial], trials: int) -> Trial:
-    """Take the vote from members that add too little or no more than chance, the lightest first; one always stays.
+    """Set the weight of members to 0 that add too little, or no more than chance; the lightest first, never the last
+    one.
 
-    What a member adds is measured against the others' best vote without it, for which they are weighed anew.
+    What a member adds is measured against the best vote of the others, which are weighted anew without it.
     """
     value = _measured(table, trial)
     for m in np.argsort(trial.weights):
@@ -100,7 +103,7 @@ def _without_the_useless(table: ScoreTable, trial: Trial, evolve: Callable[[Tria
 
 
 def _is_worth_it(value: NDArray[np.float64], without: NDArray[np.float64]) -> bool:
-    """Whether AP@10 falls by more than a member must add, and by more than chance (two standard errors)."""
+    """Whether AP@10 (Q,) drops without a member by more than it must add, and by more than two standard errors."""
     loss = value - without
     return float(loss.mean()) > max(WORTH, 2 * float(loss.std()) / math.sqrt(len(loss)))
 
@@ -120,7 +123,7 @@ def _choose_dims(table: ScoreTable, trial: Trial, dims: Sequence[Sequence[int]])
             if dim == trial.dims[m] or trial.weights[m] <= 0:
                 continue
             other = replace(trial, dims=(*trial.dims[:m], dim, *trial.dims[m + 1 :]))
-            # More components cost memory and time: they must pay.
+            # More dimensions cost memory and time, so they must gain something.
             margin = 0.001 if dim > trial.dims[m] else 0.0
             if (found := _value(table, other)) > value + margin:
                 trial, value = other, found
@@ -134,11 +137,11 @@ def _evolve(
 
     active = np.flatnonzero(start.weights)
     members = len(active)
-    # Without names of classes there is nothing to give them a share of.
+    # Without class names there is nothing to give a share to.
     names = [name for name in _VOTE if name != "text_share" or table.names] if with_labels else []
     bounds = np.array([_WEIGHT] * members + [_VOTE[name] for name in names])
     if len(bounds) == 1:
-        return start  # one member and no labels: there is nothing to choose
+        return start  # with one member and no labels there is nothing to choose
     low, width = bounds[:, 0], bounds[:, 1] - bounds[:, 0]
 
     def decode(x: np.ndarray) -> Trial:
@@ -170,6 +173,6 @@ def _evolve(
             best, best_value = trials[int(values.argmax())], float(values.max())
         done += len(trials)
         report(done, budget.trials)
-    # The mean of the last generations is less tuned to chance than the best that was drawn.
+    # The mean of the search distribution is less overfitted than the best sample.
     middle = decode(optimizer.mean)
     return middle if _value(table, middle) >= best_value - USELESS else best

@@ -1,1 +1,1 @@
-"""The report of ``cbir eval --report``: a self-contained page, its charts as PNG, its figures as JSON."""
+"""The report of ``cbir eval --report``: a self-contained web page, its charts as PNG and its figures as JSON."""

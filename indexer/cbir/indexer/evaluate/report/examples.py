@@ -1,4 +1,4 @@
-"""Examples for the page: queries with their hits, as small pictures inlined into it."""
+"""Examples on the page: queries and their hits, as thumbnails inlined into it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["ClassExamples", "Example", "Pair", "Picture", "Thumbnails", "near_pa
 
 _SIDE = 112
 _QUALITY = 72
-#: Bytes of all thumbnails of a page, as text; later ones are left out.
+#: Most bytes of all thumbnails on a page, as base64 text; further ones are left out.
 _BUDGET = 3 * 2**20
 
 
@@ -28,9 +28,9 @@ class Picture:
     """One image on the page.
 
     Attributes:
-        source: data: URI, or None where there is no thumbnail.
-        why: Then, why there is none.
-        right: Whether it is relevant; None for a query.
+        source: The thumbnail as a ``data:`` URI; None if there is none.
+        why: Why there is none.
+        right: Whether the image is relevant; None for a query.
     """
 
     source: str | None
@@ -52,7 +52,7 @@ class Example:
 
 @dataclass(frozen=True)
 class ClassExamples:
-    """A class that is found badly, with its worst queries."""
+    """A class with a low MAP@10, and its worst queries."""
 
     label: str
     map_at_10: float
@@ -69,19 +69,19 @@ class Pair:
 
 
 class Thumbnails:
-    """Makes thumbnails, each once, up to a budget."""
+    """Makes thumbnails, each once, within a budget of bytes."""
 
     def __init__(self, budget: int = _BUDGET) -> None:
         self._left = budget
         self._known: dict[str, tuple[str | None, str]] = {}
 
     def of(self, uri: str) -> tuple[str | None, str]:
-        """The data: URI of an image's thumbnail, or None and the reason in a few words."""
+        """The thumbnail of an image as a ``data:`` URI, or None and the reason in a few words."""
         if uri not in self._known:
             self._known[uri] = self._make(uri)
         source, why = self._known[uri]
         if source is not None:
-            # Every use is text on the page.
+            # Every use adds its bytes to the page, even if the thumbnail is made only once.
             if len(source) > self._left:
                 return None, "left out: the page is full"
             self._left -= len(source)
@@ -102,7 +102,7 @@ class Thumbnails:
 def weakest_classes(
     findings: Findings, thumbnails: Thumbnails, classes: int = 6, each: int = 2
 ) -> tuple[ClassExamples, ...]:
-    """The classes with the lowest MAP@10, each with its worst queries; classes without a fault are none of them."""
+    """The classes with the lowest MAP@10, each with its worst queries; classes without errors are left out."""
     evaluation = findings.evaluation
     by_class: dict[str, list[tuple[float, int]]] = {}
     for query, ap in zip(evaluation.counted, evaluation.ensemble.ap, strict=True):
@@ -118,7 +118,7 @@ def weakest_classes(
 def taken_for(
     findings: Findings, thumbnails: Thumbnails, pairs: Sequence[Confusion]
 ) -> tuple[tuple[Confusion, Pair], ...]:
-    """Each confusion with one query and its first hit."""
+    """Each confusion with an example: a query and its first hit."""
     result = []
     for pair in pairs:
         query = pair.queries[0]
@@ -129,7 +129,7 @@ def taken_for(
 
 
 def near_pairs(findings: Findings, thumbnails: Thumbnails, most: int = 12) -> tuple[Pair, ...]:
-    """Queries beside the gallery image that they nearly are, nearest first; of two that find each other one pair."""
+    """Queries and their near duplicates in the gallery, most similar first; two that find each other are one pair."""
     gallery, queries = findings.gallery, findings.queries
     seen: set[frozenset[str]] = set()
     pairs = []

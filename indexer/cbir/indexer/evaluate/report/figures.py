@@ -1,4 +1,4 @@
-"""The charts of a report, drawn with matplotlib (Agg: no display is needed), once for paper and once for the dark."""
+"""The charts of a report, drawn with matplotlib (Agg, which needs no display), for a light and a dark background."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Chart", "colours_of", "draw_charts"]
 
-#: Okabe and Ito, "Color Universal Design", 2008; without black, which is the ensemble's, and with yellow last, as it
-#: is faint on white.
+#: Okabe and Ito, "Color Universal Design", 2008; without black, which the ensemble has, and with yellow, which is faint
+#: on white, last.
 MEMBER_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B3A400")
 _DPI = 180
 _MOST_CHARACTERS = 22
@@ -33,7 +33,8 @@ class _Theme:
     soft: str
     line: str
     accent: str
-    #: Share of the accent from which text on it changes colour.
+    #: Cells of the confusion matrix with a larger share than this are filled so strongly that their text changes
+    #: colour.
     flip: float
 
 
@@ -46,12 +47,12 @@ class Chart:
     """One chart.
 
     Attributes:
-        name: Of the PNG file, without its ending.
-        alt: What it shows, for those who do not see it.
-        light: PNG bytes.
-        dark: Likewise, on a dark ground.
-        width: In CSS pixels.
-        height: Likewise.
+        name: Name of the PNG file without its suffix.
+        alt: Description for people who cannot see it.
+        light: PNG bytes, for a light background.
+        dark: PNG bytes, for a dark background.
+        width: Width in CSS pixels.
+        height: Height in CSS pixels.
     """
 
     name: str
@@ -68,10 +69,10 @@ def colours_of(members: Sequence[str]) -> dict[str, str]:
 
 
 def draw_charts(document: Mapping[str, Any], confusion: ConfusionTable) -> dict[str, Chart]:
-    """Draw every chart for which there are figures.
+    """Draw all charts for which there are figures.
 
     Args:
-        document: As :meth:`Findings.to_json` gives it.
+        document: The result of :meth:`Findings.to_json`.
     """
     rows = 2 + len(document["members"])
     charts = {
@@ -103,7 +104,7 @@ def _chart(
 
 
 def _png(size: tuple[float, float], theme: _Theme, draw: Callable[[Figure, _Theme, Any], None], data: Any) -> bytes:
-    # Imported here, as it takes half a second that only reports need; Figure alone, as pyplot keeps global state.
+    # Imported here because it takes half a second and only reports need it; without pyplot, which keeps global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -122,7 +123,7 @@ def _style(theme: _Theme) -> Iterator[None]:
 
     settings: dict[Any, Any] = {
         "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 8.5,
-        # A class may be called "$x_": it is text, not mathematics.
+        # A class may be called "$x_", which is not a formula.
         "text.parse_math": False, "text.color": theme.ink, "axes.labelcolor": theme.soft, "axes.edgecolor": theme.line,
         "axes.facecolor": theme.ground, "axes.titlesize": 9, "xtick.color": theme.soft, "ytick.color": theme.soft,
         "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.grid": False,
@@ -130,7 +131,7 @@ def _style(theme: _Theme) -> Iterator[None]:
         "xtick.major.size": 0, "ytick.major.size": 0, "svg.fonttype": "none",
     }  # fmt: skip
     with mpl.rc_context(settings), warnings.catch_warnings():
-        # Names in scripts that the font lacks are drawn as boxes; the page itself spells them out.
+        # Characters that the font lacks are drawn as boxes; the page itself has the full names.
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
         yield
 
@@ -251,6 +252,6 @@ def _confusion(figure: Figure, theme: _Theme, table: ConfusionTable) -> None:
 
 
 def _short(name: str) -> str:
-    """A name on one line that leaves room for the chart."""
+    """A name on one line, shortened to leave room for the chart."""
     text = " ".join(name.split())
     return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 1] + "…"

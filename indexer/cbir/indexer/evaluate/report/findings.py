@@ -1,4 +1,4 @@
-"""What a report tells beyond the plain measures: subsets, recipe, classes, confusions, calibration, near duplicates."""
+"""What a report shows beyond the measures: subsets, ablation, classes, confusions, calibration, near duplicates."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ __all__ = ["Findings", "examine"]
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything that a report shows, measured.
+    """Everything that a report shows.
 
     Attributes:
-        evaluation: What ``cbir eval`` says without a report.
+        evaluation: The evaluation that ``cbir eval`` prints.
     """
 
     evaluation: EvaluationReport
@@ -40,7 +40,7 @@ class Findings:
     confusion: ConfusionTable
 
     def to_json(self) -> dict[str, Any]:
-        """The document of :class:`EvaluationReport`, and more; ``report.json`` holds it."""
+        """The document of :class:`EvaluationReport`, extended; it is stored in ``report.json``."""
         evaluation = self.evaluation
         return {
             **evaluation.to_json(),
@@ -76,7 +76,7 @@ class Findings:
         }
 
     def _best_member(self) -> dict[str, Any] | None:
-        """The best member alone, and what the ensemble gains over it."""
+        """The member that is best alone, and what the ensemble gains over it."""
         members = self.evaluation.members
         if len(members) < 2:
             return None
@@ -101,7 +101,7 @@ class Findings:
         return {"steps": steps, "note": self.recipe.note}
 
     def _classes(self) -> dict[str, dict[str, Any]]:
-        """MAP@10, queries that count, and gallery images, by label."""
+        """MAP@10, number of queries that count, and number of gallery images, by label."""
         evaluation, gallery = self.evaluation, self.gallery
         asked = Counter(self.queries.labels[i] for i in evaluation.counted)
         sizes = np.bincount(gallery.label_codes[gallery.label_codes >= 0], minlength=len(gallery.labels))
@@ -121,10 +121,10 @@ def examine(
     settings: RunSettings,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Findings:
-    """Measure what a report shows beyond an evaluation; it takes several times as long as that.
+    """Measure what a report shows beyond the evaluation, which takes several times as long.
 
     Args:
-        cache: The folder with the raw embeddings of gallery and queries.
+        cache: Folder with the raw embeddings of gallery and queries.
     """
     gallery = retriever.gallery
     judge = Judge.of(gallery, queries)

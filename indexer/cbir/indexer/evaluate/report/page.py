@@ -1,4 +1,4 @@
-"""The page of a report: one file with every picture inside, which asks the network for nothing."""
+"""The page of a report: one HTML file that includes all pictures and makes no network requests."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _MOST_SKIPPED = 10
 
 
 def write_report(findings: Findings, folder: Path) -> Path:
-    """Write ``index.html``, ``report.json`` and the charts as PNG into ``folder``, which is made if absent.
+    """Write ``index.html``, ``report.json`` and the charts as PNG into ``folder``, which is created if needed.
 
     Returns:
-        The page's path.
+        The path of the page.
     """
     folder.mkdir(parents=True, exist_ok=True)
     document = findings.to_json()
@@ -69,7 +69,7 @@ def _render(findings: Findings, document: Mapping[str, Any], charts: Mapping[str
 
 
 def _sentences(document: Mapping[str, Any]) -> list[str]:
-    """What the figures say, in words; what could be chance is called that."""
+    """The figures in words; differences that may be due to chance are called so."""
     result = []
     if best := document["best_member"]:
         result.append(f"Ensemble over its best member, {best['name']}: {_points(best['gain'])} points of MAP@10"
@@ -102,7 +102,7 @@ def _percent(value: float | None) -> str:
 def _points(value: float | None) -> str:
     if value is None:
         return _NONE
-    # A sign that rounding leaves without a figure still tells on which side of zero a gain lies.
+    # The sign is kept even if the figure rounds to 0, as it says on which side of zero a gain lies.
     return "0.0" if value == 0 else f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
