@@ -29,8 +29,8 @@ class Limits:
         max_batch: Most queries in one forward pass and one search.
         max_delay: Seconds that an idle engine waits for a batch to fill; 0 to start at once.
         queue: Most image queries that are admitted and not yet answered; further ones are refused with a time to retry
-            after.  A query without an image counts an eighth.  Streams have half as much to themselves; they wait
-            instead of being refused.
+            after.  A query that needs no model (by a stored id or by an embedding) counts an eighth.  Streams have half
+            as much to themselves; they wait instead of being refused.
         queue_bytes: Most bytes of the images of these queries.
         window: Most queries of one stream that are in progress; further ones wait in the client.
         cache_entries: Most answers that are cached for when the same query comes again; 0 for no cache.

@@ -146,6 +146,7 @@ def build(
                 {name: str(facts["fitted_on"]) for name, facts in previous.manifest.members.items()},
             )  # fmt: skip
         facts.update(plan.facts)
+        # An image that the scan no longer finds, or that cannot be read any more, leaves the index here.
         images = [_gallery_image(image, facts[image.id]) for image in found if image.id in facts]
         if not images:
             example = f"; the first was {skipped[0].uri}: {skipped[0].reason}" if skipped else ""

@@ -4,7 +4,8 @@ The way of a query, module by module:
 
 1. ``pipeline``: the event loop's side; a query under way is a ``flight`` from here on.
 2. ``admission``: takes room for it, waits for room (streams) or refuses it, by what ``forecast`` expects of the queue.
-3. ``cache``: gives the answer where the same was asked before; an equal query under way is joined instead of repeated.
+3. ``cache``: gives the answer where the same was asked before.  ``pipeline`` lets an equal query that is under way
+   answer both (``Flight.join``).
 4. ``stages``: the threads' side, in which 5 and 6 follow each other.
 5. ``decoders``: threads that prepare queries ahead of the engine; ``fair_queue`` lets the clients take turns.
 6. ``batching``: the engine's thread, which takes all that is ready as its next batch.

@@ -14,8 +14,8 @@ __all__ = ["Admission", "NotReadyError", "OverloadedError"]
 _SHORTEST_RETRY = 0.05
 _LONGEST_RETRY = 60.0
 
-#: A lane (what one client has in the queue) may hold at most this many times the room that is still free.  So some room
-#: stays free for a client that comes new, however many others send; a client that is alone gets four fifths of it all.
+#: One client may hold up to this many times what is unused by anybody.  Alone it gets four fifths of the queue, and a
+#: client that comes new always finds some room, however many others send.
 #: Source: Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998.
 _LANE_TO_FREE = 4.0
 

@@ -19,7 +19,7 @@ __all__ = ["LIGHT", "Flight", "Reply"]
 #: Takes the bytes of an answer, or why there is none.  Called on the event loop.
 Reply = Callable[[bytes | Exception], None]
 
-#: What a query counts in the queue that no model has to look at; others count 1.
+#: Cost of a query that needs no model, by a stored id or by an embedding; queries by image or in words cost 1.
 LIGHT = 0.125
 
 
@@ -31,7 +31,7 @@ class Flight(Ticket):
         admitted: When it came, on the clock of :func:`time.perf_counter`.
         is_heavy: A model has to look at it.
         is_slow: Its image takes long to decode; it keeps apart from those that do not.
-        key: What equal queries have in common; None where nobody asked.
+        key: What equal queries have in common; None where no answers are kept, and equal queries are not merged.
         admission: Where it holds room.
         prepared: Once it is.
         decoders: The threads that prepare it; None where none does.

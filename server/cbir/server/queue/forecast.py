@@ -57,7 +57,10 @@ class Forecast:
             self.lights += by
 
     def note_batch(self, flights: Sequence[Flight], seconds: float) -> None:
-        """Note what a batch took that is answered: while others wait, all the time since the batch before it."""
+        """Note how long a finished batch took.
+
+        Where queries waited already when the batch before it ended, that is at least the time since then.
+        """
         now = monotonic()
         if self._pressed_since is not None:
             seconds = max(seconds, now - self._pressed_since)
@@ -75,7 +78,9 @@ class Forecast:
         return max(engine, self.heavies * self.decode.seconds_each / self._threads)
 
     def check(self, flight: Flight, mine: float, held: Iterable[float]) -> None:
-        """Refuse what would only expire in the queue.  A server that is idle takes everything: forecasts grow stale.
+        """Refuse what would only expire in the queue.
+
+        An idle server refuses nothing: what it measured last may be out of date.
 
         It is told as overload, with the time that the queue needs, which is more than the caller has: a client that
         heeds it does not come again in vain, and may ask another server while there is time.  DEADLINE_EXCEEDED would

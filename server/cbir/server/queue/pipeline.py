@@ -54,15 +54,15 @@ class Pipeline:
         self._stages = Stages(limits, write, self._finish)
 
     def check_room(self, size: int) -> None:
-        """Refuse at once where nothing at all could be let in, before anything is read.
+        """Refuse a request unparsed where the queue has no room for anything.
 
-        What may be known from memory is read all the same, unless that takes long.
+        Small requests are parsed all the same where answers are kept: theirs may be among them.
 
         Args:
             size: Bytes of the request.
 
         Raises:
-            OverloadedError: So it is.
+            OverloadedError: The queue is full.
         """
         if self.admission.is_full(LIGHT) and (size > _DIGEST_INLINE or not self.cache):
             self.admission.refuse(self.forecast.wait())

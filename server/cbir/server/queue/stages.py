@@ -48,7 +48,7 @@ class Stages:
         self._batcher: Batcher[Flight] = Batcher(
             self._process, self._expire, max_batch=limits.max_batch, max_delay=limits.max_delay
         )
-        # Enough for the batch at work, the next one, and what of the last one is not yet written.
+        # Up to three batches are prepared: one that is computed, the next one, and one whose answers are being sent.
         self._decoders, self._slow_decoders = (
             Decoders(self._prepare, self._expire, threads=limits.decoders, ahead=3 * limits.max_batch, name=name)
             for name in ("decode", "slow")

@@ -15,7 +15,8 @@ on the event loop again
 :mod:`cbir.server.queue.pipeline`      hands the bytes to all who wait for them, remembers them, counts
 =====================================  ========================================================================
 
-A query of a stream goes the same way from the third line on; :mod:`.streaming` asks and answers for it.
+A light query (no image) is prepared on the event loop at once, one that finds the server idle on the engine's thread.
+In a stream, :mod:`.streaming` asks and answers for each query; from :mod:`.wire` on it goes the same way.
 """
 
 from __future__ import annotations

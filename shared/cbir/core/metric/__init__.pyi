@@ -1,5 +1,6 @@
 from .expansion import augmented as augmented
 from .expansion import expanded as expanded
+from .glrt import enough_labels as enough_labels
 from .glrt import fit_glrt as fit_glrt
 from .glrt import glrt_metric as glrt_metric
 from .neighbour_metric import SAMPLE as SAMPLE
@@ -7,7 +8,6 @@ from .neighbour_metric import neighbour_metrics as neighbour_metrics
 from .pca import fit_pca as fit_pca
 from .projection import MIN_IMAGES as MIN_IMAGES
 from .projection import Projection as Projection
-from .projection import enough_labels as enough_labels
 from .projection import fit_projection as fit_projection
 from .unit_vectors import make_unit as make_unit
 from .unit_vectors import normalise as normalise

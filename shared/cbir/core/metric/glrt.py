@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cbir.core.metric.pca import scatter_matrix
 
-__all__ = ["fit_glrt", "glrt_metric"]
+__all__ = ["enough_labels", "fit_glrt", "glrt_metric"]
 
 Floats = NDArray[np.float32]
 
@@ -76,3 +76,10 @@ def _within(z: Floats, codes: NDArray[np.integer]) -> NDArray[np.float64]:
     # Each class mean takes one degree of freedom.
     freedom = max(1, int(paired.sum() - (counts >= 2).sum()))
     return np.asarray(deviations.T @ deviations / freedom, dtype=np.float64)
+
+
+def enough_labels(codes: NDArray[np.integer]) -> bool:
+    """Whether at least two classes have two images, and such classes hold a fifth of the gallery and at least 20."""
+    _, counts = np.unique(codes[codes >= 0], return_counts=True)
+    pairs = counts[counts >= 2]
+    return len(pairs) >= 2 and int(pairs.sum()) >= max(20, len(codes) // 5)

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.metric.glrt import fit_glrt
+from cbir.core.metric.glrt import enough_labels, fit_glrt
 from cbir.core.metric.neighbour_metric import neighbour_metrics
 from cbir.core.metric.pca import fit_pca
 from cbir.core.metric.unit_vectors import normalise
 
-__all__ = ["MIN_IMAGES", "Projection", "enough_labels", "fit_projection"]
+__all__ = ["MIN_IMAGES", "Projection", "fit_projection"]
 
 Floats = NDArray[np.float32]
 
@@ -106,10 +106,3 @@ def fit_projection(
     if without_labels is None:
         return Projection(mean, basis, neighbour_metrics([z])[0]), "neighbours"
     return Projection(mean, basis, without_labels(z)), "neighbours"
-
-
-def enough_labels(codes: NDArray[np.integer]) -> bool:
-    """Whether at least two classes have two images, and such classes hold a fifth of the gallery and at least 20."""
-    _, counts = np.unique(codes[codes >= 0], return_counts=True)
-    pairs = counts[counts >= 2]
-    return len(pairs) >= 2 and int(pairs.sum()) >= max(20, len(codes) // 5)

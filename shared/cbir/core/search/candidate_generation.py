@@ -1,9 +1,9 @@
 """Candidate generation: the nearest rows by fused score, found by estimates and rescored until they are certain.
 
 Each round lists rows by estimated score, rescores the first of them exactly, and measures on these how wrong estimates
-are.  The search ends when no row that was not rescored can be among the hits, unless its estimate were wrong by six
-standard deviations more than the errors measured; else it rescores more of the list, and then lists more rows.  Rows
-whose quantisation error is exceptionally large are checked separately.
+are; the worst case is their mean plus six standard deviations.  When no row that was not rescored can be among the hits
+even then, the search ends.  Else it rescores further down the list; where the list is too short, it makes a longer one.
+Rows whose quantisation error is exceptionally large are checked separately.
 
 N rows, B queries, C candidates a query, M members, D components.
 """

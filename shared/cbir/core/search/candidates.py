@@ -26,7 +26,7 @@ class Candidates:
     Attributes:
         rows: (B, C), -1 where a query has fewer.
         similarities: (B, M, C) exact cosines.
-        score_bound: (B,) no other row that may be a hit has a higher fused score; -inf where there is no such row.
+        score_bound: (B,) upper bound on the fused score of the allowed rows not in ``rows``; -inf: none is left.
         estimate_bound: (B,) no row that was not rescored has a higher estimate.
     """
 

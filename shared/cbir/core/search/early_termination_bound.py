@@ -90,7 +90,7 @@ def _nth_best_of_each(fused: Floats, nth: Rows, result: Floats) -> None:
 
 @jit
 def _largest_error(fused: Floats, rows: Rows, estimates: Floats) -> np.float32:
-    """By how much at most the score of a row exceeds its estimate, where that is lower than all of these."""
+    """An upper bound on score minus estimate of a row whose estimate is below all of these."""
     count, mean, centre = 0, 0.0, 0.0
     lowest = np.inf
     for c in range(len(rows)):

@@ -105,7 +105,7 @@ def add_poorly_coded_rows(
     fused = fused_scores(found.similarities, weights)
     fused[found.rows < 0] = -np.inf
     last_hit = nth_best(fused, hits)
-    # Other weights raise an error by at most their largest ratio to the usual ones.
+    # worst_errors holds for the usual weights; others raise it by at most the largest ratio of a weight to its usual.
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.nan_to_num(weights / usual_weights, nan=0.0, posinf=np.inf).max(axis=1)
         # worst_errors falls, so the first decides whether any matters.
