@@ -1,4 +1,4 @@
-"""Where images come from: folders, zips, tars and manifests, all seen as one list of :class:`SourceImage`."""
+"""Where images come from: folders, zips, tars and manifests, each read as a list of :class:`SourceImage`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Zips, and tars in WebDataset form, read in place."""
+"""Zips, and tars in WebDataset form, read without unpacking."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MAX_SIDECAR_BYTES = 2**20
 
 @dataclass(frozen=True)
 class _Found:
-    """An image member: its name as the archive has it, and its path without the folders all images share."""
+    """An image in an archive: its name there, and its path without the folders that all images share."""
 
     member: ArchiveMember
     parts: tuple[str, ...]
@@ -82,8 +82,8 @@ class _ArchiveSource:
 class ZipSource(_ArchiveSource):
     """The images of a zip.
 
-    Folders that all images share (``train/<class>/..``) are left out of ids and labels; the first folder that is
-    left is the label.
+    Leading folders that all images share (``train`` in ``train/<class>/..``) are left out of ids and labels; the first
+    folder after them is the label.
     """
 
     def scan(self) -> Iterator[SourceImage]:
@@ -99,7 +99,7 @@ class ZipSource(_ArchiveSource):
 
 @dataclass
 class _Sample:
-    """What the members beside an image, ``key.cls``, ``key.json`` and ``key.txt``, tell about it."""
+    """What the members beside an image (``key.cls``, ``key.json`` and ``key.txt``) say about it."""
 
     label: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
@@ -108,10 +108,9 @@ class _Sample:
 class TarSource(_ArchiveSource):
     """The images of an uncompressed tar, each addressed by its offset.
 
-    In WebDataset form the members that share a key (the path up to the first dot of the file's name) are one
-    sample: the label is in ``key.cls`` or under ``label`` in ``key.json``, the further entries of ``key.json`` and
-    the text of ``key.txt`` (as ``text``) are metadata.  Without such members the folders tell the label, as in
-    zips.
+    In WebDataset form, the members that share a key (the path up to the first dot of the file's name) are one sample:
+    the label is in ``key.cls`` or under ``label`` in ``key.json``; other entries of ``key.json`` and the text of
+    ``key.txt`` (as ``text``) are metadata.  Without such members the label comes from the folders, as in zips.
     """
 
     def scan(self) -> Iterator[SourceImage]:
@@ -119,7 +118,7 @@ class TarSource(_ArchiveSource):
         members = self._members()
         images = self._images(members)
         samples = self._samples(members)
-        # A sample may hold further pictures, such as a mask in key.mask.png; only key.jpg is the image.
+        # A sample may have further pictures, such as a mask in key.mask.png; only key.jpg is the image.
         plain = {_key(item.member.name)[0] for item in images if "." not in _key(item.member.name)[1]}
         for item in images:
             key, kind = _key(item.member.name)
@@ -151,7 +150,7 @@ class TarSource(_ArchiveSource):
     @staticmethod
     def _read_sidecar(sample: _Sample, kind: str, text: str) -> None:
         if kind == "cls":
-            # key.cls is made to name the class, so it wins over the label in key.json.
+            # key.cls takes precedence over the label in key.json, as it exists only to name the class.
             sample.label = text or sample.label
         elif kind == "txt":
             sample.metadata["text"] = text
@@ -159,7 +158,7 @@ class TarSource(_ArchiveSource):
             facts = json.loads(text)
             if not isinstance(facts, dict):
                 raise ValueError("it holds no JSON object")
-            # JSON can spell halves of characters, which no table can hold.
+            # JSON can contain lone surrogates, which cannot be encoded in UTF-8.
             json.dumps(facts, ensure_ascii=False).encode()
             for name, value in facts.items():
                 if name == "label":
@@ -169,13 +168,13 @@ class TarSource(_ArchiveSource):
 
 
 def _parts(name: str) -> tuple[str, ...]:
-    # Some Windows programs write backslashes into zips.
+    # Some Windows programs write backslashes into the names of zip members.
     path = name if "/" in name else name.replace("\\", "/")
     return tuple(part for part in path.split("/") if part not in ("", "."))
 
 
 def _key(name: str) -> tuple[str, str]:
-    """Split a WebDataset member into key and extension, at the first dot of the file's name."""
+    """Split the name of a WebDataset member into key and extension, at the first dot of the file's name."""
     folder, slash, file = name.rpartition("/")
     stem, _, extension = file.partition(".")
     return folder + slash + stem, extension.lower()

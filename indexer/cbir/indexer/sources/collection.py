@@ -1,4 +1,4 @@
-"""All sources of one command, opened by name and seen as one."""
+"""All sources of one command, opened by name and read as one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cbir.indexer.sources.manifest import ManifestSource
 
 __all__ = ["Sources", "open_sources"]
 
-#: File extension -> source.  A new kind of source is one class and one line here.
+#: File extension -> source.  A new kind of source needs one class and one line here.
 KINDS: dict[str, Callable[[Path], Source]] = {
     ".zip": ZipSource,
     ".tar": TarSource,
@@ -33,8 +33,7 @@ class Sources:
     """One or more sources.
 
     Attributes:
-        problems: What the last :meth:`scan` passed over: folders that cannot be read, broken links, rows without a
-            path.
+        problems: What the last :meth:`scan` left out: folders that cannot be read, broken links, rows without a path.
     """
 
     def __init__(self, sources: Sequence[Source]) -> None:
@@ -111,7 +110,7 @@ def _local_path(name: str) -> Path:
             raise SourceError(message, reason="SOURCE_REMOTE", source=name)
         name = unquote(url.path)
     try:
-        # Not resolve(): a link that the user named is the name that stays when its target moves.
+        # Not resolve(): if the user names a link, its name stays valid when its target moves.
         path = Path(name).expanduser().absolute()
     except RuntimeError:  # "~name" of a user that does not exist
         path = Path(name).absolute()

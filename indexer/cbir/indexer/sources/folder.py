@@ -1,4 +1,4 @@
-"""A folder of images; the first sub-folder is the label."""
+"""A folder of images; the first sub-folder on an image's path is its label."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class FolderSource:
         return read_uri(image.uri)
 
     def _walk(self) -> Iterator[SourceImage]:
-        # Linked folders wait until all real ones are done, so that a link never takes a folder's images away
-        # from the folder's own name.
+        # Linked folders are read after all real ones, so that the images of a folder get their ids from its own path
+        # and not from that of a link.
         real: deque[tuple[str, ...]] = deque([()])
         linked: deque[tuple[str, ...]] = deque()
         seen: set[tuple[int, int]] = set()

@@ -1,4 +1,4 @@
-"""One image of a source, and what every source can do."""
+"""An image of a source, and the protocol of all sources."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
     "shared_folders",
 ]
 
-#: A file of a folder or archive is taken for an image by its name; what it holds is seen when it is decoded.
+#: In folders and archives, files with these extensions are taken for images; whether they are shows in decoding.
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 
 
@@ -31,12 +31,12 @@ class SourceImage:
     """An image that was found, not yet read.
 
     Attributes:
-        id: Stable name: the path relative to the source (POSIX), or the manifest's ``id``; ``<source>/`` stands
-            before a path when several sources are given.
+        id: Stable name: the path relative to the source (POSIX), or the manifest's ``id``; if several sources are
+            given, ``<source>/`` is put before a path.
         uri: Absolute file path, or ``<archive>!/<member>``; see :mod:`cbir.core.files.uri`.
-        label: The class, ``None`` where it is not known.
-        stamp: Changes when the image may have changed; made without reading its bytes.
-        metadata: Further columns.
+        label: The class; ``None`` if it is not known.
+        stamp: Text that changes when the image may have changed; made without reading its bytes.
+        metadata: Metadata columns.
     """
 
     id: str
@@ -48,11 +48,11 @@ class SourceImage:
 
 @dataclass(frozen=True)
 class ScanProblem:
-    """Something in a source that was passed over.
+    """Something in a source that was left out.
 
     Attributes:
-        uri: The place.
-        reason: One sentence.
+        uri: Where it is.
+        reason: One sentence that says why.
     """
 
     uri: str
@@ -64,15 +64,15 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """Short name, which stands before the ids when there are several sources."""
+        """Short name, put before the ids if there are several sources."""
 
     @property
     def names_ids(self) -> bool:
-        """Whether the ids are the user's own and so stand for themselves, whatever other sources there are."""
+        """Whether the ids are the user's own, so that the source's name is never put before them."""
 
     @property
     def problems(self) -> Sequence[ScanProblem]:
-        """What the last :meth:`scan` passed over."""
+        """What the last :meth:`scan` left out."""
 
     def scan(self) -> Iterator[SourceImage]:
         """Find the images, sorted by id (manifests: in their own order).
@@ -90,17 +90,17 @@ class Source(Protocol):
 
 
 def is_image_name(name: str) -> bool:
-    """Tell by the extension whether a file is taken for an image."""
+    """Whether a file is taken for an image, by its extension."""
     return PurePosixPath(name).suffix.lower() in IMAGE_EXTENSIONS
 
 
 def is_hidden(parts: Sequence[str]) -> bool:
-    """Tell whether a path leads through a dot file or through the folder that macOS adds to zips."""
+    """Whether a path leads through a dot file or through the folder that macOS adds to zips."""
     return any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
 def is_text(name: str) -> bool:
-    """Tell whether a name is Unicode; one that is not can be stored in no table and sent in no message."""
+    """Whether a name is valid Unicode; one that is not cannot be stored in a table or sent in a message."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -112,12 +112,12 @@ def member_stamp(archive: Path, member: ArchiveMember) -> str:
     """Return the :attr:`SourceImage.stamp` of a member of an archive."""
     if member.crc is not None:
         return f"{member.crc:08x}-{member.size}"
-    # Writers of WebDatasets often leave every member's time at 0, hence the tar's own time too.
+    # Writers of WebDatasets often set every member's time to 0, so the time of the tar itself is included.
     return f"{member.size}-{member.mtime}-{member.offset}-{archive.stat().st_mtime_ns}"
 
 
 def first_folder(parts: Sequence[str]) -> str | None:
-    """Return the label that a relative path tells: its first folder, ``None`` for a file at the top."""
+    """Return the label by a relative path: its first folder, ``None`` for a file at the top."""
     return parts[0] if len(parts) > 1 else None
 
 
@@ -125,7 +125,7 @@ def shared_folders(paths: Sequence[Sequence[str]]) -> int:
     """Count the leading folders that all paths have in common."""
     if not paths:
         return 0
-    # The common prefix of all is that of the smallest and the largest.
+    # In sorted order, the common prefix of all paths is that of the first and the last.
     low, high = min(map(tuple, paths))[:-1], max(map(tuple, paths))[:-1]
     shared = 0
     while shared < min(len(low), len(high)) and low[shared] == high[shared]:

@@ -17,7 +17,7 @@ from cbir.indexer.sources.image import ScanProblem, SourceImage, is_text, member
 
 __all__ = ["ManifestSource"]
 
-#: The largest cell of a CSV manifest in characters; Python's own default of 131,072 is short for long captions.
+#: Most characters in a cell of a CSV manifest; Python's default of 131,072 is too few for long captions.
 _MAX_CELL = 2**24
 
 
@@ -25,7 +25,7 @@ class ManifestSource:
     """Images listed in a table.
 
     Columns: ``path`` (relative to the manifest, absolute, or a member of an archive as ``photos.zip!/cat/1.jpg``),
-    optional ``label`` and ``id``; every further column becomes metadata.  Empty cells are left out.
+    optional ``label`` and ``id``; all other columns are metadata.  Empty cells are left out.
     """
 
     def __init__(self, path: Path) -> None:
@@ -90,13 +90,13 @@ class ManifestSource:
             raise self._unreadable(error) from error
 
     def _parquet(self) -> Iterator[tuple[str, dict[str, str]]]:
-        # Imported here: it takes a third of a second, and most sources are folders.
+        # Imported here because it takes a third of a second and most sources are folders.
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         try:
             with pq.ParquetFile(self.path) as file:
-                # Bytes and nested values are no metadata that could be shown or filtered by.
+                # Columns of bytes and nested values are left out: they cannot be displayed or filtered by.
                 columns = [
                     column.name
                     for column in file.schema_arrow
@@ -151,7 +151,7 @@ def _text(value: object) -> str:
     if isinstance(value, float):
         if math.isnan(value):
             return ""
-        # A whole-number column that pandas turned to floats because a cell was empty.
+        # An integer column that pandas stored as floats because a cell was empty.
         if value.is_integer():
             return str(int(value))
     return str(value).strip()

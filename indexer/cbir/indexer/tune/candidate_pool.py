@@ -1,6 +1,6 @@
-"""Which gallery images a query is scored on while votes are tried: all that any sensible vote could rank high.
+"""Candidate generation for tuning: the gallery images that any sensible vote could rank high for a query.
 
-Shapes: B queries, n gallery images, M members, C candidates at most.
+Shapes: B queries, n gallery images, M members, at most C candidates.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ __all__ = ["most_candidates", "pooled", "products", "rows_by_class"]
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 
-#: Candidates of a query: the best by the members together, by each alone, and of each of the likeliest classes.
+#: Numbers of candidates of a query: the best by all members together, the best by each member alone, and, of so many of
+#: the most likely classes, so many each.
 TOGETHER, ALONE, LIKELY, EACH = 200, 40, 3, 12
 
 
 def most_candidates(members: int, opinions: int, gallery: int) -> int:
-    """C: the most that a query can have.
+    """C, the most candidates that a query can have.
 
     Args:
-        opinions: Sources that name :data:`LIKELY` classes each.
+        opinions: Number of sources that each name :data:`LIKELY` classes.
     """
     return min(gallery, TOGETHER + members * ALONE + opinions * LIKELY * EACH)
 
@@ -34,12 +35,12 @@ def pooled(scores: Floats, share: Floats, likely: Ints, kin: Ints, most: int) ->
     Args:
         scores: (M, B, n) cosines.
         share: (M,) weights that sum to 1.
-        likely: (B, any) class numbers.
-        kin: What :func:`rows_by_class` gives.
-        most: What :func:`most_candidates` says.
+        likely: (B, any) numbers of the classes that are likely for each query.
+        kin: The result of :func:`rows_by_class`.
+        most: C, from :func:`most_candidates`.
 
     Returns:
-        (B, C) rows, best first by the members together and -1 beyond the last, and (B,) how many there are.
+        (B, C) rows, the best by all members together first, padded with -1; and (B,) the number of candidates.
     """
     fused = np.tensordot(share, scores, axes=1)
     found = [_leading(fused, TOGETHER), *(_leading(one, ALONE) for one in scores)]
@@ -61,7 +62,7 @@ def pooled(scores: Floats, share: Floats, likely: Ints, kin: Ints, most: int) ->
 
 
 def rows_by_class(codes: Ints, classes: int) -> Ints:
-    """(L, size of the largest) the gallery rows of each class, -1 where a class has fewer."""
+    """(L, size of the largest class) gallery rows of each class, padded with -1."""
     sizes = np.bincount(codes[codes >= 0], minlength=classes)
     kin = np.full((classes, max(1, sizes.max(initial=0))), -1, np.int32)
     for code, size in enumerate(sizes):
@@ -70,7 +71,7 @@ def rows_by_class(codes: Ints, classes: int) -> Ints:
 
 
 def _leading(values: Floats, count: int) -> NDArray[np.int64]:
-    """(B, count) places of the largest values of each row, in no order."""
+    """(B, count) positions of the largest values of each row, in no particular order."""
     if values.shape[1] <= count:
         return np.broadcast_to(np.arange(values.shape[1]), values.shape)
     return np.argpartition(values, values.shape[1] - count, axis=1)[:, -count:]
@@ -78,7 +79,7 @@ def _leading(values: Floats, count: int) -> NDArray[np.int64]:
 
 @jit
 def products(queries: Floats, gallery: Floats, rows: Ints, counts: Ints, found: Floats) -> None:
-    """Fill ``found`` (B, C) with the inner products of (B, d) queries and the gallery's rows (B, C)."""
+    """Write to ``found`` (B, C) the inner products of queries (B, d) with the gallery's rows (B, C)."""
     for b in range(len(rows)):
         for k in range(counts[b]):
             total = np.float32(0)

@@ -1,4 +1,4 @@
-"""The members' metrics by fold: each learnt from all labels but those of the fold's own queries."""
+"""The members' metrics for each fold, learnt from all labels except those of the fold's own queries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Key = tuple[int, int]
 
 
 class FoldMetrics:
-    """Metrics by member, dimension and split, learnt when they are first wanted.
+    """Metrics by member, dimension and split, learnt when they are first needed.
 
     Args:
         codes: (N,) class numbers, -1 without a label.
@@ -34,7 +34,7 @@ class FoldMetrics:
         self._metrics: dict[tuple[Key, int], Floats] = {}
 
     def project(self, dims: Sequence[Sequence[int]], split: int) -> dict[Key, Floats]:
-        """Every image in every member's space and dimension, under the metrics that a split's teachers taught.
+        """Project all images into every member's space at every dimension, with the metrics of a split.
 
         Returns:
             (N, dim) unit vectors by (member number, dim).
@@ -56,7 +56,7 @@ class FoldMetrics:
         return self._metrics[key, split]
 
     def _taught(self, key: Key, split: int, z: Floats) -> LabelMoments:
-        """Sums over the split's teachers: over all there are, less those that are none in this split."""
+        """Sums over the labelled images that the split's metric is learnt from: all of them minus those left out."""
         if key not in self._moments:
             self._moments[key] = self._add_up(z, self._teachers)
         left_out = np.setdiff1d(self._teachers, self._splits[split].teachers, assume_unique=True)
@@ -66,7 +66,7 @@ class FoldMetrics:
         return LabelMoments.of(z[rows], self._codes[rows], self._classes)
 
     def _learn_without_labels(self, dims: Sequence[Sequence[int]]) -> None:
-        """Where some split has too few labels; these metrics are the same for all splits."""
+        """Learn metrics without labels where some split has too few; they are the same for all splits."""
         rows = np.unique(np.concatenate([split.gallery for split in self._splits]))
         if len(rows) > SAMPLE:
             rows = np.sort(np.random.default_rng(0).choice(rows, SAMPLE, replace=False))

@@ -1,7 +1,7 @@
-"""Sums over labelled images, from which those of any fold follow by subtraction.
+"""Sums over labelled images, from which those of any fold are computed by subtraction.
 
-A metric that never saw a fold's labels needs the scatter of all other images.  Nearly all of these are in the next
-fold's sums too, so they are added up once, and a fold's own images are taken out again.
+The metric of a fold needs the scatter of all images outside it.  These are nearly the same images for every fold, so
+they are summed once, and a fold's own images are subtracted.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _BLOCK = 16_384
 
 @dataclass(frozen=True)
 class LabelMoments:
-    """Of labelled vectors in L classes.
+    """Sums over labelled vectors of L classes.
 
     Attributes:
         second: (d, d) sum of x·xᵀ.
-        sums: (L, d) of each class.
-        counts: (L,) images of each class.
+        sums: (L, d) sum of the vectors of each class.
+        counts: (L,) number of vectors of each class.
     """
 
     second: Doubles
@@ -37,7 +37,7 @@ class LabelMoments:
 
     @classmethod
     def of(cls, z: Floats, codes: NDArray[np.integer], classes: int) -> LabelMoments:
-        """Add up (N, d) vectors with their class numbers, none of which is negative."""
+        """Sum (N, d) vectors with their class numbers, none of which may be negative."""
         second, sums = np.zeros((z.shape[1], z.shape[1])), np.zeros((classes, z.shape[1]))
         for start in range(0, len(z), _BLOCK):
             part = z[start : start + _BLOCK]
@@ -52,7 +52,7 @@ class LabelMoments:
         return LabelMoments(self.second - other.second, self.sums - other.sums, self.counts - other.counts)
 
     def metric(self, ridge: float = 0.1) -> Floats:
-        """(d, d) what :func:`cbir.core.metric.fit_glrt` learns from these images.
+        """The (d, d) metric that :func:`cbir.core.metric.fit_glrt` learns from these images.
 
         Raises:
             ValueError: No class has two images.
@@ -61,7 +61,7 @@ class LabelMoments:
         if not paired.any():
             raise ValueError("no class has two images: there is no within-class covariance to estimate")
         count, there = int(self.counts.sum()), self.counts > 0
-        # An image that is alone in its class is its mean: it adds nothing here, as it should.
+        # An image that is alone in its class equals the class mean, so it adds nothing to the scatter within classes.
         means = self.sums[there] / np.sqrt(self.counts[there])[:, None]
         within = self.second - means.T @ means
         freedom = max(1, int(self.counts[paired].sum() - paired.sum()))

@@ -21,7 +21,7 @@ Ints = NDArray[np.int32]
 
 _MOST_NEIGHBOURS = 64
 _HITS = 10
-#: Queries that a thread takes at a time.
+#: Number of queries that a thread handles at a time.
 _CHUNK = 512
 
 
@@ -45,7 +45,7 @@ class Trial:
 
 
 def average_precisions(table: ScoreTable, trials: Sequence[Trial]) -> NDArray[np.float64]:
-    """(T, Q) AP@10 of every query (all have R > 0) under every vote."""
+    """(T, Q) AP@10 of every query (all have R > 0) under each of T votes."""
     _, relevant = _ranked(table, trials)
     precision = relevant.cumsum(axis=2) / np.arange(1, _HITS + 1)
     return np.asarray((precision * relevant).sum(axis=2) / np.minimum(table.totals, _HITS), np.float64)
@@ -114,7 +114,7 @@ def _rank(
     """Rank the candidates of every query under every vote.  The last two are filled."""
     trials, members = which.shape
     fused = np.empty(similarities.shape[2], np.float32)
-    # The last place is that of images without a label: it stays 0, and spares the loop over candidates a branch.
+    # The last element is for images without a label: it stays 0, which saves a branch in the loop over candidates.
     likely, opinion = np.zeros(classes + 1, np.float32), np.zeros(classes, np.float32)
     best, best_code = np.empty(_MOST_NEIGHBOURS, np.float32), np.empty(_MOST_NEIGHBOURS, np.int32)
     hits, hit_place = np.empty(_HITS, np.float32), np.empty(_HITS, np.int64)
@@ -131,7 +131,7 @@ def _rank(
             neighbours, temperature, label_share = int(settings[t, 0]), settings[t, 1], settings[t, 2]
             head_share, head_temperature, text_share = settings[t, 3], settings[t, 4], settings[t, 5]
             if label_share > 0 and classes > 0:
-                # The neighbours: candidates come nearly in order, so few are moved.
+                # The nearest neighbours, by insertion sort: candidates come nearly sorted, so few elements are moved.
                 most, held = min(neighbours, _MOST_NEIGHBOURS, count), 0
                 for c in range(count):
                     value = fused[c]
@@ -191,7 +191,7 @@ def _rank(
                 if held == _HITS and value < hits[held - 1]:
                     continue
                 place = held if held < _HITS else held - 1
-                # Equal scores keep the order of rows, and so of ids.
+                # Ties are broken by row, that is by id.
                 if (
                     held == _HITS
                     and value == hits[place]

@@ -1,8 +1,7 @@
 """The score table: every member's similarities of each query and its candidates, before any vote on them.
 
-It is small compared with the gallery, so that one set of weights and vote parameters is tried with a few tensor
-operations.  Linear heads, like metrics (:mod:`cbir.indexer.tune.cross_fit`), were not fitted to the labels of the
-queries that they score.
+It is small compared with the gallery, so that trying a set of weights and vote parameters is cheap.  Linear heads, like
+metrics (:mod:`cbir.indexer.tune.cross_fit`), were not fitted to the labels of the queries that they score.
 
 Shapes: N images (the gallery first, then given queries), Q queries, C candidates, M members, L classes.
 """
@@ -33,17 +32,17 @@ _BLOCK = 256
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Everything a trial needs.
+    """Everything that is needed to measure a trial.
 
     Attributes:
-        keys: (member number, dim) by place; K of them.
+        keys: K pairs (member number, dim), in the order of the second axis of the arrays below.
         similarities: (Q, K, C) cosines.
-        heads: (Q, K, L) scores of the linear heads; (Q, 0, 0) without.
-        names: By member number: (Q, L) what the names of the classes say, rows summing to how much the member is
-            trusted in that (:func:`cbir.core.search.zero_shot.names_trust`); those that are not are missing.
-        candidate_rows: (Q, C) row numbers, the likeliest first; what is beyond a query's count is not looked at.
+        heads: (Q, K, L) scores of the linear heads; (Q, 0, 0) if there are none.
+        names: By member number: (Q, L) label priors by class names.  Each row sums to the trust in the member
+            (:func:`cbir.core.search.zero_shot.names_trust`); members that are not trusted are left out.
+        candidate_rows: (Q, C) row numbers, the most likely first; elements beyond a query's count have no meaning.
         candidate_codes: (Q, C) their class numbers, -1 for images without a label.
-        counts: (Q,) candidates of each query.
+        counts: (Q,) number of candidates of each query.
         codes: (Q,) class numbers of the queries.
         totals: (Q,) R, the number of relevant images.
         rows: (Q,) row number of the query image.
@@ -91,12 +90,12 @@ def score_table(
     """Score the queries of all splits.
 
     Args:
-        dims: For each member the dimensions to keep scores for, the usual one first.  With ``sharpening`` one each.
+        dims: For each member the dimensions to keep scores for, the usual one first; only one with ``sharpening``.
         codes: (N,) class numbers, -1 without a label.
-        metrics: Those of the same spaces, codes and splits, where another table was made of them before.
-        names: By member number: (N, L) what the names of the classes say; see :class:`ScoreTable`.
-        weights: (M,) for finding candidates (and neighbours, with ``sharpening``); default: equal.
-        device: Where the products are computed.
+        metrics: Metrics of the same spaces, codes and splits, if an earlier table has learnt them.
+        names: By member number: (N, L) label priors by class names; see :class:`ScoreTable`.
+        weights: (M,) weights for finding candidates and, with ``sharpening``, neighbours; None for equal ones.
+        device: Where similarities are computed.
     """
     share = np.full(len(spaces), 1 / len(spaces)) if weights is None else weights / weights.sum()
     classes = int(codes.max()) + 1 if len(codes) and codes.max() >= 0 else 0
@@ -133,7 +132,7 @@ def _of_split(
     classes: int,
     device: str,
 ) -> ScoreTable:
-    """Find each query's candidates in one split, and keep their similarities."""
+    """Find the candidates of each query in one split, and their similarities."""
     usual = [(m, choices[0]) for m, choices in enumerate(dims)]
     keys, count = tuple(asking), len(split.queries)
     gallery_codes = codes[split.gallery].astype(np.int32)

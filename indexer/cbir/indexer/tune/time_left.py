@@ -1,4 +1,4 @@
-"""What tuning tells while it works: what is done, and how long the rest will take."""
+"""Progress of tuning: what is done, and an estimate of how long the rest will take."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Counter = Callable[[int, int], None]
 
 
 class TimeLeft:
-    """Reports progress, with the time that a table of scores and a vote took so far for each that is still to come.
+    """Reports progress; the rest is estimated from the time that score tables and votes have taken so far.
 
-    Searches that turn out to need fewer votes, or more for a light member, make it an estimate.
+    It is only an estimate: a search may need fewer votes than planned, or more for a light member.
 
     Args:
-        trials: Votes of one search.
+        trials: Number of votes that one search measures.
     """
 
     def __init__(self, report: Callable[[Progress], None], trials: int, clock: Callable[[], float] = time.monotonic):
         self._report, self._clock = report, clock
-        #: Votes times queries, as a share of one vote on all queries: two searches, and one on either half.
+        #: Votes still to be measured, in units of one vote on all queries: two searches on all, and one on each half.
         self._votes_to_come = 3.0 * trials
         self._tables_to_come = 2.0
         self._queries = 0
@@ -31,11 +31,11 @@ class TimeLeft:
         self._vote_seconds = self._table_seconds = 0.0
 
     def tell(self, stage: str, done: int, total: int) -> None:
-        """Report a step that is quickly over."""
+        """Report a step that takes little time."""
         self._report(Progress(stage, done, total, seconds_left=self._left()))
 
     def table(self, stage: str) -> Counter:
-        """Gives what a table that is being made calls: splits done, splits in all."""
+        """A callback for the making of a score table, called with the splits done and the splits in total."""
         start, before = self._clock(), (self._tables_done, self._table_seconds, self._tables_to_come)
 
         def count(done: int, total: int) -> None:
@@ -47,10 +47,10 @@ class TimeLeft:
         return count
 
     def votes(self, stage: str, queries: int) -> Counter:
-        """Gives what a search calls: votes done, votes in all.
+        """A callback for a search, called with the votes done and the votes in total.
 
         Args:
-            queries: That each vote is measured on.
+            queries: Number of queries that each vote is measured on.
         """
         self._queries = max(self._queries, queries)
         share = queries / self._queries
@@ -65,7 +65,7 @@ class TimeLeft:
         return count
 
     def _left(self) -> float | None:
-        """Seconds, or None before there is anything to go by."""
+        """Seconds; None as long as there is nothing to estimate from."""
         if not self._votes_done:
             return None
         each_table = self._table_seconds / self._tables_done if self._tables_done else 0.0

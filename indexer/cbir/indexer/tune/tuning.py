@@ -30,17 +30,17 @@ def tune(
     *,
     use_labels: bool = True,
 ) -> TuningReport:
-    """Choose the vote and publish it as a new version, unless it is no gain.
+    """Search for a better vote and publish it as a new version if it is a gain.
 
-    Where the whole vote is none, the best of its parts that is one is published: expansion, weights or label vote.
-    A vote that proves to be the best one already is published where its calibration is new.
+    If the whole vote is not a gain, the best of its parts that is one is published: expansion, weights or label vote.
+    If the present vote is the best one, a version with only a new calibration is published, if that is new.
 
     Args:
-        queries: Labelled query images; None: the gallery's own, each without its kin of the same bytes.
-        use_labels: False tunes as a gallery without labels is tuned; that of the metric was chosen when indexing.
+        queries: Labelled query images; None for the gallery's own, each searched without images of the same bytes.
+        use_labels: False tunes as if the gallery had no labels; whether the metric uses labels was chosen in indexing.
 
     Raises:
-        ArtifactError: No index, or its cache of raw embeddings is gone.
+        ArtifactError: There is no index, or its cache of raw embeddings is gone.
         SourceError: None of the queries can be used.
     """
     settings, budget = settings or RunSettings(), budget or SearchBudget()
@@ -88,7 +88,7 @@ def _publish(
 
 
 def _judged(choice: VoteChoice, result: TuningReport, live: VoteSettings) -> tuple[TuningReport, bool]:
-    """What a result comes to, and whether it is to be published."""
+    """The result to report, and whether to publish it."""
     if _same_vote(result.vote, live):
         # Only the calibration changes; the weights stay exactly as they were.
         stays = replace(live, calibration=result.vote.calibration)
@@ -99,7 +99,7 @@ def _judged(choice: VoteChoice, result: TuningReport, live: VoteSettings) -> tup
     steps = choice.single_steps()
     told = replace(result, steps=tuple(step for step, _ in steps), whole_gain=result.gain)
     for step, part in steps:
-        # As the best of several it owes something to chance, so more than a mean above zero is asked of it.
+        # The best of several parts may be best by chance, so the whole interval of its gain must lie above 0.
         if step.gain[1] > 0 and not _same_vote(part.vote, live):
             return replace(part, steps=told.steps, whole_gain=result.gain, taken=step.name), True
     return replace(told, rejected=True), False

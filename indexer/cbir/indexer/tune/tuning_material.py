@@ -18,8 +18,8 @@ __all__ = ["TuningMaterial", "gather"]
 
 Floats = NDArray[np.float32]
 
-#: Queries that tell votes apart well enough: the standard error of MAP@10 is then at most 0.005, and that of the
-#: difference of two votes far less.  Time and memory no longer grow with the square of the gallery.
+#: Most queries: enough for a standard error of MAP@10 of at most 0.005 (far less for the difference of two votes), and
+#: time and memory do not grow with the square of the gallery.
 MOST_QUERIES = 8_000
 
 

@@ -10,13 +10,13 @@ from cbir.core.vote import VoteSettings
 
 __all__ = ["Gain", "Step", "TuningReport"]
 
-#: Mean, and the ends of its 95 % bootstrap interval.
+#: A mean gain, and the two ends of its 95 % bootstrap interval.
 Gain = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one part of the new vote alone gains over the live one."""
+    """The gain of one part of the new vote alone over the live vote."""
 
     name: str
     gain: Gain
@@ -24,23 +24,23 @@ class Step:
 
 @dataclass(frozen=True)
 class TuningReport:
-    """MAP@10 on queries whose labels taught neither metric nor heads.
+    """MAP@10 of queries to whose labels neither metric nor heads were fitted.
 
     Attributes:
-        queries: Queries measured; 0: there were too few labels, so sharpening without labels was chosen.
-        before: MAP@10 of the vote as it was.
-        after: MAP@10 of the new vote on the queries that chose it.
-        held_out: MAP@10 of votes chosen on one half of the queries, on the other half.
-        gain: Mean of ``held_out`` less ``before``, query by query, with its 95 % bootstrap interval; zeros where the
-            vote proved to be the best one already, and stays.
-        equal: MAP@10 with equal weights and otherwise the new vote.
-        members: MAP@10 of each member alone, with otherwise the new vote.
-        ece: Expected calibration error over the first ten hits, each query scored by a curve fitted to the others.
-        version: The version published, or None: no gain.
-        rejected: The figures and the vote are those of a vote that is not in use, as it is no gain.
-        steps: Its parts, measured where the whole is no gain.
-        whole_gain: What the whole gained, where it was not taken.
-        taken: The part that was taken in place of the whole; the figures are its own then.
+        queries: Number of queries; 0 if there were too few labels, so that tuning did without them.
+        before: MAP@10 of the live vote.
+        after: MAP@10 of the new vote, on the queries it was chosen on.
+        held_out: MAP@10 of each half of the queries under a vote chosen on the other half.
+        gain: Mean of ``held_out`` minus ``before`` and its 95 % bootstrap interval, paired by query; zeros if the live
+            vote is the best one and stays.
+        equal: MAP@10 of the new vote with equal weights.
+        members: MAP@10 of the new vote with each member alone.
+        ece: Expected calibration error over the first ten hits, by cross-validation over the queries.
+        version: The published version; None if there was no gain.
+        rejected: Whether these are the figures of a vote that was not published, because it is not a gain.
+        steps: The gains of the vote's parts; measured if the whole is not a gain.
+        whole_gain: The gain of the whole vote, if it was not published.
+        taken: The part that was published instead of the whole; the figures are then those of this part.
     """
 
     index: str

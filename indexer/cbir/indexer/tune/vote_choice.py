@@ -1,4 +1,4 @@
-"""The choice of a vote for one version: searched, checked on queries that did not choose it, or taken in part."""
+"""The choice of a vote for one version: the search, the check on held-out queries, and parts of the vote."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ __all__ = ["VoteChoice"]
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Dims = Sequence[Sequence[int]]
-#: Queries by number, and the vote that other queries chose.
+#: Pairs of query numbers and a vote that was chosen on other queries.
 Halves = Sequence[tuple[NDArray[np.int64], Trial]]
 
-#: Fewer queries than these tell chance from gain too badly.
+#: With fewer queries than this, gains cannot be told from chance.
 MIN_QUERIES = 20
-#: MAP@10 that expansion must add: it costs a second search a query.
+#: MAP@10 that query expansion must add, as it takes a second search for every query.
 _EXPANSION_WORTH = 0.002
 _LABEL_VOTE = ("neighbours", "temperature", "label_share", "head_share", "head_temperature", "text_share")
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What the search found, and what it was measured on.
+    """The vote that the search found, and what it is compared with.
 
     Attributes:
-        live: The vote as it is, on ``live_table``.
+        live: The live vote, measured on ``live_table``.
         before: (Q,) AP@10 of the live vote.
     """
 
@@ -56,10 +56,10 @@ class _Found:
 
 
 class VoteChoice:
-    """One run of tuning over one version.
+    """The choice of a vote for one version.
 
     Args:
-        device: Where products are computed.
+        device: Where similarities are computed.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class VoteChoice:
         self._found: _Found | None = None
 
     def whole(self) -> TuningReport:
-        """Search every setting at once; without enough labels, what serves galleries without any."""
+        """Search all settings at once; without enough labels, choose what suits galleries without labels."""
         splits, count = self._material.splits, self._count
         if not splits or count < MIN_IMAGES:
             return self.without_labels()
@@ -98,7 +98,7 @@ class VoteChoice:
             dims = [(dim,) for dim in best.dims]
             table, best, sharpening = sharp, other, Sharpening()
         live_table, live_sharpening = self._as_live(plain, usual)
-        # From the old vote: the new one has seen the queries that are to be held out.
+        # Starts from the live vote, because the new one was chosen on the queries that are held out here.
         halves = self._halves(table, replace(start, dims=tuple(choices[0] for choices in dims)), dims)
         before = average_precisions(live_table, [live])[0]
         self._found = _Found(live, live_table, live_sharpening, before, best, table, sharpening, halves)
@@ -106,7 +106,7 @@ class VoteChoice:
         return self._report(best, table, sharpening, held_out)
 
     def single_steps(self) -> list[tuple[Step, TuningReport]]:
-        """What parts of the new vote gain over the live one, each on queries that did not choose it; best first."""
+        """The gains of parts of the new vote over the live one, best first; each on queries it was not chosen on."""
         found = self._found
         if found is None:
             return []
@@ -115,7 +115,7 @@ class VoteChoice:
             usual, weights = [(dim,) for dim in found.live.dims], np.array(found.live.weights, np.float32)
             sharp = self._table(usual, Sharpening(), weights)
             assert sharp is not None
-            # Nothing of it was chosen by any query.
+            # Expansion alone has no parameters that were chosen on queries, so all of them are held out.
             every = np.arange(len(sharp))
             steps.append(("expansion", sharp, Sharpening(), found.live, [(every, found.live)]))
         parts: dict[str, Callable[[Trial], Trial]] = {
@@ -133,12 +133,12 @@ class VoteChoice:
         return sorted(results, key=lambda step: -step[0].gain[0])
 
     def without_labels(self) -> TuningReport:
-        """Nothing says what is relevant: the expansion that serves such galleries, and nothing is measured."""
+        """Tuning without labels: choose the query expansion that suits such galleries; nothing can be measured."""
         vote = replace(_sharpened(self._vote, Sharpening()), label_share=0.0, calibration=None, tuned=True)
         return TuningReport("", 0, self._material.source, None, None, None, None, None, {}, vote, None, None)
 
     def _table(self, dims: Dims, sharpening: Sharpening | None, weights: Floats | None) -> ScoreTable | None:
-        """The score table, or None where there are too few queries with a relevant image."""
+        """The score table; None if too few queries have a relevant image."""
         table = score_table(
             self._spaces, dims, self._material.codes, self._material.splits, metrics=self._metrics,
             names=self._material.names, sharpening=sharpening, weights=weights, device=self._device,
@@ -151,7 +151,7 @@ class VoteChoice:
         return search_vote(table, start, dims, self._budget, self._time_left.votes(stage, len(table)))
 
     def _as_live(self, plain: ScoreTable, dims: Sequence[int]) -> tuple[ScoreTable, Sharpening | None]:
-        """The table that the live vote is measured on."""
+        """The score table that the live vote is measured on."""
         vote = self._vote
         if not (vote.augmentation_neighbours or vote.expansion_neighbours):
             return plain, None
@@ -165,7 +165,7 @@ class VoteChoice:
         return table, how
 
     def _halves(self, table: ScoreTable, start: Trial, dims: Dims) -> Halves:
-        """Each half of the queries, by number, and the vote that the other half chose."""
+        """For each half of the queries, their numbers and the vote chosen on the other half."""
         order = np.random.default_rng(self._budget.seed).permutation(len(table))
         halves = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
         return [
@@ -175,7 +175,7 @@ class VoteChoice:
 
     @staticmethod
     def _held_out(table: ScoreTable, halves: Halves) -> Doubles:
-        """(Q,) AP@10 of queries that did not choose the vote they are ranked by."""
+        """(Q,) AP@10 of the queries, each under the vote that was not chosen on it."""
         result = np.empty(len(table))
         for mine, trial in halves:
             result[mine] = average_precisions(table.part(mine), [trial])[0]
@@ -222,7 +222,7 @@ def _choices(space: MemberSpace) -> tuple[int, ...]:
 
 
 def _trial(vote: VoteSettings, members: Sequence[str], dims: tuple[int, ...]) -> Trial:
-    """A vote as it stands."""
+    """The trial with the settings of a vote."""
     return Trial(tuple(vote.weights[m] for m in members), dims, **{name: getattr(vote, name) for name in _LABEL_VOTE})
 
 
@@ -241,7 +241,7 @@ def _sharpened(vote: VoteSettings, how: Sharpening | None) -> VoteSettings:
 def _calibration(
     scores: Floats, relevant: NDArray[np.bool_], top: float, folds: int = 5
 ) -> tuple[Curve | None, float | None]:
-    """The curve of (Q, K) hits, and its expected calibration error on queries that it was not fitted to."""
+    """The calibration curve for (Q, K) hits, and its expected calibration error by cross-validation over queries."""
     finite = np.isfinite(scores)
     curve = fit_calibration(scores[finite], relevant[finite], top)
     if curve is None:
@@ -256,7 +256,7 @@ def _calibration(
 
 
 def gain_of(differences: Doubles) -> Gain:
-    """Mean of the queries' differences, and its 95 % bootstrap interval."""
+    """Mean of the differences, one for each query, and its 95 % bootstrap interval."""
     low, high = bootstrap_interval(differences.tolist())
     return float(differences.mean()), low, high
 

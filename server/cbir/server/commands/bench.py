@@ -93,20 +93,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and tell.
+    """Measure, print the results, and write them to files.
 
     Raises:
         CbirError: The server or the engine cannot be loaded.
     """
-    # What is measured alone is measured as it is served.
+    # As in ``cbir serve``, so that the bare engine computes under the same conditions as the server.
     idle_quietly()
-    # Here and not above: help and wrong usage need not wait for torch.
+    # Imported here, so that --help and wrong usage do not wait for torch.
     import uvloop
     from rich.console import Console
 
     from cbir.server.bench import draw, measure, print_tables
 
-    # Servers are started from here, and gRPC would print a line for each of them.
+    # Without this, gRPC prints a line for each server that is started.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:

@@ -26,16 +26,17 @@ USER_ERRORS: tuple[type[Exception], ...] = (CbirError,)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGINT or SIGTERM; a second one stops at once.
+    """Serve until SIGINT or SIGTERM; a second signal ends the process at once.
 
     Raises:
-        CbirError: The index cannot be served, or the port not be had.
+        CbirError: The index cannot be served, or the port cannot be opened.
     """
     idle_quietly()
-    # Libraries that start programs while they load would make gRPC print a line for each fork; this server never forks.
+    # Without this, gRPC prints a line whenever a library starts a program while it loads.  The server itself never
+    # forks.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # Here and not above: whoever only asks for help need not have it.
+    # Imported here, so that --help works without it.
     import uvloop
 
     return uvloop.run(_serve(engine_config(args), args))
@@ -61,7 +62,7 @@ async def _serve(config: EngineConfig, args: argparse.Namespace) -> int:
     except BaseException:
         await server.stop(0)
         raise
-    # What is loaded stays: the collector need not look through it again and again while queries wait.
+    # Everything loaded so far stays alive, so the garbage collector need not scan it again while queries wait.
     gc.collect()
     gc.freeze()
     print(f"serving {engine.version} ({len(engine.gallery)} images) on {server.address}", file=sys.stderr, flush=True)  # noqa: T201
@@ -82,7 +83,7 @@ async def _serve(config: EngineConfig, args: argparse.Namespace) -> int:
 
 
 async def _leave_at_once(server: Server) -> None:
-    """End the process although a model is being loaded or is at work: its thread cannot be interrupted."""
+    """End the process even while a model is being loaded or computes: its thread cannot be interrupted."""
     await server.stop(0)
     sys.stdout.flush()
     sys.stderr.flush()

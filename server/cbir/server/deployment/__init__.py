@@ -1,4 +1,4 @@
-"""Deployment: which engine answers now, and how another one takes its place."""
+"""Deployment: which engine answers now, and how another one replaces it."""
 
 from __future__ import annotations
 

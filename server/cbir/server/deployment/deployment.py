@@ -1,4 +1,4 @@
-"""Which engine answers, and how another one takes its place."""
+"""Which engine answers, and how another one replaces it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class EngineConfig:
     """Which index to serve and with what, so that another version can be loaded the same way.
 
     Attributes:
-        ensemble: Name or file of an ensemble that says where the weights lie now; None: as the index says.
-        text: Load text towers, so that the index can be searched by words where its ensemble allows it.
+        ensemble: Name or file of an ensemble with the present paths of the weights; None for those in the index.
+        text: Load text towers, so that text queries can be answered if the ensemble has any.
     """
 
     index_path: Path
@@ -42,7 +42,7 @@ class EngineConfig:
     precision: str = "auto"
 
     def resolve(self, version: str | None = None) -> str:
-        """The version that is asked for, by default the live one.
+        """The version that is asked for; without one, the live one.
 
         Raises:
             ArtifactError: ``INDEX_NOT_FOUND``.
@@ -57,7 +57,7 @@ class EngineConfig:
         on_device: Callable[[Callable[[], None]], None] | None = None,
         decoder: Decoder | None = None,
     ) -> Engine:
-        """Load a version, by default the configured one, else the live one.  Takes seconds to minutes.
+        """Load a version, by default the configured one or else the live one.  Takes seconds to minutes.
 
         Args:
             beside: As in :meth:`Engine.load`.
@@ -86,7 +86,7 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class Reload:
-    """What a reload did: the version before, the version now, and whether they differ."""
+    """The result of a reload: the version before, the version now, and whether they differ."""
 
     previous: str
     version: str
@@ -94,12 +94,9 @@ class Reload:
 
 
 class Deployment:
-    """Holds the engine that new queries begin with.
+    """Holds the engine that new queries use.
 
-    A query keeps the engine it began with; an engine is freed when it is replaced and its last query is answered.
-
-    Args:
-        decoder: Where engines decode query images; None: on the threads that prepare the queries.
+    A query keeps the engine that it began with; an engine is freed once it was replaced and its last query is answered.
     """
 
     def __init__(self, config: EngineConfig, pipeline: Pipeline, decoder: Decoder | None = None) -> None:
@@ -107,7 +104,7 @@ class Deployment:
         self._engine: Engine | None = None
         self._changing = asyncio.Lock()
         self._reloads: set[asyncio.Task[Reload]] = set()
-        #: Reloads that changed over, and those that were refused.
+        #: Number of reloads that succeeded, and of those that failed.
         self.reloaded = 0
         self.refused = 0
 
@@ -116,7 +113,7 @@ class Deployment:
         """The engine for a query that begins now.
 
         Raises:
-            NotReadyError: None is loaded yet.
+            NotReadyError: No engine is loaded yet.
         """
         if self._engine is None:
             raise NotReadyError("the index is still being loaded: try again in a moment", reason="NOT_READY")
@@ -132,12 +129,12 @@ class Deployment:
             return self._change_over(await self._load_aside(None))
 
     async def reload(self, version: str | None) -> Reload:
-        """Load a version beside the engine that answers, then let it take over.
+        """Load a version while the present engine goes on answering, then replace it.
 
-        A caller that leaves does not stop it: loading takes long, and asking again finds it done.
+        If the caller leaves, loading goes on: it takes long, and the caller may ask again later.
 
         Args:
-            version: None: the one that is live on disk.
+            version: Name of the version; None for the one that is live on disk.
 
         Raises:
             CbirError: The version cannot be loaded; the old one goes on answering.
@@ -167,11 +164,11 @@ class Deployment:
         return engine
 
     async def _load_aside(self, version: str | None) -> Engine:
-        """Load on a thread of its own; a daemon, so that a server that is told to stop need not wait for it.
+        """Load on a thread of its own; a daemon thread, so that a server that is told to stop need not wait for it.
 
-        It steps back behind those that answer, and so do the threads of the models that it starts: where all cores
-        compute, a refusal is not to wait for a turn among them.  Not far, as it holds the interpreter's lock at times.
-        What touches the device is done by the device's owner, between two batches.
+        This thread, and the threads of the models that it starts, get a lower priority, so that queries, refusals above
+        all, are not delayed while all cores compute.  It is lowered only a little, because the thread holds the GIL at
+        times.  Work on the device is done by the thread that owns it, between two batches.
         """
         loaded: Future[Engine] = Future()
         loaded.set_running_or_notify_cancel()

@@ -1,4 +1,4 @@
-"""What ``cbir serve`` can be told, and the configuration that it makes of it."""
+"""The options of ``cbir serve``, and the configuration made from them."""
 
 from __future__ import annotations
 
@@ -76,11 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def engine_config(args: argparse.Namespace) -> EngineConfig:
-    """What the command's arguments say is to be loaded."""
-    # Here and not above: help and wrong usage need not wait for torch.
+    """The configuration of the engine that the command's arguments describe."""
+    # Imported here, so that --help and wrong usage do not wait for torch.
     from cbir.server.deployment.deployment import EngineConfig
 
-    # Images are prepared on as many threads as there are cores, so none of them needs helpers.
+    # Images are prepared on as many threads as there are cores, so each of them computes alone.
     share_out(Threads(inference=args.threads or 0, images=1))
     limits = Limits(
         max_batch=args.max_batch, max_delay=args.max_delay, queue=args.queue, cache_entries=args.cache_entries,
@@ -121,7 +121,7 @@ def _whole_number(text: str) -> int:
 
 
 def _milliseconds(text: str) -> float:
-    """Seconds."""
+    """Milliseconds, returned as seconds."""
     try:
         seconds = float(text) / 1000
     except ValueError:
