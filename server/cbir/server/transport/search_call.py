@@ -15,7 +15,7 @@ on the event loop again
 :mod:`cbir.server.queue.pipeline`      hands the bytes to all who wait for them, remembers them, counts
 =====================================  ========================================================================
 
-A light query (no image) is prepared on the event loop at once, one that finds the server idle on the engine's thread.
+A light query (no image) is prepared on the event loop at once, by whoever admits it.
 In a stream, :mod:`.streaming` asks and answers for each query; from :mod:`.wire` on it goes the same way.
 """
 
