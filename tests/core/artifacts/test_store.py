@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from cbir.core.artifacts import Gallery, GalleryImage, IndexStore, IndexVersion, Manifest
+from cbir.core.artifacts.seal import Seal
 from cbir.core.ensemble import EnsembleSpec, MemberSpec, member_fingerprint
 from cbir.core.errors import ArtifactError
 from cbir.core.images import Box, Crop
@@ -35,6 +38,15 @@ def publish(store: IndexStore, images: list[GalleryImage]) -> IndexVersion:
         return writer.publish(Manifest("", "now", len(images), 0, ENSEMBLE, {"m": facts}, {}))
 
 
+def reseal(store: IndexStore, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change the live version's manifest as one would who can write into the index: under a seal of his own."""
+    path = store.path / "versions" / store.current()
+    (path / "manifest.json").write_text(json.dumps(change(json.loads((path / "manifest.json").read_text()))))
+    seal = Seal.of(path.name, (path / "manifest.json").read_bytes())
+    (path / "seal").write_text(seal.text())
+    (store.path / "CURRENT").write_text(seal.text())
+
+
 def test_publish_open_rollback_gc(tmp_path: Path) -> None:
     store = IndexStore(tmp_path)
     names = [publish(store, [image("a"), image("b")][: i + 1]).name for i in range(2)]
@@ -42,13 +54,17 @@ def test_publish_open_rollback_gc(tmp_path: Path) -> None:
     assert store.versions() == names
     assert store.open().name == store.current() == names[2]
     assert store.open().gallery.ids == ["c"]
-    assert store.rollback() == names[1]
-    assert store.open().gallery.ids == ["a", "b"]
-    # The live version is kept even if it is not among the newest.
-    assert store.collect(keep=1) == [names[0]]
-    assert store.versions() == names[1:]
-    with pytest.raises(ArtifactError, match="nothing to roll back to"):
-        store.rollback()
+    with store.lock():
+        assert store.rollback() == names[1]
+        assert store.open().gallery.ids == ["a", "b"]
+        # The live version is kept even if it is not among the newest.
+        assert store.collect(keep=1) == [names[0]]
+        assert store.versions() == names[1:]
+        with pytest.raises(ArtifactError, match="nothing to roll back to"):
+            store.rollback()
+    for act in (store.begin, store.rollback, lambda: store.collect(1)):
+        with pytest.raises((RuntimeError, ArtifactError), match=r"holds its lock|nothing to roll back"):
+            act()
 
 
 def test_unchanged_files_are_linked(tmp_path: Path) -> None:
@@ -102,13 +118,13 @@ def test_what_is_not_whole_is_refused(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    copy.open()  # sizes are right
-    with pytest.raises(ArtifactError, match="does not match its checksum") as caught:
-        copy.open(verify=True)
-    assert caught.value.reason == "INDEX_CORRUPT"
+    assert copy.open(verify=False).embeddings("m").shape == (1, 4)  # sizes are right, and nothing else was asked
+    for act in (lambda: copy.open(verify=True), lambda: copy.open().embeddings("m")):
+        with pytest.raises(ArtifactError, match="does not match its checksum") as caught:
+            act()
+        assert caught.value.reason == "INDEX_CORRUPT"
     copy = damaged("future")
-    path = copy.path / "versions" / version.name / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+    reseal(copy, lambda manifest: {**manifest, "format": 99})
     with pytest.raises(ArtifactError, match="index format 99"):
         copy.open()
 
@@ -141,13 +157,16 @@ def test_damage_to_the_live_version_is_named_and_never_linked_on(tmp_path: Path)
     victim.write_bytes(data)
     # The same content again: the damaged file must not be linked into the new version.
     publish(store, [image("a")]).verify()
-    for damage in (b"[]", b"{}", b'{"format": 1}', b"\xff\xfe"):
-        (store.path / "versions" / store.current() / "manifest.json").write_bytes(damage)
+    good = json.loads((store.path / "versions" / store.current() / "manifest.json").read_text())
+    for damage in ([], {}, {"format": 1}, {"format": 2}, None, "x"):
+        reseal(store, lambda _, damage=damage: damage)
         with pytest.raises(ArtifactError, match=r"manifest.json is damaged|index format None"):
             store.open()
+    reseal(store, lambda _: good)
+    store.open(verify=True)
     (tmp_path / "CURRENT").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ArtifactError, match="CURRENT is damaged"):
         store.open()
     victim.write_bytes(b"no array")
-    with pytest.raises(ArtifactError, match=r"embeddings.npy is damaged"):
+    with pytest.raises(ArtifactError, match=r"embeddings.npy does not match its checksum"):
         first.embeddings("m")

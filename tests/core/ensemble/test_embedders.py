@@ -161,7 +161,7 @@ def test_openvino_takes_onnx_and_ir(tmp_path: Path) -> None:
         ({"backend": "torchvision", "model": "x"}, "MODEL_UNKNOWN", "torchvision has no"),
         ({"backend": "open_clip", "model": "RN50", "weights": "nope"}, "WEIGHTS_UNKNOWN", "known are openai"),
         ({"backend": "torchvision", "model": "resnet18", "weights": "nope"}, "WEIGHTS_UNKNOWN", "IMAGENET1K_V1"),
-        ({"options": {"colour": "blue"}}, "MODEL_UNUSABLE", "check model, options and weights"),
+        ({"options": {"kernel_sizes": 3}}, "MODEL_UNUSABLE", "check model, options and weights"),
         ({"backend": "openvino", "weights": None}, "WEIGHTS_MISMATCH", ".onnx"),
     ],
 )

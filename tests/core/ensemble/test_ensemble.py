@@ -76,6 +76,9 @@ def test_a_file_is_read_with_its_defaults(folder: Path) -> None:
         ("size = 64", "size = 4", 11, "input.size is 4"),
         ('model = "test_vit"', "", 17, "model is missing"),
         ('name = "second"', 'name = "a/b"', 18, "may hold letters"),
+        ('"w.safetensors"', '"hf-hub:someone/weights"', 9, "neither a tag of a backend nor a file of numbers"),
+        ('{ pad_type = "same" }', "{ weights_only = false }", 10, "'weights_only', which backend timm is not given"),
+        ('{ pad_type = "same" }', '{ pad_type = "../w.pkl" }', 10, "names no file and no address"),
     ],
 )
 def test_mistakes_are_refused_with_their_line(folder: Path, old: str, new: str, line: int, words: str) -> None:

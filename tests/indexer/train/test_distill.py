@@ -161,7 +161,8 @@ def test_a_student_learns_and_can_be_indexed_with(
     [
         (replace(STUDENT, name="a/b"), RECIPE, "may not be called"),
         (replace(STUDENT, model="resnet_of_dreams"), RECIPE, "timm has no model"),
-        (replace(STUDENT, options={"colour": "blue"}), RECIPE, "timm cannot build"),
+        (replace(STUDENT, options={"window_size": 7}), RECIPE, "timm cannot build"),
+        (replace(STUDENT, options={"pretrained": True}), RECIPE, "which backend timm is not given"),
         (
             StudentSpec("v", "vit_tiny_patch16_224", {"depth": 1, "embed_dim": 48}),
             RECIPE,

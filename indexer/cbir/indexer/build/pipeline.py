@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from cbir.core.artifacts import Gallery, GalleryImage, IndexStore, IndexVersion
+from cbir.core.artifacts import Gallery, GalleryImage, IndexStore, IndexVersion, SigningKey
 from cbir.core.ensemble import EnsembleSpec, has_text_tower
 from cbir.core.errors import ArtifactError, SourceError
 from cbir.core.machine import keep_compiled
@@ -100,8 +100,13 @@ def build(
     run_settings: RunSettings | None = None,
     fit: FitSettings | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    *,
+    key: SigningKey | None = None,
 ) -> IndexReport:
     """Bring the index at ``out`` up to date with the sources and publish a new version.
+
+    Args:
+        key: Signs the version.
 
     Raises:
         SourceError: There is no image that can be indexed; the live version stays.
@@ -114,7 +119,7 @@ def build(
         check_index(fit.index)
     run_settings, fit = run_settings or RunSettings(), fit or FitSettings()
     report = on_progress or (lambda _: None)
-    store = IndexStore(out)
+    store = IndexStore(out, key=key)
     report(Progress("scan", 0, 0))
     # Rows are in the order of ids, so that ties between equal scores are broken by id.
     found = sorted(sources.scan(), key=lambda image: image.id)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,10 +16,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 from safetensors import SafetensorError
 
+from cbir.core.artifacts import SigningKey
 from cbir.core.errors import CbirError
 from cbir.indexer.build import Progress
 
-__all__ = ["USER_ERRORS", "add_device_arguments", "positive", "print_json", "progress_printer", "stderr"]
+__all__ = [
+    "USER_ERRORS",
+    "add_device_arguments",
+    "add_sign_argument",
+    "positive",
+    "print_json",
+    "progress_printer",
+    "signing_key",
+    "stderr",
+]
 
 
 #: Errors that the user or the machine can cause, such as a full disk or a file in place of a folder.
@@ -50,6 +61,23 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runtime", choices=("auto", "openvino", "torch"), default="auto", help="what runs them on a CPU"
     )
+
+
+def add_sign_argument(parser: argparse.ArgumentParser) -> None:
+    """The option of every command that publishes."""
+    parser.add_argument(
+        "--sign-key", type=Path, default=None, metavar="FILE",
+        help="private Ed25519 key (PEM) to sign the version with, for `cbir serve --trust-key`",
+    )  # fmt: skip
+
+
+def signing_key(args: argparse.Namespace) -> SigningKey | None:
+    """The key that ``--sign-key`` names.
+
+    Raises:
+        ConfigurationError: ``KEY_UNUSABLE`` or ``EXTRA_MISSING``.
+    """
+    return SigningKey.read(args.sign_key) if args.sign_key else None
 
 
 @contextmanager

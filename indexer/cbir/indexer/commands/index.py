@@ -10,9 +10,11 @@ from cbir.indexer.build import FitSettings, IndexReport, RunSettings, build
 from cbir.indexer.commands.console import (
     USER_ERRORS,
     add_device_arguments,
+    add_sign_argument,
     positive,
     print_json,
     progress_printer,
+    signing_key,
     stderr,
 )
 from cbir.indexer.sources import open_sources
@@ -44,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--forget-tuning", action="store_true", help="drop what `cbir tune` chose")
     parser.add_argument("--rebuild", action="store_true", help="publish anew though nothing changed (mends damage)")
+    add_sign_argument(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON report to stdout")
 
 
@@ -57,11 +60,12 @@ def _share(text: str) -> float:
 def run(args: argparse.Namespace) -> int:
     """Build or update the index, and say what was done."""
     ensemble = load_ensemble(args.ensemble)
+    key = signing_key(args)
     settings = RunSettings(args.device, args.runtime, args.batch, args.workers or 0)
     fit = FitSettings(args.pseudo_labels, args.label_vote, args.index, args.rebuild, not args.forget_tuning)
     try:
         with progress_printer() as report:
-            result = build(open_sources(args.sources), args.out, ensemble, settings, fit, report)
+            result = build(open_sources(args.sources), args.out, ensemble, settings, fit, report, key=key)
     except KeyboardInterrupt:
         stderr().print("stopped; what is embedded is kept: the same command goes on from here", soft_wrap=True)
         raise

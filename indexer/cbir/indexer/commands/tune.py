@@ -13,9 +13,11 @@ from cbir.indexer.build import RunSettings
 from cbir.indexer.commands.console import (
     USER_ERRORS,
     add_device_arguments,
+    add_sign_argument,
     positive,
     print_json,
     progress_printer,
+    signing_key,
     stderr,
 )
 from cbir.indexer.sources import open_sources
@@ -43,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=default.seed, help="of the search (default %(default)s)")
     add_device_arguments(parser)
+    add_sign_argument(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON document to stdout")
 
 
@@ -50,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     """Tune, publish the result if it is a gain, and say what came of it."""
     keep_compiled()
     sources = open_sources(args.queries) if args.queries else None
-    settings = RunSettings(args.device, args.runtime)
+    settings, key = RunSettings(args.device, args.runtime), signing_key(args)
     try:
         with progress_printer() as progress:
             report = tune(
@@ -60,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
                 SearchBudget(args.trials, args.seed),
                 progress,
                 use_labels=not args.without_labels,
+                key=key,
             )
     except KeyboardInterrupt:
         stderr().print("interrupted: nothing was published, the live version stays", soft_wrap=True)

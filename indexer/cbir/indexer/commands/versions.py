@@ -9,10 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cbir.core.artifacts import EmbeddingCache, IndexStore, IndexVersion
-from cbir.core.errors import CbirError
+from cbir.core.artifacts import EmbeddingCache, IndexStore, IndexVersion, TrustedKeys, is_damaged
+from cbir.core.errors import ArtifactError, CbirError
 from cbir.indexer.build import class_name_digest
-from cbir.indexer.commands.console import USER_ERRORS, print_json, stderr
+from cbir.indexer.commands.console import USER_ERRORS, add_sign_argument, print_json, signing_key, stderr
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
 
@@ -24,6 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     if command in ("info", "verify", "rollback"):
         default = "the one before the live version" if command == "rollback" else "the live version"
         parser.add_argument("--version-name", default=None, metavar="VERSION", help=f"default: {default}")
+    if command == "rollback":
+        add_sign_argument(parser)
+    if command == "verify":
+        parser.add_argument(
+            "--trust-key", type=Path, action="append", default=[], metavar="FILE",
+            help="public Ed25519 key (PEM) that must have signed the version; may be given several times",
+        )  # fmt: skip
     if command == "gc":
         parser.add_argument(
             "--keep", type=_count, default=3, help="newest versions to keep, the live one in any case (3)"
@@ -107,13 +114,26 @@ def _summary(store: IndexStore, name: str) -> dict[str, Any]:
 
 
 def _verify(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
-    version: IndexVersion = store.open(args.version_name, verify=True)
+    trust = TrustedKeys.read(args.trust_key) if args.trust_key else None
+    version: IndexVersion = IndexStore(store.path, trust).open(args.version_name, verify=True)
+    # Files of the cache are no part of a version, but the next ones are made of them.
+    blocks = sorted((store.path / "cache").glob("*/*.safetensors"))
+    for block in blocks:
+        if is_damaged(block):
+            raise ArtifactError(
+                f"{block} does not match its checksum: the next `cbir index` embeds its images anew",
+                reason="INDEX_CORRUPT",
+            )
     count = len(version.manifest.files)
-    stderr().print(f"version {version.name} is sound: {count} files match their checksums", soft_wrap=True)
-    return {"index": str(store.path), "version": version.name, "files": count, "sound": True}
+    signed = ", and it is signed by a trusted key" if trust else ""
+    stderr().print(f"version {version.name} is sound: {count} files match their checksums{signed}", soft_wrap=True)
+    return {
+        "index": str(store.path), "version": version.name, "files": count, "cache_blocks": len(blocks), "sound": True,
+    }  # fmt: skip
 
 
 def _rollback(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
+    store = IndexStore(store.path, key=signing_key(args))
     before = store.current() if args.version_name is None else None
     with store.lock():
         now = store.rollback(args.version_name)

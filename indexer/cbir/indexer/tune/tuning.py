@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cbir.core.artifacts import IndexStore, IndexVersion
+from cbir.core.artifacts import IndexStore, IndexVersion, SigningKey
 from cbir.core.ensemble import choose_runtime
 from cbir.core.vote import VoteSettings
 from cbir.indexer.build import EmbeddingRun, ImageSources, Progress, RunSettings, VersionContent, write_version
@@ -29,6 +29,7 @@ def tune(
     on_progress: Callable[[Progress], None] | None = None,
     *,
     use_labels: bool = True,
+    key: SigningKey | None = None,
 ) -> TuningReport:
     """Search for a better vote and publish it as a new version if it is a gain.
 
@@ -38,6 +39,7 @@ def tune(
     Args:
         queries: Labelled query images; None for the gallery's own, each searched without images of the same bytes.
         use_labels: False tunes as if the gallery had no labels; whether the metric uses labels was chosen in indexing.
+        key: Private key to sign the version with, if any.
 
     Raises:
         ArtifactError: There is no index, or its cache of raw embeddings is gone.
@@ -45,7 +47,7 @@ def tune(
     """
     settings, budget = settings or RunSettings(), budget or SearchBudget()
     report = on_progress or (lambda _: None)
-    store = IndexStore(index)
+    store = IndexStore(index, key=key)
     with store.lock():
         version = store.open()
         version.check_ensemble(version.manifest.ensemble)

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cbir.core.artifacts import IndexStore
+from cbir.core.artifacts import IndexStore, TrustedKeys
 from cbir.core.ensemble import load_ensemble
 from cbir.core.errors import CbirError
 from cbir.core.images import Decoder
@@ -27,6 +27,8 @@ class EngineConfig:
 
     Attributes:
         ensemble: Name or file of an ensemble with the present paths of the weights; None for those in the index.
+        verify: Compare every file with its checksum before anything is made of it.
+        trust: Who must have signed a version; None: nobody need have.
         text: Load text towers, so that text queries can be answered if the ensemble has any.
     """
 
@@ -36,10 +38,11 @@ class EngineConfig:
     device: str = "auto"
     runtime: str = "auto"
     index: str | None = None
-    verify: bool = False
+    verify: bool = True
     limits: Limits = field(default_factory=Limits)
     text: bool = True
     precision: str = "auto"
+    trust: TrustedKeys | None = None
 
     def resolve(self, version: str | None = None) -> str:
         """The version that is asked for; without one, the live one.
@@ -75,6 +78,7 @@ class EngineConfig:
             runtime=self.runtime,
             index=self.index,
             verify=self.verify,
+            trust=self.trust,
             limits=self.limits,
             text=self.text,
             beside=beside,

@@ -58,7 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-text", action="store_true", help="load no text towers: saves their memory, takes no queries in words"
     )
-    parser.add_argument("--verify", action="store_true", help="compare every file with its checksum first")
+    parser.add_argument(
+        "--verify", action=argparse.BooleanOptionalAction, default=True,
+        help="compare every file with its checksum before anything is made of it (about a second for a gigabyte)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--trust-key", type=Path, action="append", default=[], metavar="FILE",
+        help="public Ed25519 key (PEM) that must have signed the index; may be given several times",
+    )  # fmt: skip
     parser.add_argument("--version-name", metavar="V", help="the version to serve (default: the live one)")
     parser.add_argument(
         "--grace", type=_seconds, default=GRACE, metavar="S",
@@ -78,6 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def engine_config(args: argparse.Namespace) -> EngineConfig:
     """The configuration of the engine that the command's arguments describe."""
     # Imported here, so that --help and wrong usage do not wait for torch.
+    from cbir.core.artifacts import TrustedKeys
     from cbir.server.deployment.deployment import EngineConfig
 
     # Images are prepared on as many threads as there are cores, so each of them computes alone.
@@ -88,7 +96,7 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
     )  # fmt: skip
     return EngineConfig(
         args.path, args.version_name, args.ensemble, args.device, args.runtime, args.search, args.verify, limits,
-        not args.no_text, args.precision,
+        not args.no_text, args.precision, TrustedKeys.read(args.trust_key) if args.trust_key else None,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from safetensors import SafetensorError
 
-from cbir.core.artifacts import IndexStore, IndexVersion, gallery_pictures
+from cbir.core.artifacts import IndexStore, IndexVersion, TrustedKeys, gallery_pictures
 from cbir.core.ensemble import Embedder, EnsembleSpec, load_embedder
 from cbir.core.errors import ArtifactError, CbirError, ConfigurationError
 from cbir.core.images import Decoder
@@ -93,7 +93,8 @@ class Engine:
         device: str = "auto",
         runtime: str = "auto",
         index: str | None = None,
-        verify: bool = False,
+        verify: bool = True,
+        trust: TrustedKeys | None = None,
         limits: Limits | None = None,
         text: bool = True,
         beside: Engine | None = None,
@@ -109,7 +110,8 @@ class Engine:
             device: ``auto``, ``cpu`` or ``cuda``.
             runtime: ``auto``, ``openvino`` or ``torch``.
             index: ``exact`` for exact search even if there is an approximate index; None for what the indexer built.
-            verify: Compare every file with its checksum first.
+            verify: Compare every file with its checksum first; False: sizes only.
+            trust: Who must have signed the version; None: nobody need have.
             text: Load the text towers of members that have one.
             beside: An engine loaded with the same options; models that both share are not loaded again.
             on_device: Runs a function on the thread that owns the device and waits for it; None: run it on this one.
@@ -127,7 +129,7 @@ class Engine:
                 reason="INDEX_UNKNOWN",
             )
         try:
-            opened = IndexStore(index_path).open(version, verify=verify)
+            opened = IndexStore(index_path, trust).open(version, verify=verify)
             spec = ensemble or opened.manifest.ensemble
             opened.check_ensemble(spec)
             known = beside.models if beside else {}

@@ -3,13 +3,14 @@
 Each member fingerprint has a folder of safetensors files, the blocks: ``keys`` (n, 32) uint8, SHA-256 digests of image
 files, and ``values`` (n, D), for embeddings float16 unit vectors.  A block is written under another name and renamed
 when it is complete, so a killed run loses at most the block that it was filling.  Writers need no lock, because each
-writes blocks of its own.
+writes blocks of its own.  The name of a block is the SHA-256 of its bytes, so damage is found before the block is used.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
+import hashlib
+import re
 import secrets
 import time
 from collections.abc import Iterable
@@ -19,14 +20,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
-__all__ = ["EmbeddingCache"]
+from cbir.core.files import file_sha256, make_folder, sync, write_durably
+
+__all__ = ["EmbeddingCache", "is_damaged"]
 
 #: Fewest blocks that are worth merging.
 _MIN_BLOCKS_TO_MERGE = 64
 #: Age after which an incomplete block is taken to be left by a killed process.
 _ABANDONED_SECONDS = 3600
+#: Blocks were called by chance before they were called by their checksum; such are read as they are.
+_CHECKSUM = re.compile(r"[0-9a-f]{64}")
 
 
 class EmbeddingCache:
@@ -48,6 +53,9 @@ class EmbeddingCache:
             return
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
+                if is_damaged(path):
+                    path.unlink(missing_ok=True)
+                    continue
                 with safe_open(path, framework="numpy") as block:
                     keys = block.get_tensor("keys")
             except SafetensorError:
@@ -69,14 +77,14 @@ class EmbeddingCache:
         """Write a block of 32-byte digests and their (n, D) values; it is on disk when this returns."""
         if not keys:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{secrets.token_hex(8)}.safetensors"
-        partial = path.with_suffix(".partial")
+        make_folder(self.folder)
         digests = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), 32)
-        save_file({"keys": digests.copy(), "values": np.ascontiguousarray(values)}, partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        data = save({"keys": digests.copy(), "values": np.ascontiguousarray(values)})
+        path = self.folder / f"{hashlib.sha256(data).hexdigest()}.safetensors"
+        partial = path.with_name(f"{secrets.token_hex(8)}.partial")
+        write_durably(partial, data)
         partial.replace(path)
+        sync(self.folder)
         for i, key in enumerate(keys):
             self._place[key] = (path, i)
 
@@ -130,8 +138,7 @@ class EmbeddingCache:
             return
         keys = list(self._place)
         self.put(keys, self.get(keys))
-        for path in blocks:
-            path.unlink(missing_ok=True)
+        self._forget(blocks)
 
     def discard(self, keep: set[bytes]) -> int:
         """Delete every embedding whose digest is not in ``keep``; return how many were deleted."""
@@ -144,6 +151,19 @@ class EmbeddingCache:
         self._place.clear()
         if vectors is not None:
             self.put(kept, vectors)
-        for path in blocks:
-            path.unlink(missing_ok=True)
+        self._forget(blocks)
         return gone
+
+    def _forget(self, blocks: set[Path]) -> None:
+        """Remove blocks of which nothing is looked up any more."""
+        for path in blocks - {path for path, _ in self._place.values()}:
+            path.unlink(missing_ok=True)
+
+
+def is_damaged(path: Path) -> bool:
+    """Whether a block of a cache has other bytes than its name says.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    return _CHECKSUM.fullmatch(path.stem) is not None and file_sha256(path) != path.stem

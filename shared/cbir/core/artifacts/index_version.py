@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -12,13 +13,15 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
+from safetensors.numpy import load as safetensors_load
 
 from cbir.core.artifacts.gallery import Gallery
 from cbir.core.artifacts.manifest import Manifest
+from cbir.core.artifacts.version_files import VersionFiles
 from cbir.core.ensemble import EnsembleSpec, member_fingerprint
 from cbir.core.errors import ArtifactError
-from cbir.core.files import file_sha256
 from cbir.core.metric import Projection
+from cbir.core.vector_index import VectorIndex, index_file, load_index
 from cbir.core.vote import LinearHead, VoteSettings
 
 __all__ = ["HEADS_FILE", "IndexVersion"]
@@ -30,8 +33,18 @@ HEADS_FILE = "heads.safetensors"
 class IndexVersion:
     """One complete version, opened for reading."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, *, verify: bool = True) -> None:
+        """Open the files that the manifest lists.
+
+        Args:
+            path: ``INDEX/versions/<version>``.
+            verify: Compare each file with its checksum when it is first used.
+
+        Raises:
+            ArtifactError: ``INDEX_INCOMPLETE`` or ``INDEX_LINKED``.
+        """
         self.path, self.manifest = path, manifest
+        self._files = VersionFiles(path.parent.parent, path.name, manifest.files, verify=verify)
 
     @property
     def name(self) -> str:
@@ -41,73 +54,78 @@ class IndexVersion:
     @cached_property
     def gallery(self) -> Gallery:
         """The images, in row order."""
-        return Gallery.read(self.path / "images.parquet")
+        with self._reading("images.parquet") as place:
+            gallery = Gallery.read(Path(place))
+            if len(gallery) != self.manifest.images:
+                raise ValueError("it has another number of images than the manifest says")
+            return gallery
 
     def embeddings(self, member: str) -> NDArray[np.float16]:
         """(N, dim) projected unit vectors of a member, mapped from the file."""
-        path = self.path / "members" / member / "embeddings.npy"
-        with _reading(path):
-            return cast("NDArray[np.float16]", np.load(path, mmap_mode="r"))
+        return self._vectors(f"members/{member}/embeddings.npy")
 
     def plain_embeddings(self, member: str) -> NDArray[np.float16]:
         """:meth:`embeddings` before augmentation, where the vote has any and the version kept them."""
-        path = self.path / "members" / member / "plain.npy"
-        if path.relative_to(self.path).as_posix() not in self.manifest.files:
-            return self.embeddings(member)
-        with _reading(path):
-            return cast("NDArray[np.float16]", np.load(path, mmap_mode="r"))
+        name = f"members/{member}/plain.npy"
+        return self._vectors(name) if name in self._files else self.embeddings(member)
 
     def joint(self, member: str) -> NDArray[np.float16]:
         """(N, raw_dim) unit vectors of a member with a text tower, before projection, mapped from the file."""
-        path = self.path / "members" / member / "joint.npy"
-        with _reading(path):
-            return cast("NDArray[np.float16]", np.load(path, mmap_mode="r"))
+        return self._vectors(f"members/{member}/joint.npy")
+
+    def _vectors(self, name: str) -> NDArray[np.float16]:
+        with self._reading(name):
+            vectors = self._files.array(name)
+            if vectors.dtype != np.float16 or vectors.ndim != 2 or len(vectors) != self.manifest.images:
+                raise ValueError(f"{vectors.dtype} {vectors.shape} are no vectors of {self.manifest.images} images")
+            return vectors
 
     def classes(self, member: str) -> tuple[NDArray[np.float32], float] | None:
         """(C, raw_dim) unit vectors of the labels' names and the model's logit scale.
 
         None in a gallery without labels, and for members without a text tower.
         """
-        from safetensors.numpy import load_file
-
-        path = self.path / "members" / member / "classes.safetensors"
-        if path.relative_to(self.path).as_posix() not in self.manifest.files:
+        name = f"members/{member}/classes.safetensors"
+        if name not in self._files:
             return None
-        with _reading(path):
-            arrays = load_file(path)
+        with self._reading(name):
+            arrays = self._arrays(name)
             return arrays["embeddings"], float(arrays["logit_scale"][0])
 
     def projection(self, member: str) -> Projection:
         """The member's projection, for queries."""
-        from safetensors.numpy import load_file
-
-        path = self.path / "members" / member / "projection.safetensors"
-        with _reading(path):
-            return Projection.from_arrays(load_file(path))
+        name = f"members/{member}/projection.safetensors"
+        with self._reading(name):
+            return Projection.from_arrays(self._arrays(name))
 
     @cached_property
     def vote(self) -> VoteSettings:
         """The settings of the vote: weights, label vote, calibration."""
-        path = self.path / "vote.json"
-        with _reading(path):
-            return VoteSettings.from_json(json.loads(path.read_text(encoding="utf-8")))
+        with self._reading("vote.json"):
+            return VoteSettings.from_json(json.loads(self._files.read("vote.json")))
 
     def heads(self) -> dict[str, LinearHead]:
         """The linear heads by member, with classes in the order of ``gallery.labels``; empty where none were fitted."""
-        from safetensors.numpy import load_file
-
-        path = self.path / HEADS_FILE
-        if HEADS_FILE not in self.manifest.files:
+        if HEADS_FILE not in self._files:
             return {}
-        with _reading(path):
-            arrays = load_file(path)
+        with self._reading(HEADS_FILE):
+            arrays = self._arrays(HEADS_FILE)
             names = [name.removesuffix(".bias") for name in arrays if name.endswith(".bias")]
             return {name: LinearHead(arrays[f"{name}.weight"], arrays[f"{name}.bias"]) for name in names}
+
+    def vector_index(self, member: str, device: str, vectors: NDArray[np.float16]) -> VectorIndex | None:
+        """The member's approximate index over ``vectors``, None where its search is exact."""
+        kind = str(self.manifest.members[member]["index"])
+        file = index_file(kind)
+        if file is None:
+            return None
+        with self._reading(f"members/{member}/{file}") as place:
+            return load_index(kind, Path(place), vectors, device)
 
     def is_intact(self, name: str) -> bool:
         """Whether a file of the manifest can be read and still has its checksum."""
         try:
-            return bool(file_sha256(self.path / name) == self.manifest.files[name]["sha256"])
+            return self._files.is_intact(name)
         except OSError:
             return False
 
@@ -117,13 +135,26 @@ class IndexVersion:
         Raises:
             ArtifactError: ``INDEX_CORRUPT`` naming the file.
         """
-        for name in self.manifest.files:
-            if not self.is_intact(name):
-                raise ArtifactError(
-                    f"{self.path / name} does not match its checksum: roll back with `cbir rollback`, or index again "
-                    "with --rebuild",
-                    reason="INDEX_CORRUPT",
-                )
+        self._files.verify()
+
+    def _arrays(self, name: str) -> dict[str, NDArray[np.float32]]:
+        return cast("dict[str, NDArray[np.float32]]", safetensors_load(self._files.read(name)))
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[str]:
+        """Name the file of a version that turns out to be damaged; gives a path that leads to that very file."""
+        try:
+            yield self._files.place(name)
+        except ArtifactError as error:
+            # Libraries were given the descriptor's path, which means nothing to whoever reads this.
+            raise ArtifactError(
+                re.sub(r"/dev/fd/\d+", str(self.path / name), str(error)), reason=error.reason
+            ) from error
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, SafetensorError) as error:
+            raise ArtifactError(
+                f"{self.path / name} is damaged: roll back with `cbir rollback`, or index again with --rebuild",
+                reason="INDEX_CORRUPT",
+            ) from error
 
     def check_ensemble(self, ensemble: EnsembleSpec) -> None:
         """Refuse an ensemble whose embeddings are not those of this version.
@@ -146,14 +177,3 @@ class IndexVersion:
                     f"{self.path} was made: put the old weights back, or index again",
                     reason="INDEX_MISMATCH",
                 )
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn the errors of reading a damaged file into an ArtifactError that names it."""
-    try:
-        yield
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
-        raise ArtifactError(
-            f"{path} is damaged: roll back with `cbir rollback`, or index again with --rebuild", reason="INDEX_CORRUPT"
-        ) from error

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cbir.core.artifacts.version_files import is_file_name
 from cbir.core.ensemble import EnsembleSpec
-from cbir.core.errors import ArtifactError
+from cbir.core.errors import ArtifactError, CbirError
+from cbir.core.vector_index import index_file, is_index_name
 
-__all__ = ["FORMAT", "Manifest"]
+__all__ = ["FORMAT", "LARGEST", "MANIFEST_FILE", "Manifest"]
 
-#: Version of the layout on disk; a reader refuses others.
-FORMAT = 1
+MANIFEST_FILE = "manifest.json"
+#: Version of the layout on disk: 2, which is sealed.  That before seals, 1, is read too, and no other.
+FORMAT = 2
+_BEFORE_SEALS = 1
+#: Most bytes of a manifest; 100,000 images that were left out take a tenth of it.
+LARGEST = 256 * 2**20
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_FINGERPRINT = re.compile(r"[0-9A-Za-z]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -52,33 +62,76 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Manifest:
-        """Inverse of :meth:`to_json`."""
-        return cls(**{**data, "ensemble": EnsembleSpec.from_json(data["ensemble"]), "skipped": tuple(data["skipped"])})
-
-    @classmethod
-    def read(cls, version: Path) -> Manifest:
-        """The manifest of the version in a folder.
+        """Inverse of :meth:`to_json`.
 
         Raises:
-            ArtifactError: ``INDEX_INCOMPLETE``, ``INDEX_CORRUPT`` or ``INDEX_MISMATCH`` where the format is another.
+            ValueError, TypeError, KeyError, CbirError: It is no manifest, or names what it may not.
+        """
+        manifest = cls(
+            **{**data, "ensemble": EnsembleSpec.from_json(data["ensemble"]), "skipped": tuple(data["skipped"])}
+        )
+        manifest._check()
+        return manifest
+
+    @classmethod
+    def parse(cls, data: bytes, path: Path, *, sealed: bool) -> Manifest:
+        """Read the bytes of a manifest.
+
+        Args:
+            path: Of the version, to be named in errors.
+            sealed: Its checksum was found in a seal.
+
+        Raises:
+            ArtifactError: ``INDEX_CORRUPT``, or ``INDEX_MISMATCH`` where the format is another.
         """
         try:
-            data = json.loads((version / "manifest.json").read_text(encoding="utf-8"))
-            known = data.get("format")
-            manifest = cls.from_json(data) if known == FORMAT else None
-        except OSError:
-            raise ArtifactError(
-                f"the version {version} has no manifest.json, so it was only half copied: copy it again",
-                reason="INDEX_INCOMPLETE",
-            ) from None
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise ArtifactError(
-                f"{version}/manifest.json is damaged: roll back with `cbir rollback`, or index again",
-                reason="INDEX_CORRUPT",
-            ) from None
+            content = json.loads(data)
+            known = content.get("format")
+            manifest = cls.from_json(content) if known in (_BEFORE_SEALS, FORMAT) else None
+        except CbirError as error:
+            # It is whole, and asks for what no index may.
+            raise ArtifactError(f"{path}/{MANIFEST_FILE} is refused: {error}", reason="INDEX_REFUSED") from error
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise _damaged(path) from error
         if manifest is None:
             raise ArtifactError(
-                f"{version} has index format {known}; this program reads {FORMAT}: index again",
+                f"{path} has index format {known}; this program reads {_BEFORE_SEALS} and {FORMAT}: index again",
                 reason="INDEX_MISMATCH",
             )
+        if manifest.version != path.name or sealed != (manifest.format != _BEFORE_SEALS):
+            raise _damaged(path)
         return manifest
+
+    def _check(self) -> None:
+        """Refuse what is no fact about a version, before anybody opens a file by it."""
+        names = [member.name for member in self.ensemble.members]
+        if not names or len({*names}) != len(names) or {*names} != {*self.members}:
+            raise ValueError("members and ensemble differ")
+        if not isinstance(self.images, int) or not isinstance(self.labels, int) or self.images < 0:
+            raise ValueError("counts are no numbers")
+        needed = ["images.parquet", "vote.json"]
+        for name in names:
+            facts = self.members[name]
+            index = facts["index"]
+            if not isinstance(index, str) or index == "auto" or not is_index_name(index):
+                raise ValueError(f"{index!r} is no index")
+            if not _FINGERPRINT.fullmatch(facts["fingerprint"]):
+                raise ValueError("no fingerprint")
+            parts = ("embeddings.npy", "projection.safetensors", index_file(index))
+            needed += [f"members/{name}/{part}" for part in parts if part]
+        for name, facts in self.files.items():
+            if not is_file_name(name):
+                raise ValueError(f"{name!r} may lie outside the version")
+            size = facts["size"]
+            if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+                raise ValueError(f"{size!r} is no size")
+            if not _DIGEST.fullmatch(facts["sha256"]):
+                raise ValueError("no checksum")
+        if missing := [name for name in needed if name not in self.files]:
+            raise ValueError(f"{missing[0]} is not listed, so that nothing vouches for it")
+
+
+def _damaged(path: Path) -> ArtifactError:
+    return ArtifactError(
+        f"{path}/{MANIFEST_FILE} is damaged: roll back with `cbir rollback`, or index again", reason="INDEX_CORRUPT"
+    )

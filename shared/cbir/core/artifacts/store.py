@@ -1,14 +1,19 @@
 """The artifact store: immutable index versions below one folder, published by rename.
 
-INDEX/CURRENT                      name of the live version
-INDEX/versions/<version>/          a complete version
-INDEX/versions/.partial-<version>/ being written, or left by a killed indexer; removed by the next one
+INDEX/CURRENT                      name and checksum of the live version (see :mod:`cbir.core.artifacts.seal`)
+INDEX/versions/<version>/          complete or absent; seal and manifest.json are written last
+INDEX/versions/.partial-<version>/ being written; removed by the next indexer
+INDEX/versions/.removed-<version>/ being removed; likewise
 INDEX/cache/                       raw embeddings, see cbir.core.artifacts.embedding_cache
+INDEX/.lock                        held by the one who writes
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -17,19 +22,32 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cbir.core.artifacts.index_version import IndexVersion
-from cbir.core.artifacts.manifest import Manifest
+from cbir.core.artifacts.manifest import LARGEST, MANIFEST_FILE, Manifest
+from cbir.core.artifacts.seal import SEAL_FILE, VERSION_NAME, Seal
+from cbir.core.artifacts.signature import SigningKey, TrustedKeys
+from cbir.core.artifacts.version_files import open_folder, read_beside
 from cbir.core.artifacts.version_writer import VersionWriter
 from cbir.core.errors import ArtifactError
-from cbir.core.files import sync, write_durably
+from cbir.core.files import make_folder, sync, write_durably
 
 __all__ = ["IndexStore"]
 
+_LARGEST_SEAL = 4096
+#: How often a version is looked for that was collected between the look at CURRENT and its opening.
+_ATTEMPTS = 5
+
 
 class IndexStore:
-    """One INDEX folder."""
+    """One INDEX folder.
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    Args:
+        trust: Who must have signed a version that is opened; None: nobody need have.
+        key: Signs what is published.
+    """
+
+    def __init__(self, path: Path | str, trust: TrustedKeys | None = None, key: SigningKey | None = None) -> None:
+        self.path, self._trust, self._key = Path(path), trust, key
+        self._locked = False
 
     @property
     def _versions(self) -> Path:
@@ -39,11 +57,18 @@ class IndexStore:
         """The name of the live version.
 
         Raises:
-            ArtifactError: ``INDEX_NOT_FOUND``.
+            ArtifactError: ``INDEX_NOT_FOUND``, ``INDEX_INCOMPLETE`` or ``INDEX_CORRUPT``.
         """
+        return self._live_seal().version
+
+    def _live_seal(self) -> Seal:
         try:
-            name = (self.path / "CURRENT").read_text(encoding="utf-8").strip()
-        except UnicodeDecodeError:
+            folder = open_folder(self.path)
+            try:
+                return Seal.parse(read_beside(folder, "CURRENT", self.path / "CURRENT", _LARGEST_SEAL))
+            finally:
+                os.close(folder)
+        except ValueError:
             raise ArtifactError(
                 f"{self.path}/CURRENT is damaged: roll back with `cbir rollback {self.path} --version-name VERSION`",
                 reason="INDEX_CORRUPT",
@@ -59,7 +84,6 @@ class IndexStore:
                 f"there is no index at {self.path}: make one with `cbir index SOURCE --out {self.path}`",
                 reason="INDEX_NOT_FOUND",
             ) from None
-        return name
 
     def has_current(self) -> bool:
         """Whether a version is live."""
@@ -69,42 +93,90 @@ class IndexStore:
         """The complete versions, oldest first."""
         if not self._versions.is_dir():
             return []
-        return sorted(
-            p.parent.name for p in self._versions.glob("*/manifest.json") if not p.parent.name.startswith(".")
-        )
+        found = (p.parent.name for p in self._versions.glob(f"*/{MANIFEST_FILE}"))
+        return sorted(name for name in found if re.fullmatch(VERSION_NAME, name))
 
-    def open(self, version: str | None = None, *, verify: bool = False) -> IndexVersion:
+    def open(self, version: str | None = None, *, verify: bool | None = None) -> IndexVersion:
         """Open a version, by default the live one, and check that all its files are there with their sizes.
 
         Args:
             version: Its name.
-            verify: Compare the checksums of all files too.
+            verify: True: compare every file with its checksum now; None: each when it is first used; False: sizes only.
 
         Raises:
-            ArtifactError: ``INDEX_NOT_FOUND``, ``VERSION_NOT_FOUND``, ``INDEX_INCOMPLETE``, ``INDEX_CORRUPT`` or
-                ``INDEX_MISMATCH`` where the format is another.
+            ArtifactError: ``INDEX_NOT_FOUND``, ``VERSION_NOT_FOUND``, ``INDEX_INCOMPLETE``, ``INDEX_CORRUPT``,
+                ``INDEX_LINKED``, ``INDEX_REFUSED``, ``INDEX_UNTRUSTED``, or ``INDEX_MISMATCH`` where the format is
+                another.
         """
-        name = version or self.current()
+        for attempt in range(_ATTEMPTS):
+            live = self._live_seal() if version is None else None
+            try:
+                opened = self._open(live.version if live else version or "", live, verify is not False)
+                break
+            except ArtifactError:
+                # A newer version may have gone live, and this one been collected, since CURRENT was read.
+                if live is None or attempt + 1 == _ATTEMPTS or self._live_seal() == live:
+                    raise
+        if verify:
+            opened.verify()
+        return opened
+
+    def _open(self, name: str, live: Seal | None, verify: bool) -> IndexVersion:
         path = self._versions / name
-        if not name or Path(name).name != name or not path.is_dir():
+        try:
+            if not re.fullmatch(VERSION_NAME, name):
+                raise FileNotFoundError
+            folder = open_folder(self.path, "versions", name)
+        except FileNotFoundError:
             known = ", ".join(self.versions()) or "none"
             raise ArtifactError(
                 f"the index {self.path} has no version {name!r}; complete versions are: {known}",
                 reason="VERSION_NOT_FOUND",
+            ) from None
+        try:
+            seal, data = self._read_sealed(folder, path)
+        finally:
+            os.close(folder)
+        if live is not None and live != seal.unsigned():
+            raise ArtifactError(
+                f"{self.path}/CURRENT and the seal of version {name} differ, so one of them is damaged: roll back with "
+                f"`cbir rollback {self.path} --version-name VERSION`",
+                reason="INDEX_CORRUPT",
             )
-        manifest = Manifest.read(path)
-        for file, facts in manifest.files.items():
-            size = (path / file).stat().st_size if (path / file).is_file() else -1
-            if size != facts["size"]:
-                found = "is missing" if size < 0 else f"has {size:,} bytes in place of {facts['size']:,}"
-                raise ArtifactError(
-                    f"{path / file} {found}, so the version was only half copied: copy it again, or roll back",
-                    reason="INDEX_INCOMPLETE",
-                )
-        opened = IndexVersion(path, manifest)
-        if verify:
-            opened.verify()
-        return opened
+        if self._trust is not None and not seal.is_trusted(self._trust):
+            found = "is signed by another" if seal.signature else "is not signed"
+            raise ArtifactError(
+                f"the version {path} {found}: give its key with --trust-key, or publish it with --sign-key",
+                reason="INDEX_UNTRUSTED",
+            )
+        return IndexVersion(path, Manifest.parse(data, path, sealed=seal.digest is not None), verify=verify)
+
+    def _read_sealed(self, folder: int, path: Path) -> tuple[Seal, bytes]:
+        """The seal of a version, and the manifest that it is the seal of."""
+        try:
+            data = read_beside(folder, MANIFEST_FILE, path / MANIFEST_FILE, LARGEST)
+        except FileNotFoundError:
+            raise ArtifactError(
+                f"the version {path} has no {MANIFEST_FILE}, so it was only half copied: copy it again",
+                reason="INDEX_INCOMPLETE",
+            ) from None
+        try:
+            seal = Seal.parse(read_beside(folder, SEAL_FILE, path / SEAL_FILE, _LARGEST_SEAL))
+            if seal.version != path.name or seal.digest is None:
+                raise ValueError("the seal of another version")
+        except FileNotFoundError:
+            seal = Seal(path.name)  # written before there were seals, or the manifest will say otherwise
+        except ValueError:
+            raise ArtifactError(
+                f"{path / SEAL_FILE} is damaged: roll back with `cbir rollback`, or index again", reason="INDEX_CORRUPT"
+            ) from None
+        if seal.digest is not None and hashlib.sha256(data).hexdigest() != seal.digest:
+            raise ArtifactError(
+                f"{path / MANIFEST_FILE} does not match its checksum: roll back with `cbir rollback`, or index again "
+                "with --rebuild",
+                reason="INDEX_CORRUPT",
+            )
+        return seal, data
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -114,8 +186,8 @@ class IndexStore:
             ArtifactError: ``INDEX_LOCKED`` where another indexer holds it; ``INDEX_UNWRITABLE``.
         """
         try:
-            self._versions.mkdir(parents=True, exist_ok=True)
-            file = (self.path / ".lock").open("a")
+            make_folder(self._versions)
+            file = os.fdopen(os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
         except OSError as error:
             raise ArtifactError(
                 f"{self.path} cannot be written ({error.strerror}): choose another --out", reason="INDEX_UNWRITABLE"
@@ -127,12 +199,20 @@ class IndexStore:
                 raise ArtifactError(
                     f"another process is writing {self.path}: wait for it to end", reason="INDEX_LOCKED"
                 ) from None
-            yield
+            self._locked = True
+            try:
+                yield
+            finally:
+                self._locked = False
+
+    def _check_locked(self) -> None:
+        if not self._locked:
+            raise RuntimeError("whoever writes an index holds its lock: `with store.lock(): ...`")
 
     def begin(self) -> VersionWriter:
-        """Start a new version, and remove what killed writers left behind.  Call with the lock held."""
-        for leftover in self._versions.glob(".partial-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        """Start a new version.  Call with the lock held: leftovers of killed writers are removed."""
+        self._check_locked()
+        self._sweep()
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"[:-3] + f"Z-{secrets.token_hex(3)}"
         previous = None
         if self.has_current():
@@ -140,24 +220,41 @@ class IndexStore:
                 previous = self.open()
             except ArtifactError:
                 previous = None  # the live version is damaged: link none of its files
-        return VersionWriter(self.path, name, previous, self.activate)
+        return VersionWriter(self.path, name, previous, self.activate, self._key)
 
     def activate(self, version: str) -> None:
-        """Make a complete version the live one (publish, rollback)."""
-        self.open(version)
-        partial = self.path / f".CURRENT-{secrets.token_hex(3)}"
-        write_durably(partial, version + "\n")
-        partial.replace(self.path / "CURRENT")
-        sync(self.path)
+        """Make a complete version the live one, signed where there is a key.  Call with the lock held."""
+        self._check_locked()
+        opened = self.open(version)
+        folder = open_folder(self.path, "versions", version)
+        try:
+            seal, data = self._read_sealed(folder, opened.path)
+        finally:
+            os.close(folder)
+        if self._key is not None:
+            if seal.digest is None:
+                raise ArtifactError(
+                    f"the version {version} was written before versions could be signed: index again with --rebuild",
+                    reason="INDEX_MISMATCH",
+                )
+            seal = Seal.of(version, data, self._key)
+            self._replace(opened.path / SEAL_FILE, seal.text())
+        self._replace(self.path / "CURRENT", seal.unsigned().text())
+
+    def _replace(self, path: Path, text: str) -> None:
+        partial = path.with_name(f".{path.name}-{secrets.token_hex(3)}")
+        write_durably(partial, text)
+        partial.replace(path)
+        sync(path.parent)
 
     def rollback(self, version: str | None = None) -> str:
         """Make ``version`` (default: the newest one older than the live one) the live one; return its name."""
         if version is None:
-            self.current()
-            older = [name for name in self.versions() if name < self.current()]
+            live = self.current()
+            older = [name for name in self.versions() if name < live]
             if not older:
                 raise ArtifactError(
-                    f"the index {self.path} has no version before {self.current()}: nothing to roll back to",
+                    f"the index {self.path} has no version before {live}: nothing to roll back to",
                     reason="VERSION_NOT_FOUND",
                 )
             version = older[-1]
@@ -165,16 +262,34 @@ class IndexStore:
         return version
 
     def collect(self, keep: int) -> list[str]:
-        """Remove all versions but the live one and the ``keep`` newest; return the names of the removed ones."""
+        """Remove all but the live version and the ``keep`` newest ones; return what was removed.
+
+        Who has opened a version goes on reading it: its files are gone when the last reader lets go of them.
+        """
+        self._check_locked()
         names = self.versions()
         kept = {self.current(), *(names[-keep:] if keep else ())}
         removed = [name for name in names if name not in kept]
         for name in removed:
-            # The manifest first: without it, a version that is removed only in part does not count as one.
-            (self._versions / name / "manifest.json").unlink()
-            shutil.rmtree(self._versions / name)
+            # By one rename a version is absent, and never half there.
+            (self._versions / name).rename(self._versions / f".removed-{name}")
+        sync(self._versions)
+        self._sweep()
         for leftover in self._versions.iterdir():
-            # Left behind by a killed writer or by an interrupted removal.
-            if not (leftover / "manifest.json").exists():
-                shutil.rmtree(leftover, ignore_errors=True)
+            if not (leftover / MANIFEST_FILE).exists():
+                _remove(leftover)
         return removed
+
+    def _sweep(self) -> None:
+        """Remove what killed writers and collectors left behind."""
+        for pattern in ("versions/.partial-*", "versions/.removed-*", ".CURRENT-*", f"versions/*/.{SEAL_FILE}-*"):
+            for leftover in self.path.glob(pattern):
+                _remove(leftover)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link or a folder, and nothing that a link leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.artifacts.index_version import HEADS_FILE, IndexVersion
-from cbir.core.artifacts.manifest import Manifest
-from cbir.core.files import file_sha256, sync, write_durably
+from cbir.core.artifacts.manifest import MANIFEST_FILE, Manifest
+from cbir.core.artifacts.seal import SEAL_FILE, Seal
+from cbir.core.artifacts.signature import SigningKey
+from cbir.core.files import file_sha256, sync, sync_tree, write_durably
 from cbir.core.vote import LinearHead
 
 __all__ = ["VersionWriter"]
@@ -28,11 +30,19 @@ class VersionWriter:
         name: Name of the version.
         previous: The version before; files that have not changed are linked to its files.
         make_live: Called with the name to make the complete version the live one.
+        key: Private key to sign the version with, if any.
     """
 
-    def __init__(self, index: Path, name: str, previous: IndexVersion | None, make_live: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        index: Path,
+        name: str,
+        previous: IndexVersion | None,
+        make_live: Callable[[str], None],
+        key: SigningKey | None = None,
+    ) -> None:
         self.index, self.name, self.previous = index, name, previous
-        self._make_live = make_live
+        self._make_live, self._key = make_live, key
         self.path = index / "versions" / f".partial-{name}"
         self.path.mkdir(parents=True)
 
@@ -63,14 +73,18 @@ class VersionWriter:
                 # The same bytes as in the previous version: a hard link, so that they are stored once.
                 link = path.with_name(path.name + ".link")
                 try:
-                    os.link(self.previous.path / name, link)
+                    os.link(self.previous.path / name, link, follow_symlinks=False)
                     link.replace(path)
                 except OSError:
                     link.unlink(missing_ok=True)
             sync(path)
         complete = Manifest(**{**vars(manifest), "version": self.name, "files": files})
-        write_durably(self.path / "manifest.json", json.dumps(complete.to_json(), indent=1, ensure_ascii=False))
-        sync(self.path)
+        text = json.dumps(complete.to_json(), indent=1, ensure_ascii=False)
+        write_durably(self.path / SEAL_FILE, Seal.of(self.name, text.encode(), self._key).text())
+        write_durably(self.path / MANIFEST_FILE, text)
+        # The names in every folder, those below members/ too, and the folder's own name.
+        sync_tree(self.path)
+        sync(self.path.parent)
         final = self.path.with_name(self.name)
         self.path.rename(final)
         sync(final.parent)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
+from cbir.core.ensemble.member_options import option_problem
 from cbir.core.ensemble.spec import BUILT_IN_FOLDER, MEMBER_NAME, WEIGHT_FILES, EnsembleSpec, InputSpec, MemberSpec
 from cbir.core.errors import EnsembleError
 from cbir.core.images import Crop
@@ -150,16 +150,16 @@ class _Reader:
         options = table.get("options", {})
         if not isinstance(options, dict):
             raise self.fail("options must be a table", "options", i)
+        if problem := option_problem(table["backend"], options):
+            raise self.fail(f"options have {problem}", "options", i)
+        form = self.input(i, table.get("input", {}))
         try:
-            json.dumps(options)
-        except TypeError as error:
-            raise self.fail(
-                f"options may hold texts, numbers, true, false and lists ({error})", "options", i
-            ) from error
-        return MemberSpec(
-            table["name"], table["backend"], table["model"], weights, options, self.input(i, table.get("input", {})),
-            dim, metric, float(weight), index, text, mirror,
-        )  # fmt: skip
+            return MemberSpec(
+                table["name"], table["backend"], table["model"], weights, options, form, dim, metric, float(weight),
+                index, text, mirror,
+            )  # fmt: skip
+        except EnsembleError as error:  # all but the weights was looked at above
+            raise self.fail(str(error), "weights", i) from None
 
     def input(self, i: int, table: Any) -> InputSpec:
         if not isinstance(table, dict):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cbir.core.ensemble.member_options import option_problem
+from cbir.core.errors import EnsembleError
 from cbir.core.images import Crop
 
 __all__ = [
@@ -27,6 +30,9 @@ Metric = str
 MEMBER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}"
 #: Endings that mark weights as a file; all others are a tag.
 WEIGHT_FILES = (".safetensors", ".onnx", ".tflite", ".xml")
+#: What a tag of a backend looks like: no folder, no address, and nothing that a library would take for a checkpoint.
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}")
+_PICKLES = (".pt", ".pth", ".bin", ".pkl", ".ckpt", ".tar", ".zip", ".npz")
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,13 @@ class InputSpec:
 @dataclass(frozen=True)
 class MemberSpec:
     """One member of an ensemble.
+
+    However it came to be, from an ensemble file, from the manifest of an index or in code, what could make a library
+    read a file, fetch an address or run code is refused here, before any library sees it.
+
+    Raises:
+        EnsembleError: ``MEMBER_REFUSED``: a name that is no folder's, weights that are neither a tag nor a file of
+            numbers, or an option that backends are not given (:mod:`cbir.core.ensemble.member_options`).
 
     Attributes:
         name: Unique in the ensemble.
@@ -78,6 +91,29 @@ class MemberSpec:
     index: str = "auto"
     text: bool = True
     mirror: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not re.fullmatch(MEMBER_NAME, self.name):
+            raise self._refused(f"{self.name!r} is no name: use letters, digits, '-', '_' and '.', at most 64")
+        if not isinstance(self.backend, str) or not isinstance(self.model, str):
+            raise self._refused(f"backend {self.backend!r} and model {self.model!r} must be texts")
+        weights = self.weights
+        if weights is not None and (
+            not isinstance(weights, str)
+            or weights.lower().endswith(_PICKLES)
+            or not (weights.endswith(WEIGHT_FILES) or _TAG.fullmatch(weights))
+        ):
+            raise self._refused(
+                f"weights {weights!r} are neither a tag of a backend nor a file of numbers "
+                f"({', '.join(WEIGHT_FILES)}); other files may hold code"
+            )
+        if not isinstance(self.options, Mapping):
+            raise self._refused(f"options must be a table, not {self.options!r}")
+        if problem := option_problem(self.backend, self.options):
+            raise self._refused(f"it asks for {problem}")
+
+    def _refused(self, problem: str) -> EnsembleError:
+        return EnsembleError(f"member {str(self.name)[:64]!r} is refused: {problem}", reason="MEMBER_REFUSED")
 
     @property
     def weights_file(self) -> Path | None:
@@ -138,5 +174,8 @@ def _portable(weights: str | None) -> str | None:
 
 def _local(weights: str | None) -> str | None:
     if weights and weights.startswith("package:"):
-        return str(BUILT_IN_FOLDER / weights.removeprefix("package:"))
+        file = weights.removeprefix("package:")
+        if Path(file).name != file:
+            raise ValueError(f"{weights!r} names a file outside the package")
+        return str(BUILT_IN_FOLDER / file)
     return weights

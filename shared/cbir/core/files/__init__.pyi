@@ -1,5 +1,7 @@
 from .checksum import file_sha256 as file_sha256
+from .durability import make_folder as make_folder
 from .durability import sync as sync
+from .durability import sync_tree as sync_tree
 from .durability import write_durably as write_durably
 from .uri import ArchiveMember as ArchiveMember
 from .uri import archive_members as archive_members

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["sync", "write_durably"]
+__all__ = ["make_folder", "sync", "sync_tree", "write_durably"]
 
 
 def sync(path: Path) -> None:
@@ -17,9 +17,24 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_durably(path: Path, text: str) -> None:
-    """Write a UTF-8 text file and wait until its bytes are on the disk; for its name, :func:`sync` the folder."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
+def write_durably(path: Path, content: str | bytes) -> None:
+    """Write a file (text as UTF-8) and wait until its bytes are on the disk; for its name, :func:`sync` the folder."""
+    with path.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def sync_tree(folder: Path) -> None:
+    """Wait until the disk holds the names in a folder and in all folders below it."""
+    for inner in sorted(p for p in folder.rglob("*") if p.is_dir()):
+        sync(inner)
+    sync(folder)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, and wait until the disk holds their names."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync(folder.parent)

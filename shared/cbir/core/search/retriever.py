@@ -24,7 +24,7 @@ from cbir.core.search.candidate_generation import CandidateGenerator, Strategy
 from cbir.core.search.exact_search import ExactSearch
 from cbir.core.search.gallery_matrix import load_matrix
 from cbir.core.search.per_member_search import PerMemberSearch
-from cbir.core.vector_index import VectorIndex, index_file, load_index
+from cbir.core.vector_index import VectorIndex
 from cbir.core.vote import (
     Fusion,
     Heads,
@@ -115,9 +115,7 @@ class Retriever:
             names = ["exact"] * len(members)
             indexes = [None] * len(members)
         else:
-            for member, name, vectors in zip(members, names, embeddings, strict=True):
-                file = version.path / "members" / member / (index_file(name) or "-")
-                indexes.append(load_index(name, file, vectors, place))
+            indexes = [version.vector_index(m, place, e) for m, e in zip(members, embeddings, strict=True)]
         projections = [version.projection(m) for m in members]
         label = names[0] if len(set(names)) == 1 else ", ".join(f"{m}={n}" for m, n in zip(members, names, strict=True))
         return cls(

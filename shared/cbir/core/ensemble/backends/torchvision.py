@@ -45,6 +45,9 @@ def load(member: MemberSpec, device: str, runtime: str, precision: str = "auto")
             transform.crop_size[0], tuple(transform.mean), tuple(transform.std), transform.interpolation.value
         )
         with hub_unreachable(member):
+            # The library unpickles what it fetched, or found in its cache, with all that a pickle may do: so it is
+            # looked through first by the unpickler that refuses everything but numbers.
+            tags[member.weights].get_state_dict(progress=True, check_hash=True, weights_only=True)
             model = torchvision.models.get_model(member.model, weights=member.weights, **options)
     else:
         with seeded():
