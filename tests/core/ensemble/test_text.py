@@ -139,7 +139,7 @@ def test_the_text_tower_does_not_change_what_images_embed_to() -> None:
     [
         (OSError("connection refused"), "WEIGHTS_UNREACHABLE", "connection refused"),
         (ModuleNotFoundError("No module named 'transformers'", name="transformers"), "BACKEND_MISSING",
-         "pip install transformers"),
+         "pip install 'ensemble-cbir[text]'"),
     ],
 )  # fmt: skip
 def test_a_tokenizer_that_cannot_be_had_is_explained(

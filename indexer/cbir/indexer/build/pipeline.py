@@ -12,11 +12,11 @@ from cbir.core.artifacts import Gallery, GalleryImage, IndexStore, IndexVersion,
 from cbir.core.ensemble import EnsembleSpec, has_text_tower
 from cbir.core.errors import ArtifactError, SourceError
 from cbir.core.machine import keep_compiled
-from cbir.core.vector_index import check_index
 from cbir.core.vote import VoteSettings
 from cbir.indexer.build.embedding import EmbeddingRun, Progress, RunSettings
 from cbir.indexer.build.image_facts import ImageFacts, SkippedImage
 from cbir.indexer.build.publishing import VersionContent, write_version
+from cbir.indexer.build.requirements import check_requirements
 from cbir.indexer.build.runner import Runner
 from cbir.indexer.sources import ScanProblem, SourceImage
 
@@ -110,15 +110,15 @@ def build(
 
     Raises:
         SourceError: There is no image that can be indexed; the live version stays.
+        ConfigurationError, EnsembleError: A member lacks something; told before any image is read.
         ArtifactError: The folder cannot be written, or another indexer has locked it.
         KeyboardInterrupt: The user interrupted; embeddings are kept for the next run, and the live version stays.
     """
     started = time.monotonic()
     keep_compiled()
-    if fit and fit.index:
-        check_index(fit.index)
     run_settings, fit = run_settings or RunSettings(), fit or FitSettings()
     report = on_progress or (lambda _: None)
+    check_requirements(ensemble, fit.index, out / "cache")
     store = IndexStore(out, key=key)
     report(Progress("scan", 0, 0))
     # Rows are in the order of ids, so that ties between equal scores are broken by id.

@@ -17,6 +17,7 @@ from .spec import InputSpec as InputSpec
 from .spec import MemberSpec as MemberSpec
 from .text_tower import PROMPTS as PROMPTS
 from .text_tower import TextEmbedder as TextEmbedder
+from .text_tower import check_text_tower as check_text_tower
 from .text_tower import class_embeddings as class_embeddings
 from .text_tower import has_text_tower as has_text_tower
 from .text_tower import load_text_embedder as load_text_embedder

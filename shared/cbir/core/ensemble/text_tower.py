@@ -17,14 +17,15 @@ __all__ = [
     "PROMPTS",
     "TEXT_BACKENDS",
     "TextEmbedder",
+    "check_text_tower",
     "class_embeddings",
     "has_text_tower",
     "load_text_embedder",
     "readable",
 ]
 
-#: Name of the backend -> import string of its loader of text towers.
-TEXT_BACKENDS = {"open_clip": "cbir.core.ensemble.backends.open_clip:load_text"}
+#: Name of the backend -> its module, which has ``load_text(member, device)`` and ``check_text(member)``.
+TEXT_BACKENDS = {"open_clip": "cbir.core.ensemble.backends.open_clip"}
 
 #: Name of the prompts that the names of classes are put into; the index records it.  These seven, selected by OpenAI
 #: for CLIP, are nearly as accurate as their full set of eighty, at a tenth of the cost.
@@ -69,9 +70,18 @@ def load_text_embedder(member: MemberSpec, device: str = "auto") -> TextEmbedder
             f"member {member.name!r} has no text tower: backends with one are {', '.join(TEXT_BACKENDS)}",
             reason="TEXT_UNSUPPORTED",
         )
-    module, _, function = TEXT_BACKENDS[member.backend].partition(":")
     with explained(member):
-        return cast(TextEmbedder, getattr(importlib.import_module(module), function)(member, device))
+        return cast(TextEmbedder, importlib.import_module(TEXT_BACKENDS[member.backend]).load_text(member, device))
+
+
+def check_text_tower(member: MemberSpec) -> None:
+    """Find out before hours of work whether a member's text tower will load: its tokenizer is what may be missing.
+
+    Raises:
+        EnsembleError: The tokenizer needs a package that is not installed, or is neither cached nor can be downloaded.
+    """
+    with explained(member):
+        importlib.import_module(TEXT_BACKENDS[member.backend]).check_text(member)
 
 
 def readable(label: str) -> str:

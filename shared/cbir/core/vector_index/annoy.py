@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cbir.core.errors import ArtifactError
 
-__all__ = ["AnnoyIndex", "build", "load"]
+__all__ = ["AnnoyIndex", "build", "check", "load"]
 
 _SEED = 1
 
@@ -35,6 +35,10 @@ class AnnoyIndex:
             # Annoy's angular distance is sqrt(2 - 2·cos).
             scores[i, : len(found)] = 1 - np.asarray(distances, np.float32) ** 2 / 2
         return rows, scores
+
+
+def check(argument: str) -> None:
+    """Every number of trees can be built."""
 
 
 def build(vectors: NDArray[np.float16], argument: str, path: Path) -> None:

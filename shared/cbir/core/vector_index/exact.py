@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["ExactIndex", "build", "load"]
+__all__ = ["ExactIndex", "build", "check", "load"]
 
 
 class ExactIndex:
@@ -24,6 +24,10 @@ class ExactIndex:
             query = torch.from_numpy(np.ascontiguousarray(queries)).to(self._matrix)
             scores, rows = torch.topk(query @ self._matrix.T, min(count, len(self._matrix)), dim=1)
         return rows.cpu().numpy(), scores.float().cpu().numpy()
+
+
+def check(argument: str) -> None:
+    """There is nothing to choose."""
 
 
 def build(vectors: NDArray[np.float16], argument: str, path: Path) -> None:

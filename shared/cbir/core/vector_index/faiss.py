@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from cbir.core.errors import ArtifactError, ConfigurationError
 
-__all__ = ["FaissIndex", "build", "load"]
+__all__ = ["FaissIndex", "build", "check", "load"]
 
 _BLOCK = 65536
 _TRAIN_ROWS = 500_000
+#: A length of vectors that product quantisers of any usual number of parts divide.
+_DIVISIBLE = 960
 
 
 class FaissIndex:
@@ -43,15 +45,28 @@ class FaissIndex:
         return None
 
 
-def build(vectors: NDArray[np.float16], argument: str, path: Path) -> None:
-    """Train and fill ``faiss.index_factory(d, argument)`` for inner products, and write it to ``path``."""
+def check(argument: str) -> None:
+    """Refuse a factory string that FAISS cannot read.
+
+    Raises:
+        ConfigurationError: ``INDEX_UNKNOWN``.
+    """
+    _made(argument, _DIVISIBLE)
+
+
+def _made(argument: str, width: int) -> Any:
     try:
-        index = faiss.index_factory(vectors.shape[1], argument or "Flat", faiss.METRIC_INNER_PRODUCT)
+        return faiss.index_factory(width, argument or "Flat", faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise ConfigurationError(
             f"FAISS does not know the factory string {argument!r}: see the FAISS wiki on the index factory",
             reason="INDEX_UNKNOWN",
         ) from error
+
+
+def build(vectors: NDArray[np.float16], argument: str, path: Path) -> None:
+    """Train and fill ``faiss.index_factory(d, argument)`` for inner products, and write it to ``path``."""
+    index = _made(argument, vectors.shape[1])
     if not index.is_trained:
         step = max(1, len(vectors) // _TRAIN_ROWS)
         try:

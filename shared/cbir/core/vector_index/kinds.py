@@ -1,7 +1,7 @@
 """The kinds of vector index, by name, and the protocol that each implements.
 
-To add a kind, write a module with ``build(vectors, argument, path)`` and ``load(path, vectors, device)``, and add a
-line to ``INDEXES``.  N gallery rows of one member, d components, B queries.
+To add a kind, write a module with ``check(argument)``, ``build(vectors, argument, path)`` and ``load(path, vectors,
+device)``, and add a line to ``INDEXES``.  N gallery rows of one member, d components, B queries.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def check_index(name: str) -> None:
     if not is_index_name(name):
         raise _unknown(name)
     if name != "auto":
-        _module(name)
+        _module(name).check(name.partition(":")[2])
 
 
 def _unknown(name: str) -> ConfigurationError:

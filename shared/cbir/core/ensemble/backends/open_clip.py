@@ -27,7 +27,7 @@ from cbir.core.ensemble.spec import MemberSpec
 from cbir.core.ensemble.text_tower import TextEmbedder
 from cbir.core.errors import EnsembleError
 
-__all__ = ["load", "load_text"]
+__all__ = ["check_text", "load", "load_text"]
 
 #: Texts in one forward pass.
 _BATCH = 64
@@ -58,18 +58,35 @@ def load_text(member: MemberSpec, device: str) -> TextEmbedder:
     Raises:
         EnsembleError: As for :func:`load`, or the tokenizer is neither part of open_clip nor cached nor reachable.
     """
+    return _TextTower(_create(member), _tokenizer(member), choose_runtime(device, "torch"))
+
+
+def check_text(member: MemberSpec) -> None:
+    """Make sure that the text tower could be loaded, without its weights, which are those of the image tower.
+
+    Raises:
+        EnsembleError: Unknown model, or a tokenizer that cannot be had.
+    """
+    _check_known(member)
+    _tokenizer(member)
+
+
+def _tokenizer(member: MemberSpec) -> Any:
     with tokenizer_unreachable(member):
-        tokenizer = open_clip.get_tokenizer(member.model)
-    return _TextTower(_create(member), tokenizer, choose_runtime(device, "torch"))
+        return open_clip.get_tokenizer(member.model)
 
 
-def _create(member: MemberSpec) -> Any:
-    """The whole model, both towers, with the member's weights."""
+def _check_known(member: MemberSpec) -> None:
     if member.model not in open_clip.list_models():
         raise EnsembleError(
             f"open_clip has no model {member.model!r} (member {member.name!r}): see open_clip.list_models()",
             reason="MODEL_UNKNOWN",
         )
+
+
+def _create(member: MemberSpec) -> Any:
+    """The whole model, both towers, with the member's weights."""
+    _check_known(member)
     options = dict(member.options)
     file = member.weights_file
     if member.weights and not file:

@@ -81,8 +81,8 @@ def tokenizer_unreachable(member: MemberSpec) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise EnsembleError(
             f"the tokenizer of {member.backend} model {member.model!r} (member {member.name!r}) needs the package "
-            f"{error.name}: pip install {error.name}, or leave the text tower out with text = false in the ensemble "
-            "file",
+            f"{error.name}: pip install 'ensemble-cbir[text]', or leave the text tower out with text = false in the "
+            "ensemble file",
             reason="BACKEND_MISSING",
         ) from error
     except Exception as error:  # the hub's client raises errors of several HTTP libraries
