@@ -23,7 +23,7 @@ _JPEG_SIDE = 65_500
 
 
 def is_pil_image(value: object) -> TypeIs[PIL.Image.Image]:
-    """Whether the value is a PIL image; does not load Pillow, as whoever has such an image has loaded it."""
+    """Whether the value is a PIL image. Does not load Pillow: if there is such an image, Pillow is loaded already."""
     module = sys.modules.get("PIL.Image")
     return module is not None and isinstance(value, module.Image)
 

@@ -9,7 +9,15 @@ import pytest
 
 from cbir.core.metric import fit_glrt, neighbour_metrics, normalise
 from cbir.indexer.build import Progress
-from cbir.indexer.tune.candidate_pool import ALONE, EACH, TOGETHER, most_candidates, pooled, products, rows_by_class
+from cbir.indexer.tune.candidate_pool import (
+    ALONE,
+    EACH,
+    TOGETHER,
+    find_candidates,
+    most_candidates,
+    products,
+    rows_by_class,
+)
 from cbir.indexer.tune.cross_fit import cross_splits, member_space
 from cbir.indexer.tune.fold_metrics import FoldMetrics
 from cbir.indexer.tune.label_moments import LabelMoments
@@ -111,7 +119,7 @@ def test_candidates_are_the_best_together_alone_and_of_the_likeliest_classes() -
     # A class with fewer images than are taken of each.
     codes[np.flatnonzero(codes == 3)[EACH // 2 :]] = -1
     most = most_candidates(2, 1, 900)
-    rows, counts = pooled(scores, share, likely, rows_by_class(codes, 6), most)
+    rows, counts = find_candidates(scores, share, likely, rows_by_class(codes, 6), most)
     fused = np.einsum("m,mbn->bn", share, scores)
     for b in range(3):
         wanted = set(np.argsort(-fused[b])[:TOGETHER])
@@ -135,7 +143,7 @@ def test_candidates_are_the_best_together_alone_and_of_the_likeliest_classes() -
 def test_a_small_gallery_is_searched_whole() -> None:
     scores = np.random.default_rng(2).normal(size=(1, 2, 30)).astype(np.float32)
     nobody = rows_by_class(np.full(30, -1), 0)
-    rows, counts = pooled(scores, np.ones(1, np.float32), np.zeros((2, 0), np.int32), nobody, 30)
+    rows, counts = find_candidates(scores, np.ones(1, np.float32), np.zeros((2, 0), np.int32), nobody, 30)
     np.testing.assert_array_equal(rows, np.argsort(-scores[0], axis=1))
     assert counts.tolist() == [30, 30]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cbir.core.machine import jit
 
-__all__ = ["most_candidates", "pooled", "products", "rows_by_class"]
+__all__ = ["find_candidates", "most_candidates", "products", "rows_by_class"]
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -29,14 +29,14 @@ def most_candidates(members: int, opinions: int, gallery: int) -> int:
     return min(gallery, TOGETHER + members * ALONE + opinions * LIKELY * EACH)
 
 
-def pooled(scores: Floats, share: Floats, likely: Ints, kin: Ints, most: int) -> tuple[Ints, Ints]:
+def find_candidates(scores: Floats, share: Floats, likely: Ints, class_rows: Ints, most: int) -> tuple[Ints, Ints]:
     """Find the candidates of some queries.
 
     Args:
         scores: (M, B, n) cosines.
         share: (M,) weights that sum to 1.
         likely: (B, any) numbers of the classes that are likely for each query.
-        kin: The result of :func:`rows_by_class`.
+        class_rows: The result of :func:`rows_by_class`.
         most: C, from :func:`most_candidates`.
 
     Returns:
@@ -45,7 +45,7 @@ def pooled(scores: Floats, share: Floats, likely: Ints, kin: Ints, most: int) ->
     fused = np.tensordot(share, scores, axes=1)
     found = [_leading(fused, TOGETHER), *(_leading(one, ALONE) for one in scores)]
     for codes in likely.T:
-        rows = kin[codes]
+        rows = class_rows[codes]
         values = np.where(rows >= 0, np.take_along_axis(fused, rows, axis=1), -np.inf)
         found.append(np.take_along_axis(rows, _leading(values, EACH), axis=1))
     rows = np.sort(np.concatenate(found, axis=1), axis=1)
@@ -64,10 +64,10 @@ def pooled(scores: Floats, share: Floats, likely: Ints, kin: Ints, most: int) ->
 def rows_by_class(codes: Ints, classes: int) -> Ints:
     """(L, size of the largest class) gallery rows of each class, padded with -1."""
     sizes = np.bincount(codes[codes >= 0], minlength=classes)
-    kin = np.full((classes, max(1, sizes.max(initial=0))), -1, np.int32)
+    class_rows = np.full((classes, max(1, sizes.max(initial=0))), -1, np.int32)
     for code, size in enumerate(sizes):
-        kin[code, :size] = np.flatnonzero(codes == code)
-    return kin
+        class_rows[code, :size] = np.flatnonzero(codes == code)
+    return class_rows
 
 
 def _leading(values: Floats, count: int) -> NDArray[np.int64]:

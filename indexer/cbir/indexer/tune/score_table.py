@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from cbir.core.vote import fit_head
-from cbir.indexer.tune.candidate_pool import LIKELY, most_candidates, pooled, products, rows_by_class
+from cbir.indexer.tune.candidate_pool import LIKELY, find_candidates, most_candidates, products, rows_by_class
 from cbir.indexer.tune.cross_fit import MemberSpace, MemberVectors, Sharpening, Split, sharpen
 from cbir.indexer.tune.fold_metrics import FoldMetrics
 
@@ -137,7 +137,7 @@ def _of_split(
     keys, count = tuple(asking), len(split.queries)
     gallery_codes = codes[split.gallery].astype(np.int32)
     sizes = np.bincount(gallery_codes[gallery_codes >= 0], minlength=max(classes, 1))
-    kin = rows_by_class(gallery_codes, classes)
+    class_rows = rows_by_class(gallery_codes, classes)
     base = {key: torch.from_numpy(searched[key]).to(device).T for key in usual}
     opinions = [np.sum([heads[key] for key in usual], axis=0)] if heads else []
     opinions += [np.sum(list(names.values()), axis=0)] if names else []
@@ -151,7 +151,7 @@ def _of_split(
         block = slice(start, start + _BLOCK)
         found = [torch.from_numpy(asking[key][block]).to(device) @ base[key] for key in usual]
         scores = torch.stack(found).cpu().numpy()
-        rows[block], counts[block] = pooled(scores, weights, wanted[block], kin, most)
+        rows[block], counts[block] = find_candidates(scores, weights, wanted[block], class_rows, most)
         for place, key in enumerate(keys):
             if key in usual:
                 similarities[block, place] = np.take_along_axis(scores[usual.index(key)], rows[block], axis=1)

@@ -64,8 +64,8 @@ class EngineConfig:
 
         Args:
             beside: As in :meth:`Engine.load`.
-            on_device: As there.
-            decoder: As there.
+            on_device: As in :meth:`Engine.load`.
+            decoder: As in :meth:`Engine.load`.
 
         Raises:
             CbirError: As :meth:`Engine.load`.

@@ -257,7 +257,7 @@ class Engine:
         """The first stage: check the options, and decode, crop and resize the image.  Thread-safe.
 
         Args:
-            go_on: Whether anybody still waits for it; asked while an image is decoded.
+            go_on: Says whether a caller still waits for the answer; called while an image is decoded.
 
         Raises:
             QueryError: An option is invalid.

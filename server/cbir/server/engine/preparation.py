@@ -86,7 +86,7 @@ class Preparation:
         """Check and prepare a query.
 
         Args:
-            go_on: Whether anybody still waits for it.
+            go_on: Says whether a caller still waits for the answer; called while an image is decoded.
 
         Raises:
             QueryError: An option is invalid; the reason says which.
