@@ -5,6 +5,7 @@ from .embedder import Embedder as Embedder
 from .embedder import embed_all as embed_all
 from .embedder import load_embedder as load_embedder
 from .ensemble_file import BUILT_IN as BUILT_IN
+from .ensemble_file import DEFAULT_ENSEMBLE as DEFAULT_ENSEMBLE
 from .ensemble_file import load_ensemble as load_ensemble
 from .fingerprint import member_fingerprint as member_fingerprint
 from .runtime.choice import choose_runtime as choose_runtime

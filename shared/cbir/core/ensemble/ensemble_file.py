@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cbir.core.ensemble.member_options import option_problem
-from cbir.core.ensemble.spec import BUILT_IN_FOLDER, MEMBER_NAME, WEIGHT_FILES, EnsembleSpec, InputSpec, MemberSpec
+from cbir.core.ensemble.package_files import BUILT_IN_FOLDER, is_package_file, package_file
+from cbir.core.ensemble.spec import MEMBER_NAME, TORCH_FILES, WEIGHT_FILES, EnsembleSpec, InputSpec, MemberSpec
 from cbir.core.errors import EnsembleError
 from cbir.core.images import Crop
 from cbir.core.vector_index import is_index_name
 
-__all__ = ["BUILT_IN", "load_ensemble"]
+__all__ = ["BUILT_IN", "DEFAULT_ENSEMBLE", "load_ensemble"]
 
 #: Names of the ensembles that come with the package.
-BUILT_IN = ("compact", "standard")
+BUILT_IN = ("lite", "compact", "standard")
+#: The one for new indexes, where none is named.
+DEFAULT_ENSEMBLE = "lite"
 
 _METRICS = ("cosine", "pca", "glrt")
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "area")
@@ -103,7 +107,7 @@ class _Reader:
     def member(self, i: int, table: Any) -> MemberSpec:
         known = (
             "name", "backend", "model", "weights", "options", "input", "dim", "metric", "weight", "index", "text",
-            "mirror",
+            "mirror", "sha256",
         )  # fmt: skip
         if not isinstance(table, dict):
             raise self.fail("members must be tables: write [[members]]", "members")
@@ -115,18 +119,7 @@ class _Reader:
                 raise self.fail(f"{key} is missing or no text", key, i)
         if not re.fullmatch(MEMBER_NAME, table["name"]):
             raise self.fail(f"name {table['name']!r} may hold letters, digits, '-', '_', '.' (at most 64)", "name", i)
-        weights = table.get("weights")
-        if weights is not None and (not isinstance(weights, str) or not weights):
-            raise self.fail("weights must be a tag of the backend or the path of a file", "weights", i)
-        if weights is not None and weights.endswith(WEIGHT_FILES):
-            file = (self.path.parent / _expanded(Path(weights))).resolve()
-            if not file.is_file():
-                raise self.fail(f"the weights file {file} is not there", "weights", i)
-            weights = str(file)
-        elif weights is not None and re.search(r"\.(pt|pth|bin|pkl|ckpt)$", weights):
-            raise self.fail(
-                f"weights {weights!r} may hold code when loaded; convert them to .safetensors", "weights", i
-            )
+        weights, sha256 = self.weights(i, table)
         dim = table.get("dim", 256)
         if isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= 8192:
             raise self.fail(f"dim is {dim!r}; it must be a whole number from 1 to 8192", "dim", i)
@@ -156,10 +149,47 @@ class _Reader:
         try:
             return MemberSpec(
                 table["name"], table["backend"], table["model"], weights, options, form, dim, metric, float(weight),
-                index, text, mirror,
+                index, text, mirror, sha256,
             )  # fmt: skip
         except EnsembleError as error:  # all but the weights was looked at above
             raise self.fail(str(error), "weights", i) from None
+
+    def weights(self, i: int, table: Mapping[str, Any]) -> tuple[str | None, str | None]:
+        """A member's weights and their digest, as :class:`MemberSpec` has them."""
+        weights, sha256 = table.get("weights"), table.get("sha256")
+        if weights is not None and (not isinstance(weights, str) or not weights):
+            raise self.fail("weights must be a tag of the backend or the path of a file", "weights", i)
+        if sha256 is not None and not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
+            raise self.fail(f"sha256 is {sha256!r}; it must be 64 hexadecimal digits in lower case", "sha256", i)
+        if weights is None:
+            is_file = False
+        elif is_package_file(weights):
+            try:
+                file = package_file(weights)
+            except EnsembleError as error:
+                raise self.fail(str(error), "weights", i) from error
+            is_file = True
+            if file.suffix in TORCH_FILES and sha256 is None:
+                raise self.fail(
+                    f"weights {weights!r} are a file of torch, which is read only where its digest is told: add "
+                    'sha256 = "..."', "weights", i,
+                )  # fmt: skip
+            if file.suffix not in (*TORCH_FILES, *WEIGHT_FILES):
+                raise self.fail(
+                    f"weights {weights!r} are no {', '.join((*WEIGHT_FILES, *TORCH_FILES))} file", "weights", i
+                )
+        elif is_file := weights.endswith(WEIGHT_FILES):
+            file = (self.path.parent / _expanded(Path(weights))).resolve()
+            if not file.is_file():
+                raise self.fail(f"the weights file {file} is not there", "weights", i)
+            weights = str(file)
+        elif re.search(r"\.(pt|pth|bin|pkl|ckpt)$", weights):
+            raise self.fail(
+                f"weights {weights!r} may hold code when loaded; convert them to .safetensors", "weights", i
+            )
+        if sha256 is not None and not is_file:
+            raise self.fail("sha256 is that of a weights file, and weights name none", "sha256", i)
+        return weights, sha256
 
     def input(self, i: int, table: Any) -> InputSpec:
         if not isinstance(table, dict):

@@ -41,7 +41,14 @@ def member_fingerprint(member: MemberSpec, crop: Crop) -> str:
                     reason="WEIGHTS_NOT_FOUND",
                 )
             status = part.stat()
-            digest.update(_remembered_sha256(str(part), status.st_size, status.st_mtime_ns).encode())
+            found = _remembered_sha256(str(part), status.st_size, status.st_mtime_ns)
+            if part == file and member.sha256 not in (None, found):
+                raise EnsembleError(
+                    f"{file} (member {member.name!r}) has the SHA-256 {found}, not {member.sha256} as the ensemble "
+                    "file asks: install the release that the ensemble was made for",
+                    reason="WEIGHTS_MISMATCH",
+                )
+            digest.update(found.encode())
         weights = f"sha256:{digest.hexdigest()}"
     identity = {
         "backend": member.backend,

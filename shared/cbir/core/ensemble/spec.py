@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from cbir.core.ensemble.member_options import option_problem
+from cbir.core.ensemble.package_files import BUILT_IN_FOLDER, is_package_file, package_file, package_place
 from cbir.core.errors import EnsembleError
 from cbir.core.images import Crop
 
 __all__ = [
-    "BUILT_IN_FOLDER",
     "MEMBER_NAME",
+    "TORCH_FILES",
     "WEIGHT_FILES",
     "EnsembleSpec",
     "InputSpec",
@@ -22,14 +23,13 @@ __all__ = [
     "Metric",
 ]
 
-#: The folder of the ensembles that come with the package, and of their weights.
-BUILT_IN_FOLDER = Path(__file__).parent / "built_in"
-
 Metric = str
 #: Pattern of a member's name, which also becomes the name of a folder.
 MEMBER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}"
 #: Endings that mark weights as a file; all others are a tag.
 WEIGHT_FILES = (".safetensors", ".onnx", ".tflite", ".xml")
+#: Endings of torch's files, which are read from an installed package and with a known digest only.
+TORCH_FILES = (".pth", ".pt")
 #: What a tag of a backend looks like: no folder, no address, and nothing that a library would take for a checkpoint.
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}")
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".ckpt", ".tar", ".zip", ".npz")
@@ -67,7 +67,9 @@ class MemberSpec:
         name: Unique in the ensemble.
         backend: The library that builds the model, such as ``timm``.
         model: The model's name in that library.
-        weights: A tag of the backend, or the absolute path of a weights or model file, or None for random weights.
+        weights: A tag of the backend, or the absolute path of a weights or model file, or ``package:NAME/FILE`` for a
+            file of an installed package (:mod:`cbir.core.ensemble.package_files`), or None for random weights.
+        sha256: The digest that the weights file must have, 64 hexadecimal digits; None: any.
         options: Further arguments of the backend.
         dim: Components kept by the projection.
         metric: ``cosine`` (no centring), ``pca`` (centred on the gallery) or ``glrt`` (that and the metric, fitted on
@@ -91,33 +93,52 @@ class MemberSpec:
     index: str = "auto"
     text: bool = True
     mirror: bool = False
+    sha256: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(MEMBER_NAME, self.name):
             raise self._refused(f"{self.name!r} is no name: use letters, digits, '-', '_' and '.', at most 64")
         if not isinstance(self.backend, str) or not isinstance(self.model, str):
             raise self._refused(f"backend {self.backend!r} and model {self.model!r} must be texts")
-        weights = self.weights
-        if weights is not None and (
+        self._check_weights()
+        if not isinstance(self.options, Mapping):
+            raise self._refused(f"options must be a table, not {self.options!r}")
+        if problem := option_problem(self.backend, self.options):
+            raise self._refused(f"it asks for {problem}")
+
+    def _check_weights(self) -> None:
+        weights, sha256 = self.weights, self.sha256
+        if sha256 is not None and not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
+            raise self._refused(f"sha256 {sha256!r} is no digest: write 64 hexadecimal digits in lower case")
+        if weights is None:
+            return
+        if isinstance(weights, str) and is_package_file(weights):
+            package, _ = package_place(weights)
+            # Tensors and nothing else are taken from them, and the package's own bytes are known.
+            if package and weights.endswith(TORCH_FILES) and sha256:
+                return
+        if (
             not isinstance(weights, str)
             or weights.lower().endswith(_PICKLES)
             or not (weights.endswith(WEIGHT_FILES) or _TAG.fullmatch(weights))
         ):
             raise self._refused(
                 f"weights {weights!r} are neither a tag of a backend nor a file of numbers "
-                f"({', '.join(WEIGHT_FILES)}); other files may hold code"
+                f"({', '.join(WEIGHT_FILES)}, or torch's in a package, with its sha256); others may hold code"
             )
-        if not isinstance(self.options, Mapping):
-            raise self._refused(f"options must be a table, not {self.options!r}")
-        if problem := option_problem(self.backend, self.options):
-            raise self._refused(f"it asks for {problem}")
 
     def _refused(self, problem: str) -> EnsembleError:
         return EnsembleError(f"member {str(self.name)[:64]!r} is refused: {problem}", reason="MEMBER_REFUSED")
 
     @property
     def weights_file(self) -> Path | None:
-        """The weights as a local file; None where they are a tag, or random."""
+        """The weights as a local file; None where they are a tag, or random.
+
+        Raises:
+            EnsembleError: They lie in a package that is not installed, or that does not hold them.
+        """
+        if self.weights and is_package_file(self.weights):
+            return package_file(self.weights)
         return Path(self.weights) if self.weights and self.weights.endswith(WEIGHT_FILES) else None
 
     def to_json(self) -> dict[str, Any]:
@@ -135,6 +156,8 @@ class MemberSpec:
             "index": self.index,
             "text": self.text,
             "mirror": self.mirror,
+            # Earlier releases know no such key: only members that have one need a later one.
+            **({"sha256": self.sha256} if self.sha256 else {}),
         }
 
     @classmethod
@@ -173,9 +196,7 @@ def _portable(weights: str | None) -> str | None:
 
 
 def _local(weights: str | None) -> str | None:
-    if weights and weights.startswith("package:"):
-        file = weights.removeprefix("package:")
-        if Path(file).name != file:
-            raise ValueError(f"{weights!r} names a file outside the package")
-        return str(BUILT_IN_FOLDER / file)
+    if weights and is_package_file(weights):
+        # What lies in other packages keeps its name, which is the same on every machine.
+        return weights if package_place(weights)[0] else str(package_file(weights))
     return weights

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cbir.core.ensemble.embedder import Embedder
+from cbir.core.ensemble.package_files import read_checked
 from cbir.core.ensemble.runtime.choice import choose_precisions, choose_runtime
 from cbir.core.ensemble.runtime.conversion import faithful
 from cbir.core.ensemble.runtime.input_format import InputFormat
@@ -67,6 +68,8 @@ def load(member: MemberSpec, device: str, runtime: str, precision: str = "auto")
 def _read(member: MemberSpec, file: Path) -> Any:
     """Read a model file, and keep only the output that the options name, so that nothing else is computed."""
     ov = import_openvino()
+    if member.sha256:
+        read_checked(file, member.sha256, member.name)
     model = openvino_core().read_model(file)
     if "output" in member.options:
         port = model.output(member.options["output"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import timm
+import torch
+from torch import nn
 
 from cbir.core.ensemble.backends.hub import HubWeights
 from cbir.core.ensemble.backends.weights import hub_unreachable, load_state, resolve_input, seeded
@@ -13,9 +15,6 @@ from cbir.core.ensemble.runtime.input_format import InputFormat
 from cbir.core.ensemble.runtime.run import run_network
 from cbir.core.ensemble.spec import MemberSpec
 from cbir.core.errors import EnsembleError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 __all__ = ["build_network", "classifier_names", "load"]
 
@@ -33,15 +32,20 @@ def load(member: MemberSpec, device: str, runtime: str, precision: str = "auto")
 def build_network(member: MemberSpec) -> tuple[nn.Module, InputFormat]:
     """The network of a member as a torch module that maps (B, 3, S, S) to (B, D), and its input.
 
-    Weights: a ``.safetensors`` file in timm's names, a pretrained tag, or none.  With a file, a tag behind the model's
-    name (``convnext_base.fb_in22k``) tells the input format that the weights were trained for.  The embedding is the
-    pooled features, and a classifier in the file is ignored.  With ``num_classes`` in the options the embedding is the
-    output of the classifier, which must be among the weights.
+    Weights: a ``.safetensors`` file in timm's names, a file of torch in an installed package (its entries in the order
+    of timm's state dict), a pretrained tag, or none.  With a file, a tag behind the model's name
+    (``convnext_base.fb_in22k``) tells the input format that the weights were trained for.  The embedding is the pooled
+    features, and a classifier in the file is ignored.  With ``num_classes`` in the options the embedding is the output
+    of the classifier, which must be among the weights.  ``global_pool = "gem"`` in the options replaces the network's
+    own pooling by the generalised mean.
 
     Raises:
         EnsembleError: Unknown model, weights of another architecture, or a hub that cannot be reached.
     """
     options = {"num_classes": 0, **member.options}
+    # timm knows no such pooling: the network is made with its own, which then gives way.
+    if pooling := options.get("global_pool") == "gem":
+        del options["global_pool"]
     if not timm.is_model(member.model):
         close = timm.list_models(f"*{member.model.split('.')[0][:8]}*")[:5]
         raise EnsembleError(
@@ -56,10 +60,49 @@ def build_network(member: MemberSpec) -> tuple[nn.Module, InputFormat]:
         with seeded():
             model = timm.create_model(member.model, pretrained=False, **options)
         if file:
-            load_state(model, file, member, ignore=() if options["num_classes"] else classifier_names(model))
+            ignored = () if options["num_classes"] else classifier_names(model)
+            load_state(model, file, member, ignored, lambda: _whole_state(member))
+    if pooling:
+        _replace_pooling(model, member)
     config = timm.data.resolve_model_data_config(model)
     declared = InputFormat(config["input_size"][1], config["mean"], config["std"], config["interpolation"])
     return model, resolve_input(member, declared)
+
+
+def _whole_state(member: MemberSpec) -> dict[str, torch.Tensor]:
+    """Names and shapes of the model with timm's classifier; no memory is taken."""
+    options = {k: v for k, v in member.options.items() if k != "global_pool"}
+    with torch.device("meta"):
+        return timm.create_model(member.model, pretrained=False, **options).state_dict()  # type: ignore[no-any-return]
+
+
+class GeneralisedMean(nn.Module):
+    """Pools (B, C, H, W) to (B, C) by the cubic mean over places, which hears the strongest more than a mean does.
+
+    Radenovic, Tolias, Chum, "Fine-tuning CNN image retrieval with no human annotation", TPAMI 2019, with their usual
+    exponent of 3.  Values below 0 count as 0: it is meant for networks whose last map has passed a rectifier.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        x = x.clamp(min=1e-6)
+        return (x * x * x).mean((2, 3)).pow(1 / 3)
+
+
+def _replace_pooling(model: nn.Module, member: MemberSpec) -> None:
+    places = [
+        (parent, name)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, timm.layers.SelectAdaptivePool2d)
+    ]
+    if len(places) != 1 or not places[0][0].get_submodule(places[0][1]).flatten:
+        raise EnsembleError(
+            f'timm\'s {member.model!r} (member {member.name!r}) pools in {len(places)} places that global_pool = "gem" '
+            "could replace; it must be one: leave it out",
+            reason="ENSEMBLE_INVALID",
+        )
+    setattr(*places[0], GeneralisedMean())
 
 
 def classifier_names(model: nn.Module) -> tuple[str, ...]:

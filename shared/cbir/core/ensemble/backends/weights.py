@@ -1,46 +1,43 @@
-"""Weights for the torch backends: safetensors files that are checked to fit, and clear errors for failed downloads."""
+"""Weights for the torch backends: files that are checked to fit, and clear errors for failed downloads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cbir.core.ensemble.backends.state_dict import read_state
 from cbir.core.ensemble.runtime.input_format import InputFormat
 from cbir.core.ensemble.spec import MemberSpec
 from cbir.core.errors import EnsembleError
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 __all__ = ["hub_unreachable", "load_state", "resolve_input", "seeded", "tokenizer_unreachable"]
 
 
-def load_state(module: nn.Module, file: Path, member: MemberSpec, ignore: tuple[str, ...] = ()) -> None:
-    """Load a ``.safetensors`` file into a module; every parameter must be in the file with its shape.
+def load_state(
+    module: nn.Module,
+    file: Path,
+    member: MemberSpec,
+    ignore: tuple[str, ...] = (),
+    whole: Callable[[], dict[str, torch.Tensor]] | None = None,
+) -> None:
+    """Load a weights file into a module; every parameter must be in the file with its shape.
 
     Args:
         ignore: Modules whose parameters may be in the file though the network lacks them, such as a classifier.
+        whole: As :func:`cbir.core.ensemble.backends.state_dict.read_state` takes it.
 
     Raises:
         EnsembleError: ``WEIGHTS_MISMATCH``, or ``WEIGHTS_UNREADABLE`` for a damaged file.
     """
-    import safetensors.torch
     import torch
 
-    if file.suffix != ".safetensors":
-        raise EnsembleError(
-            f"member {member.name!r}: {member.backend} takes .safetensors weights, not {file.name} "
-            "(backend openvino takes .onnx, .tflite and .xml)",
-            reason="WEIGHTS_MISMATCH",
-        )
-    try:
-        state = safetensors.torch.load_file(file)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise EnsembleError(
-            f"{file} is no readable safetensors file ({error}): copy it again", reason="WEIGHTS_UNREADABLE"
-        ) from error
+    state = read_state(file, member, whole)
     wanted = module.state_dict()
     state = {k: v.to(torch.float32) if v.is_floating_point() else v for k, v in state.items()}
     missing = [k for k in wanted if k not in state]
