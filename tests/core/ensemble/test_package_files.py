@@ -172,3 +172,15 @@ def test_mistakes_in_an_ensemble_file_are_told_by_line(package: Path, lines: lis
     with pytest.raises(EnsembleError, match=words) as caught:
         load_ensemble(file)
     assert str(caught.value).startswith((f"{file}:5: ", f"{file}:6: "))
+
+
+def test_lite_is_made_of_packages_that_are_installed_with_the_indexer() -> None:
+    spec = load_ensemble("lite")
+    shipped = [m for m in spec.members if str(m.weights).startswith("package:")]
+    assert [m.name for m in shipped] == ["lite0", "lite1"]
+    assert all(m.sha256 and m.weights_file and m.weights_file.is_file() for m in shipped)
+    assert EnsembleSpec.from_json(spec.to_json()) == spec
+    network, form = build_network(shipped[0])
+    assert (form.size, form.mean, form.interpolation) == (224, (0.5, 0.5, 0.5), "bicubic")
+    with torch.inference_mode():
+        assert network.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 1280)

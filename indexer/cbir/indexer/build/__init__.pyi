@@ -3,6 +3,7 @@ from .embedding import EmbeddingRun as EmbeddingRun
 from .embedding import Progress as Progress
 from .embedding import RunSettings as RunSettings
 from .image_facts import SkippedImage as SkippedImage
+from .live_ensemble import ensemble_of_index as ensemble_of_index
 from .pipeline import FitSettings as FitSettings
 from .pipeline import ImageSources as ImageSources
 from .pipeline import IndexReport as IndexReport

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
+from cbir.core.ensemble import DEFAULT_ENSEMBLE
 from cbir.core.errors import CbirError, ConfigurationError
 from cbir.indexer.commands.console import USER_ERRORS, print_json, stderr
 from cbir.indexer.samples import LABELS, SampleSplit, write_split
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("images", nargs="?", metavar="IMAGES", help="your own SOURCE (default: drawn samples)")
     parser.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--ensemble", default="compact", metavar="NAME|FILE", help="default: %(default)s")
+    parser.add_argument("--ensemble", default=DEFAULT_ENSEMBLE, metavar="NAME|FILE", help="default: %(default)s")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
     parser.add_argument("--per-class", type=_per_class, default=30, metavar="N", help="samples a class (default 30)")
     parser.add_argument("--json", action="store_true", help="print a JSON document to stdout")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cbir.core.ensemble import BUILT_IN, load_ensemble
-from cbir.indexer.build import FitSettings, IndexReport, RunSettings, build
+from cbir.core.ensemble import BUILT_IN, DEFAULT_ENSEMBLE, load_ensemble
+from cbir.indexer.build import FitSettings, IndexReport, RunSettings, build, ensemble_of_index
 from cbir.indexer.commands.console import (
     USER_ERRORS,
     add_device_arguments,
@@ -29,7 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="folder, .zip, .tar, .csv or .parquet of images")
     parser.add_argument("--out", required=True, type=Path, metavar="INDEX", help="folder of the index")
     parser.add_argument(
-        "--ensemble", default="compact", metavar="NAME|FILE", help=f"{', '.join(BUILT_IN)} or an ensemble file"
+        "--ensemble",
+        default=None,
+        metavar="NAME|FILE",
+        help=f"{', '.join(BUILT_IN)} or an ensemble file (default: the index's own, for a new one {DEFAULT_ENSEMBLE})",
     )
     add_device_arguments(parser)
     parser.add_argument("--batch", type=positive, default=32, help="images a forward pass (default 32)")
@@ -59,7 +62,8 @@ def _share(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Build or update the index, and say what was done."""
-    ensemble = load_ensemble(args.ensemble)
+    kept = None if args.ensemble else ensemble_of_index(args.out)
+    ensemble = kept or load_ensemble(args.ensemble or DEFAULT_ENSEMBLE)
     key = signing_key(args)
     settings = RunSettings(args.device, args.runtime, args.batch, args.workers or 0)
     fit = FitSettings(args.pseudo_labels, args.label_vote, args.index, args.rebuild, not args.forget_tuning)
@@ -69,9 +73,15 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         stderr().print("stopped; what is embedded is kept: the same command goes on from here", soft_wrap=True)
         raise
+    if kept:
+        members = ", ".join(member.name for member in kept.members)
+        stderr().print(
+            f"kept the ensemble of the index, {kept.name} ({members}); --ensemble chooses another",
+            soft_wrap=True, markup=False,
+        )  # fmt: skip
     _say(result)
     if args.json:
-        print_json(result.to_json())
+        print_json({**result.to_json(), "ensemble": ensemble.name, "ensemble_kept": kept is not None})
     return 0
 
 

@@ -1,0 +1,28 @@
+"""The ensemble that an index was made with, which it keeps until another is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cbir.core.artifacts import IndexStore
+from cbir.core.ensemble import EnsembleSpec
+from cbir.core.errors import ArtifactError
+
+__all__ = ["ensemble_of_index"]
+
+
+def ensemble_of_index(out: Path) -> EnsembleSpec | None:
+    """The ensemble of the index at ``out``; None where there is no index.
+
+    Raises:
+        ArtifactError: The live version is damaged, so that nothing tells its ensemble.
+    """
+    store = IndexStore(out)
+    if not store.has_current():
+        return None
+    try:
+        return store.open().manifest.ensemble
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"{error}; or name the ensemble (--ensemble), and the index is built anew", reason=error.reason
+        ) from error

@@ -1,0 +1,110 @@
+"""Which ensemble ``cbir index`` takes: the one that is named, else that of the index, else the default."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cbir.core.artifacts import IndexStore
+from cbir.core.ensemble import EnsembleSpec, load_ensemble
+from cbir.core.errors import ArtifactError
+from cbir.core.images import Crop
+from cbir.core.search import Retriever
+from cbir.indexer.build import RunSettings, build
+from cbir.indexer.commands import index
+from cbir.indexer.sources import open_sources
+
+Run = Callable[..., tuple[dict[str, object], str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command and gives its document and what it said."""
+
+    def command(*arguments: object) -> tuple[dict[str, object], str]:
+        parser = argparse.ArgumentParser()
+        index.add_arguments(parser)
+        given = parser.parse_args([*map(str, arguments), "--device", "cpu", "--runtime", "torch", "--json"])
+        assert index.run(given) == 0
+        said = capsys.readouterr()
+        return json.loads(said.out), said.err
+
+    return command
+
+
+def test_an_index_keeps_its_ensemble_until_another_is_named(
+    run: Run, pictures: Callable[..., Path], tmp_path: Path, tiny: Path
+) -> None:
+    source, out = pictures(2), tmp_path / "index"
+    document, said = run(source, "--out", out, "--ensemble", tiny)
+    assert (document["ensemble"], document["ensemble_kept"]) == ("tiny", False)
+    assert "kept the ensemble" not in said
+
+    pictures(3)
+    document, said = run(source, "--out", out)
+    assert (document["ensemble"], document["ensemble_kept"], document["embedded"]) == ("tiny", True, 4)
+    assert "kept the ensemble of the index, tiny (resnet, vit); --ensemble chooses another" in said
+
+    other = tmp_path / "other.toml"
+    other.write_text(tiny.read_text().replace('name = "tiny"', 'name = "other"'))
+    document, said = run(source, "--out", out, "--ensemble", other)
+    assert (document["ensemble"], document["ensemble_kept"], document["published"]) == ("other", False, True)
+    assert run(source, "--out", out)[0]["ensemble"] == "other"
+
+    # Nothing tells the ensemble of a damaged version, and another one would embed everything anew.
+    for manifest in out.glob("versions/*/manifest.json"):
+        manifest.write_text("{}")
+    with pytest.raises(ArtifactError, match="name the ensemble"):
+        run(source, "--out", out)
+    assert run(source, "--out", out, "--ensemble", other)[0]["reused"] == 12
+
+
+def test_a_new_index_has_the_default_ensemble(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Asked(Exception):
+        """Instead of an index, which would take the networks' time."""
+
+    def asked(sources: object, out: Path, ensemble: EnsembleSpec, *_: object, **__: object) -> None:
+        raise Asked(ensemble.name)
+
+    monkeypatch.setattr(index, "build", asked)
+    parser = argparse.ArgumentParser()
+    index.add_arguments(parser)
+    with pytest.raises(Asked, match=r"^lite$"):
+        index.run(parser.parse_args([str(tmp_path), "--out", str(tmp_path / "index")]))
+
+
+def test_an_index_of_the_compact_ensemble_that_had_three_members_goes_on(
+    run: Run, pictures: Callable[..., Path], tmp_path: Path
+) -> None:
+    source, out = pictures(2), tmp_path / "index"
+    vit = {
+        "name": "vit", "backend": "timm", "model": "levit_128s", "weights": "package:compact-vit.safetensors",
+        "options": {
+            "img_size": 64, "stem_type": "s8", "embed_dim": [128, 256], "num_heads": [4, 8], "depth": [3, 3],
+            "key_dim": 32, "down_op": "subsample", "num_classes": 256,
+        },
+        "input": {"size": 64, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"},
+        "dim": 256, "metric": "glrt", "weight": 0.1, "index": "auto", "text": True, "mirror": False,
+    }  # fmt: skip
+    now = load_ensemble("compact")
+    assert "vit" not in [member.name for member in now.members]
+    # As manifests of earlier releases have it.
+    before = EnsembleSpec.from_json({**now.to_json(), "members": [*now.to_json()["members"], vit]})
+    settings = RunSettings(device="cpu", runtime="torch")
+    build(open_sources([str(source)]), out, before, settings)
+
+    pictures(3)
+    document, said = run(source, "--out", out)
+    assert (document["ensemble"], document["embedded"], document["reused"]) == ("compact", 4, 8)
+    assert "compact (convnext, resnetv2, vit)" in said
+    version = IndexStore(out).open(verify=True)
+    assert version.manifest.ensemble == before
+    assert Retriever.load(version, "cpu").members == ("convnext", "resnetv2", "vit")
+    # Named, it is the ensemble of today, for which nothing is embedded anew.
+    document, _ = run(source, "--out", out, "--ensemble", "compact")
+    assert (document["embedded"], document["published"]) == (0, True)
+    assert IndexStore(out).open().manifest.ensemble.crop is Crop.CONTENT
