@@ -21,6 +21,7 @@ from cbir.core.images import decode_image
 from cbir.core.search import Retriever
 from cbir.core.vote import SearchSpec
 from cbir.server.bench import Plan, measure
+from cbir.server.bench.bare_process import bare_process
 from cbir.server.bench.cancellation import account
 from cbir.server.bench.echo import echo_server
 from cbir.server.bench.figures.ratios import ratios
@@ -484,6 +485,12 @@ def test_wrong_usage_and_what_cannot_be_measured(tmp_path: Path) -> None:
             command.run(parse(*arguments))
     with pytest.raises(ArtifactError, match="there is no index"):
         command.run(parse("serve", str(tmp_path / "nothing")))
+
+
+def test_what_the_bare_engine_says_is_passed_on(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="nowhere") as caught, bare_process([str(tmp_path / "nowhere")], []):
+        pass
+    assert caught.value.reason == "INDEX_NOT_FOUND"
 
 
 def test_what_the_server_says_is_passed_on(tiny: Any) -> None:

@@ -49,6 +49,14 @@ class Timed:
         return cls(tuple(call for part in parts for call in part.calls), parts[0].each)
 
 
+@dataclass(frozen=True)
+class _Refusal:
+    """A :class:`CbirError` of the process, in a form that can be sent."""
+
+    message: str
+    reason: str
+
+
 class BareProcess:
     """A handle on the process that holds the bare engine."""
 
@@ -64,15 +72,10 @@ class BareProcess:
             ConfigurationError: ``BENCH_BARE``: the process died.
         """
         self._pipe.send((part, seconds))
-        try:
-            result = self._pipe.recv()
-        except EOFError:
-            raise ConfigurationError(
-                f"the process that times {part!r} alone has died: give this machine more memory, or use --no-limits",
-                reason="BENCH_BARE",
-            ) from None
-        if isinstance(result, Exception):
-            raise result
+        result = _received(
+            self._pipe,
+            f"the process that times {part!r} alone has died: give this machine more memory, or use --no-limits",
+        )
         assert isinstance(result, Timed)
         return result
 
@@ -94,15 +97,7 @@ def bare_process(arguments: Sequence[str], images: Sequence[bytes]) -> Iterator[
     process.start()
     theirs.close()
     try:
-        try:
-            facts = ours.recv()
-        except EOFError:
-            raise ConfigurationError(
-                "the process that times the engine alone has died while it loaded: use --no-limits",
-                reason="BENCH_BARE",
-            ) from None
-        if isinstance(facts, Exception):
-            raise facts
+        facts = _received(ours, "the process that times the engine alone has died while it loaded: use --no-limits")
         yield BareProcess(ours, facts)
     finally:
         ours.close()
@@ -124,8 +119,26 @@ def _work(pipe: Connection, arguments: Sequence[str], images: Sequence[bytes]) -
     except EOFError:
         return
     except CbirError as error:
-        # Exceptions with keyword arguments cannot be pickled.
-        pipe.send(ConfigurationError(str(error), reason=error.reason))
+        # A CbirError cannot be unpickled, as its constructor has a required keyword argument.
+        pipe.send(_Refusal(str(error), error.reason))
+
+
+def _received(pipe: Connection, died: str) -> Any:
+    """What the process sends next.
+
+    Args:
+        died: The error message in case the process has ended.
+
+    Raises:
+        ConfigurationError: ``BENCH_BARE``, or the reason for which the engine was refused.
+    """
+    try:
+        result = pipe.recv()
+    except EOFError:
+        raise ConfigurationError(died, reason="BENCH_BARE") from None
+    if isinstance(result, _Refusal):
+        raise ConfigurationError(result.message, reason=result.reason)
+    return result
 
 
 def _time(call: Callable[[], object], each: int, seconds: float) -> Timed:
