@@ -24,7 +24,7 @@ from cbir.core.ensemble import (
     load_embedder,
     member_fingerprint,
 )
-from cbir.core.ensemble.embedder import MirrorEmbedder, Starts
+from cbir.core.ensemble.embedder import AsyncEmbedder, MirrorEmbedder
 from cbir.core.ensemble.runtime.agreement import disagreement, probe
 from cbir.core.ensemble.runtime.choice import Precision, choose_precisions
 from cbir.core.ensemble.runtime.cuda import CudaEmbedder, bucket
@@ -389,7 +389,7 @@ def test_cores_share_a_batch_out_as_one_computes_it(monkeypatch: pytest.MonkeyPa
 
 def test_embedders_that_cannot_start_are_asked_in_turn() -> None:
     plain, started = load_embedder(member(), "cpu", "torch"), load_embedder(member(mirror=True), "cpu", "openvino")
-    assert not isinstance(plain, Starts)
+    assert not isinstance(plain, AsyncEmbedder)
     assert isinstance(started, MirrorEmbedder)
     assert isinstance(load_embedder(member(), "cpu", "openvino"), OpenVinoEmbedder)
     found = embed_all({"plain": plain, "started": started}, {(32, "bilinear"): batch()})

@@ -65,7 +65,7 @@ class IndexVersion:
         return self._vectors(f"members/{member}/embeddings.npy")
 
     def plain_embeddings(self, member: str) -> NDArray[np.float16]:
-        """:meth:`embeddings` before augmentation, where the vote has any and the version kept them."""
+        """(N, dim) embeddings before augmentation, where the version kept them; else :meth:`embeddings`."""
         name = f"members/{member}/plain.npy"
         return self._vectors(name) if name in self._files else self.embeddings(member)
 

@@ -22,12 +22,12 @@ from cbir.core.ensemble.runtime.quantisation import Pictures, in_eight_bits
 from cbir.core.ensemble.spec import MemberSpec
 from cbir.core.errors import CbirError, EnsembleError
 
-__all__ = ["Embedder", "Pending", "Starts", "embed_all", "explained", "load_embedder"]
+__all__ = ["AsyncEmbedder", "Embedder", "Pending", "embed_all", "explained", "load_embedder"]
 
 #: Members that run at the same time on a CPU.  A second one uses the cores that the first leaves idle.  A third would
 #: take them from the threads that decode, refuse and answer: an overloaded server would answer a little more, but would
 #: take 100 ms to refuse a request.
-_AT_ONCE_ON_CPU = 2
+_CONCURRENT_ON_CPU = 2
 
 
 class Embedder(Protocol):
@@ -61,7 +61,7 @@ class Pending(Protocol):
 
 
 @runtime_checkable
-class Starts(Protocol):
+class AsyncEmbedder(Protocol):
     """An embedder that can also start a batch without waiting for it."""
 
     def begin(self, batch: NDArray[np.uint8]) -> Pending:
@@ -105,12 +105,12 @@ class MirrorEmbedder:
         return self.begin(batch).result()
 
     def begin(self, batch: NDArray[np.uint8]) -> Pending:
-        """See :class:`Starts`."""
+        """See :class:`AsyncEmbedder`."""
         return _Mirrored(_begin(self._inner, np.concatenate([batch, batch[:, :, ::-1]])))
 
 
 def _begin(embedder: Embedder, batch: NDArray[np.uint8]) -> Pending:
-    return embedder.begin(batch) if isinstance(embedder, Starts) else _Done(embedder.embed(batch))
+    return embedder.begin(batch) if isinstance(embedder, AsyncEmbedder) else _Done(embedder.embed(batch))
 
 
 def embed_all(
@@ -125,7 +125,7 @@ def embed_all(
     Returns:
         (B, dim) float32 unit vectors by member.
     """
-    at_once = len(embedders) if any(e.runtime == "torch-cuda" for e in embedders.values()) else _AT_ONCE_ON_CPU
+    at_once = len(embedders) if any(e.runtime == "torch-cuda" for e in embedders.values()) else _CONCURRENT_ON_CPU
     done: dict[str, NDArray[np.float32]] = {}
     under_way: dict[str, Pending] = {}
     for name, member in embedders.items():

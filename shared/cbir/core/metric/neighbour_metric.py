@@ -51,7 +51,7 @@ def neighbour_metrics(parts: Sequence[Floats], ridge: float = 0.1) -> list[Float
 
 
 def neighbour_pairs(vectors: Floats, count: int) -> Pairs:
-    """Pairs of rows that are among each other's ``count`` nearest; where there are none, pairs in which one is.
+    """Pairs of rows of which each is among the other's ``count`` nearest; where there are none, pairs where one is.
 
     Args:
         vectors: (N, D) unit vectors.

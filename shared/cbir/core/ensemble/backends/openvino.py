@@ -8,7 +8,7 @@ from typing import Any
 from cbir.core.ensemble.embedder import Embedder
 from cbir.core.ensemble.package_files import read_checked
 from cbir.core.ensemble.runtime.choice import choose_precisions, choose_runtime
-from cbir.core.ensemble.runtime.conversion import faithful
+from cbir.core.ensemble.runtime.conversion import compile_checked
 from cbir.core.ensemble.runtime.input_format import InputFormat
 from cbir.core.ensemble.runtime.openvino import import_openvino, openvino_core, with_preprocessing
 from cbir.core.ensemble.spec import MemberSpec
@@ -62,7 +62,7 @@ def load(member: MemberSpec, device: str, runtime: str, precision: str = "auto")
         member.input.interpolation or "bilinear",
     )  # fmt: skip
     precisions = choose_precisions("openvino", precision)
-    return faithful(with_preprocessing(model, form, layout), size, form.interpolation, precisions)
+    return compile_checked(with_preprocessing(model, form, layout), size, form.interpolation, precisions)
 
 
 def _read(member: MemberSpec, file: Path) -> Any:

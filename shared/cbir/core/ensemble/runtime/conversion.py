@@ -29,7 +29,7 @@ from cbir.core.images import Crop
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["cache_folder", "cached_ir", "convert", "faithful", "ir_folder", "keep_folder", "keep_ir"]
+__all__ = ["cache_folder", "cached_ir", "compile_checked", "convert", "ir_folder", "keep_folder", "keep_ir"]
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def convert(module: nn.Module, form: InputFormat) -> Any:
     return with_preprocessing(model, form, "NCHW")
 
 
-def faithful(
+def compile_checked(
     model: Any,
     size: int,
     interpolation: str,
@@ -111,7 +111,7 @@ def cached_ir(member: MemberSpec, device: str, runtime: str, precision: str = "a
         form = json.loads((folder / "input.json").read_text())
         reference = np.load(folder / "reference.npy")
         model = openvino_core().read_model(folder / "model.xml")
-        return faithful(model, form["size"], form["interpolation"], precisions, reference)
+        return compile_checked(model, form["size"], form["interpolation"], precisions, reference)
     except EnsembleError:
         if Precision.F32 not in precisions:
             raise

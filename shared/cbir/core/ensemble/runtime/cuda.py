@@ -104,7 +104,7 @@ class CudaEmbedder:
         return self.begin(batch).result()
 
     def begin(self, batch: NDArray[np.uint8]) -> _Pending:
-        """See :class:`cbir.core.ensemble.embedder.Starts`."""
+        """See :class:`cbir.core.ensemble.embedder.AsyncEmbedder`."""
         if len(batch) > _LARGEST:
             return _Pending(self.embed(batch), None)
         torch, count = self._torch, len(batch)

@@ -90,18 +90,18 @@ class OpenVinoEmbedder:
         return self.begin(batch).result()
 
     def begin(self, batch: NDArray[np.uint8]) -> _Pending:
-        """See :class:`cbir.core.ensemble.Starts`.  A batch that is not divided is done when this returns."""
+        """See :class:`cbir.core.ensemble.embedder.AsyncEmbedder`; a batch that is not divided is done on return."""
         if self._single and len(batch) != 1:
             return _Pending([], self.embed(batch))
         images = np.ascontiguousarray(batch)
         if not self._alone or len(images) < 2 * len(self._alone):
-            _hand(self._request, images)
+            _set_input(self._request, images)
             self._request.infer(share_outputs=True)
             return _Pending([self._request], images)
         for request, part in zip(self._alone, np.array_split(images, len(self._alone)), strict=True):
             # An earlier batch whose result was not taken may still be running.
             request.wait()
-            _hand(request, part)
+            _set_input(request, part)
             request.start_async()
         return _Pending(self._alone, images)
 
@@ -126,7 +126,7 @@ class _Pending:
         return features
 
 
-def _hand(request: Any, images: NDArray[np.uint8]) -> None:
+def _set_input(request: Any, images: NDArray[np.uint8]) -> None:
     """Set the input as a tensor, which is much faster than to let OpenVINO convert an array."""
     request.set_input_tensor(import_openvino().Tensor(images, shared_memory=True))
 

@@ -40,7 +40,7 @@ _GOOD_COSINE = 0.99
 #: Least speed-up over float32 for which 8-bit integers are used.
 LEAST_GAIN = 1.05
 #: How many of the images check the result and are not used for calibration.
-_JUDGES = 16
+_HELD_OUT = 16
 
 
 def in_eight_bits(plain: OpenVinoEmbedder, member: MemberSpec, pictures: Pictures) -> OpenVinoEmbedder:
@@ -91,26 +91,26 @@ def _kept(folder: Path, plain: OpenVinoEmbedder) -> OpenVinoEmbedder | None:
 def _quantised(plain: OpenVinoEmbedder, member: MemberSpec, pictures: Pictures) -> tuple[OpenVinoEmbedder, Any, str]:
     """The network in 8-bit integers, its model, and the reason not to use it; empty where it is good."""
     images = pictures(plain.size, plain.interpolation)
-    if len(images) < 2 * _JUDGES:
+    if len(images) < 2 * _HELD_OUT:
         raise ConfigurationError(
-            f"only {len(images)} images could be read to calibrate 8-bit integers with, of at least {2 * _JUDGES}: "
+            f"only {len(images)} images could be read to calibrate 8-bit integers with, of at least {2 * _HELD_OUT}: "
             "make the indexed files readable here, or leave --precision out",
             reason="CALIBRATION_MISSING",
         )
-    judges, calibrating = images[:_JUDGES], images[_JUDGES:]
-    expected = plain.embed(judges)
-    convolutions = _convolutions_are_faster(member, plain, judges)
+    held_out, calibration = images[:_HELD_OUT], images[_HELD_OUT:]
+    expected = plain.embed(held_out)
+    convolutions = _convolutions_are_faster(member, plain, held_out)
     tried: list[tuple[float, OpenVinoEmbedder, Any]] = []
     # The schemes choose differently what stays in float32.  Which one suits a network cannot be told in advance.
     for scheme in ("default", "transformer"):
-        model = _quantise(_network(member, convolutions), calibrating, scheme)
+        model = _quantise(_network(member, convolutions), calibration, scheme)
         embedder = _embedder(model, plain)
-        cosine = float(np.nan_to_num((embedder.embed(judges) * expected).sum(axis=1).mean(), nan=-1.0))
+        cosine = float(np.nan_to_num((embedder.embed(held_out) * expected).sum(axis=1).mean(), nan=-1.0))
         tried.append((cosine, embedder, model))
         if cosine >= _GOOD_COSINE:
             break
     cosine, embedder, model = max(tried, key=lambda one: one[0])
-    gain = _seconds(plain, judges) / _seconds(embedder, judges)
+    gain = _seconds(plain, held_out) / _seconds(embedder, held_out)
     reason = ""
     if cosine < LEAST_COSINE:
         reason = f"8-bit integers are not enough for it (mean cosine {cosine:.3f}, less than {LEAST_COSINE})"
@@ -119,7 +119,7 @@ def _quantised(plain: OpenVinoEmbedder, member: MemberSpec, pictures: Pictures) 
     return embedder, model, reason
 
 
-def _convolutions_are_faster(member: MemberSpec, plain: OpenVinoEmbedder, judges: NDArray[np.uint8]) -> bool:
+def _convolutions_are_faster(member: MemberSpec, plain: OpenVinoEmbedder, held_out: NDArray[np.uint8]) -> bool:
     """Whether the network's linear layers are faster as convolutions on this processor.
 
     One image calibrates both variants, as the quality of the calibration does not change the speed.
@@ -127,9 +127,9 @@ def _convolutions_are_faster(member: MemberSpec, plain: OpenVinoEmbedder, judges
     if not as_convolutions(_network(member, False)):
         return False
     plainly, convolved = (
-        _embedder(_quantise(_network(member, way), judges[:1], "default"), plain) for way in (False, True)
+        _embedder(_quantise(_network(member, way), held_out[:1], "default"), plain) for way in (False, True)
     )
-    return _seconds(convolved, judges) < _seconds(plainly, judges)
+    return _seconds(convolved, held_out) < _seconds(plainly, held_out)
 
 
 def _network(member: MemberSpec, convolutions: bool) -> Any:

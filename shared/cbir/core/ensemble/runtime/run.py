@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cbir.core.ensemble.runtime.agreement import disagreement, probe
 from cbir.core.ensemble.runtime.choice import Precision, choose_precisions, choose_runtime
-from cbir.core.ensemble.runtime.conversion import convert, faithful, keep_ir
+from cbir.core.ensemble.runtime.conversion import compile_checked, convert, keep_ir
 from cbir.core.ensemble.runtime.cuda import CudaEmbedder
 from cbir.core.ensemble.runtime.eager import TorchEmbedder
 from cbir.core.ensemble.runtime.input_format import InputFormat
@@ -50,7 +50,7 @@ def run_network(
         return run_on_gpu(module, form, precisions, reference)
     try:
         converted = convert(module, form)
-        embedder = faithful(converted, form.size, form.interpolation, precisions, reference)
+        embedder = compile_checked(converted, form.size, form.interpolation, precisions, reference)
     except (RuntimeError, EnsembleError) as error:
         problem = " ".join(str(error).split())[:240]
     else:
