@@ -1,8 +1,8 @@
 """Ensembles: the models whose embeddings are combined.
 
-``ensemble_file`` reads the file that describes one as a ``spec``; ``embedder`` loads a member's model, which one of the
-``backends`` builds and one of the ``runtime`` modules runs; ``text_tower`` embeds words; ``fingerprint`` identifies a
-member's embeddings.
+``ensemble_file`` reads the file that describes one as a ``spec`` (``member_options``: what it may ask of a backend);
+``embedder`` loads a member's model, which one of the ``backends`` builds and one of the ``runtime`` modules runs;
+``text_tower`` embeds words; ``fingerprint`` identifies a member's embeddings.
 """
 
 from __future__ import annotations

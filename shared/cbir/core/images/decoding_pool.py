@@ -1,4 +1,4 @@
-"""Decoding apart: untrusted bytes are decoded in worker processes that hold nothing and that anything may happen to."""
+"""Decoding in worker processes, which hold nothing of value and may crash: untrusted bytes are decoded only there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process that decodes untrusted bytes gives up: files, network, other processes, privileges and memory."""
+"""The sandbox of a process that decodes untrusted bytes: no files, network or privileges, little memory."""
 
 from __future__ import annotations
 
