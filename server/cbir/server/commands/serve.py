@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import gc
 import json
-import logging
 import os
 import signal
 import sys
@@ -15,10 +14,12 @@ from typing import TYPE_CHECKING
 from cbir.core.errors import CbirError
 from cbir.core.machine import idle_quietly
 from cbir.server.deployment import add_arguments, engine_config
+from cbir.server.observe import configure_logs
 
 if TYPE_CHECKING:
     from cbir.server.deployment import EngineConfig
-    from cbir.server.transport import Server
+    from cbir.server.observe import Traces
+    from cbir.server.transport import QueryWatch, Server
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
 
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     # Without this, gRPC prints a line whenever a library starts a program while it loads.  The server itself never
     # forks.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logs(args.log_format)
     # Imported here, so that --help works without it.
     import uvloop
 
@@ -46,7 +47,8 @@ async def _serve(config: EngineConfig, args: argparse.Namespace) -> int:
     from cbir.server.transport import Server
 
     metrics = (args.metrics_host or args.host, args.metrics_port) if args.metrics_port else None
-    server = Server(config, host=args.host, port=args.port, metrics=metrics)
+    watch = QueryWatch(args.slow_query_ms, Traces() if args.traces else None)
+    server = Server(config, host=args.host, port=args.port, metrics=metrics, watch=watch)
     asked, insisted = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

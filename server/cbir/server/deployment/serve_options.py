@@ -79,6 +79,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for Prometheus (default: no metrics)",
     )
     parser.add_argument("--metrics-host", metavar="HOST", help="address for the metrics (default: the same as --host)")
+    parser.add_argument(
+        "--log-format", choices=("text", "json"), default="text", help="of the log on stderr (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--slow-query-ms",
+        type=_milliseconds,
+        metavar="MS",
+        help="log queries that take longer, with the time of each stage",
+    )
+    parser.add_argument(
+        "--traces", action="store_true",
+        help="send a trace of every query by OpenTelemetry, as its environment variables say (extra `otel`)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="once ready, one line with address, port and version")
 
 

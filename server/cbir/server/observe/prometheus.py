@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from cbir.core.errors import ConfigurationError
 from cbir.server.deployment import Deployment
+from cbir.server.observe.loop_lag import LoopLag
 from cbir.server.queue import Histogram, NotReadyError, Pipeline
 
 __all__ = ["MetricsEndpoint", "ServerCollector"]
@@ -25,8 +26,8 @@ __all__ = ["MetricsEndpoint", "ServerCollector"]
 class ServerCollector(Collector):
     """Collects the metrics of one server."""
 
-    def __init__(self, pipeline: Pipeline, deployment: Deployment) -> None:
-        self._pipeline, self._deployment = pipeline, deployment
+    def __init__(self, pipeline: Pipeline, deployment: Deployment, lag: LoopLag) -> None:
+        self._pipeline, self._deployment, self._lag = pipeline, deployment, lag
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: so that registering the collector does not collect."""
@@ -37,6 +38,7 @@ class ServerCollector(Collector):
         yield from self._queries()
         yield from self._cache()
         yield from self._index()
+        yield from self._loop()
 
     def _queries(self) -> Iterator[Metric]:
         tally, admission, streams = self._pipeline.tally, self._pipeline.admission, self._pipeline.streams
@@ -66,6 +68,9 @@ class ServerCollector(Collector):
         for stage, histogram in tally.stages.items():
             stages.add_metric([stage], *_cumulative(histogram))
         yield stages
+        scores = HistogramMetricFamily("cbir_first_hit_score", "Score of the first hit of answers with hits.")
+        scores.add_metric([], *_cumulative(tally.first_scores))
+        yield scores
         sizes = HistogramMetricFamily("cbir_batch_size", "Queries in a batch.")
         sizes.add_metric([], *_cumulative(tally.batches))
         yield sizes
@@ -91,6 +96,12 @@ class ServerCollector(Collector):
         loaded.add_metric([info.version, info.ensemble, info.index], 1)
         yield loaded
         yield _gauge("cbir_gallery_images", "Images of the gallery.", info.images)
+
+    def _loop(self) -> Iterator[Metric]:
+        late = HistogramMetricFamily("cbir_loop_lag_seconds", "How late the event loop is, asked a few times a second.")
+        late.add_metric([], *_cumulative(self._lag.lateness))
+        yield late
+        yield _gauge("cbir_loop_lag_last_seconds", "How late the event loop was the last time.", self._lag.last)
 
 
 class MetricsEndpoint:

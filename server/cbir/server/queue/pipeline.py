@@ -226,7 +226,9 @@ class Pipeline:
                 outcome = answer
                 self.tally.expired += isinstance(answer, DeadlineError)
             else:
-                outcome, body, timings = answer
+                outcome, body, timings, first_score = answer
+                if first_score is not None:
+                    self.tally.first_scores.add(first_score)
                 told.append((flight, timings))
                 if flight.key is not None:
                     self.cache.put(flight.engine.version, flight.key, body)

@@ -24,8 +24,8 @@ __all__ = ["Stages", "Written"]
 
 Outcome = TypeVar("Outcome")
 
-#: An answer in bytes, the same without timings, and the timings.
-Written = tuple[bytes, bytes, Timings]
+#: An answer in bytes, the same without timings, the timings, and the score of the first hit (None: there is none).
+Written = tuple[bytes, bytes, Timings, float | None]
 
 
 class Stages:
@@ -132,7 +132,8 @@ class Stages:
         if isinstance(result, CbirError):
             return result
         try:
-            return (*self._write_result(result), result.timings)
+            first = float(result.ranking.scores[0]) if len(result.ranking.scores) else None
+            return (*self._write_result(result), result.timings, first)
         except Exception as error:  # noqa: BLE001 - only the query whose answer it is gets it
             return error
 

@@ -17,6 +17,8 @@ _SECONDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
 
+_SCORES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
 #: The stages of a query, as in its timings, and all of it.
 STAGES = ("decode", "queue", "embed", "search", "fuse", "total")
 
@@ -55,6 +57,8 @@ class Tally:
             query was to blame) or ``failed`` (the server was), each with the reason.
         stages: Seconds by stage.
         batches: Sizes of the batches.
+        first_scores: Score of the first hit of each answer that has hits.  After tuning that is a probability of
+            relevance: where it falls, queries have become unlike the gallery.
     """
 
     def __init__(self, buckets: Sequence[int]) -> None:
@@ -67,6 +71,7 @@ class Tally:
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self.stages = {stage: Histogram() for stage in STAGES}
         self.batches = Histogram(buckets)
+        self.first_scores = Histogram(_SCORES)
 
     def outcome(self, outcome: bytes | Exception) -> None:
         """Count what one caller is told."""

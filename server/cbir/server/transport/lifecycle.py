@@ -17,9 +17,11 @@ from cbir.core.images import DecodingPool
 from cbir.server.deployment import Deployment, EngineConfig
 from cbir.server.engine import Engine
 from cbir.server.limits import GRACE, Limits
+from cbir.server.observe import LoopLag
 from cbir.server.queue import Pipeline
 from cbir.server.transport.answer_bytes import warm_up, write_result
 from cbir.server.transport.health import Health
+from cbir.server.transport.query_watch import QueryWatch
 from cbir.server.transport.service import AdminService, SearchService
 from cbir.v1 import admin_pb2, admin_pb2_grpc, search_pb2
 
@@ -42,6 +44,7 @@ class Server:
         host: Name or address to listen on.
         port: 0 takes any free one; :attr:`port` tells which.
         metrics: Host and port where Prometheus finds metrics, port 0 as above; None: nowhere.
+        watch: What logs and traces are told of single queries; None: nothing.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Server:
         host: str = "127.0.0.1",
         port: int = 0,
         metrics: tuple[str, int] | None = None,
+        watch: QueryWatch | None = None,
     ) -> None:
         self._config, self._host, self._wanted_port, self._wanted_metrics = config, host, port, metrics
         self.port = 0
@@ -65,7 +69,10 @@ class Server:
         )  # fmt: skip
         self.deployment = Deployment(config, self.pipeline, self.decoding)
         self._health = Health([_SEARCH])
-        self._search = SearchService(self.deployment, self.pipeline, config.limits, self._stopping, self.decoding)
+        self._watch, self._lag = watch, LoopLag()
+        self._search = SearchService(
+            self.deployment, self.pipeline, config.limits, self._stopping, self.decoding, watch
+        )
         self._grpc = grpc.aio.server(options=_options(config.limits), maximum_concurrent_rpcs=config.limits.max_calls)
         self._grpc.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SEARCH, self._search.handlers()),))
         admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.deployment), self._grpc)  # type: ignore[no-untyped-call]
@@ -106,12 +113,15 @@ class Server:
             await self.stop(0)
             raise
         await self._grpc.start()
+        self._lag.start()
         if self._wanted_metrics is not None:
             # Here and not above: a server without metrics does without the package.
             from cbir.server.observe import MetricsEndpoint, ServerCollector
 
             try:
-                self.metrics = MetricsEndpoint(ServerCollector(self.pipeline, self.deployment), *self._wanted_metrics)
+                self.metrics = MetricsEndpoint(
+                    ServerCollector(self.pipeline, self.deployment, self._lag), *self._wanted_metrics
+                )
             except ConfigurationError:
                 await self.stop(0)
                 raise
@@ -141,6 +151,9 @@ class Server:
         await self._grpc.stop(grace)
         await self.pipeline.close(max(0.0, end - monotonic()))
         self._search.close()
+        self._lag.stop()
+        if self._watch is not None and self._watch.traces is not None:
+            await asyncio.to_thread(self._watch.traces.close)
         await asyncio.to_thread(self.decoding.close)
         if self.metrics is not None:
             await asyncio.to_thread(self.metrics.close)

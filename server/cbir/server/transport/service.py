@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from time import monotonic
+from time import monotonic, perf_counter
 
 import grpc
 
@@ -14,6 +14,7 @@ from cbir.server.engine import read_picture
 from cbir.server.limits import Limits
 from cbir.server.queue import Admission, NotReadyError, Pipeline
 from cbir.server.transport import conversion, status
+from cbir.server.transport.query_watch import QueryWatch
 from cbir.server.transport.search_call import answer_search
 from cbir.server.transport.streaming import Conversation
 from cbir.v1 import admin_pb2, admin_pb2_grpc, search_pb2
@@ -36,6 +37,7 @@ class SearchService:
     Args:
         stopping: Once set, streams read no further queries.
         decoder: Where images of the gallery are decoded; None: on the threads that read them.
+        watch: Told of every unary query; None: nobody is.
     """
 
     def __init__(
@@ -45,9 +47,10 @@ class SearchService:
         limits: Limits,
         stopping: asyncio.Event,
         decoder: Decoder | None = None,
+        watch: QueryWatch | None = None,
     ) -> None:
         self._deployment, self._pipeline, self._limits, self._stopping = deployment, pipeline, limits, stopping
-        self._decoder = decoder
+        self._decoder, self._watch = decoder, watch or QueryWatch()
         self._downloads = Admission(limits.downloads, limits.downloads * 2**40, "downloads")
         # Apart from the decoders, so that thumbnails do not hold up queries.
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="cbir-picture")
@@ -75,13 +78,15 @@ class SearchService:
 
     async def Search(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
         """See the API, and :mod:`cbir.server.transport.search_call`."""
-        pipeline = self._pipeline
+        pipeline, begun = self._pipeline, perf_counter()
         try:
             answer = await answer_search(data, _caller(context), _deadline(context), self._deployment, pipeline)
         except Exception as error:  # noqa: BLE001 - every failure becomes a status
             pipeline.tally.outcome(error)
+            self._watch.failed(context, error, begun)
             return status.fail(context, error)
         pipeline.tally.outcome(answer)
+        self._watch.answered(context, answer, begun)
         return answer
 
     async def SearchStream(self, requests: object, context: grpc.aio.ServicerContext) -> None:
