@@ -22,20 +22,17 @@ from pathlib import Path
 
 import numpy as np
 
-from cbir.core.crop import CROP_VERSION, Box, Crop
-from cbir.core.embedding_cache import EmbeddingCache
-from cbir.core.ensemble import EnsembleSpec, MemberSpec
-from cbir.core.fingerprint import member_fingerprint
-from cbir.core.gallery import Gallery, GalleryImage
-from cbir.core.metrics import bootstrap_interval
-from cbir.core.projection import normalise
-from cbir.core.retriever import Retriever
-from cbir.core.store import IndexStore
-from cbir.core.vote_settings import VoteSettings
-from cbir.indexer.answers import Judge, ask, measured
-from cbir.indexer.embedding import ImageFacts
-from cbir.indexer.publishing import VersionContent, write_version
-from cbir.indexer.query_set import QuerySet
+from cbir.core.artifacts import EmbeddingCache, Gallery, GalleryImage, IndexStore
+from cbir.core.ensemble import EnsembleSpec, InputSpec, MemberSpec, member_fingerprint
+from cbir.core.evaluation import bootstrap_interval
+from cbir.core.images import CROP_VERSION, Box, Crop
+from cbir.core.metric import normalise
+from cbir.core.search import Retriever
+from cbir.core.vote import VoteSettings
+from cbir.indexer.build import VersionContent, write_version
+from cbir.indexer.build.image_facts import ImageFacts
+from cbir.indexer.evaluate.answers import Judge, ask, measured
+from cbir.indexer.evaluate.query_set import QuerySet
 
 BOX = Box(0, 0, 640, 480)
 #: Images of the drawn queries' classes that are in no gallery.
@@ -45,7 +42,7 @@ QUERIES = 4000
 def ensemble(members: int, dim: int) -> EnsembleSpec:
     """Members that nothing loads: their embeddings are in the index's cache."""
     specs = [
-        MemberSpec(f"member{number}", "timm", "test_resnet", options={"number": number}, dim=dim)
+        MemberSpec(f"member{number}", "timm", "test_resnet", input=InputSpec(size=32 + number), dim=dim)
         for number in range(members)
     ]
     return EnsembleSpec("drawn", tuple(specs), Crop.NONE)
@@ -132,8 +129,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1280, help="of the raw embeddings (default %(default)s)")
     parser.add_argument("--classes", type=int, default=0, help="default: one for each 30 images, at most 200")
     parser.add_argument("--against", type=Path, help="results.json of another run")
-    parser.add_argument("arguments", nargs="*", help="for cbir tune, after --")
-    args = parser.parse_args()
+    # What is unknown here is for `cbir tune`.
+    args, others = parser.parse_known_args()
     classes = args.classes or max(2, min(200, args.images // 30))
     codes, raw = draw(args.images, args.members, args.width, classes)
     spec = ensemble(args.members, args.dim)
@@ -147,7 +144,7 @@ def main() -> None:
     before = answer(index, *queries)
     command = [str(Path(sys.executable).with_name("cbir")), "tune", str(index), "--json", "--device", "cpu"]
     load, start = os.getloadavg()[0], time.monotonic()
-    done = subprocess.run([*command, *args.arguments], stdout=subprocess.PIPE, check=True)
+    done = subprocess.run([*command, *others], stdout=subprocess.PIPE, check=True)
     seconds = time.monotonic() - start
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     after = answer(index, *queries)
@@ -163,8 +160,8 @@ def main() -> None:
     )
     compare("new queries, tuned against untuned", after, before)
     if args.against:
-        other = json.loads(args.against.read_text())
-        compare("new queries, this run's vote against the other's", after, other["after"])
+        earlier = json.loads(args.against.read_text())
+        compare("new queries, this run's vote against the other's", after, earlier["after"])
 
 
 def compare(what: str, one: list[float], other: list[float]) -> None:

@@ -22,9 +22,9 @@ from cbir.core.metric import normalise
 from cbir.core.search import Retriever
 from cbir.core.vote import Heads, SearchSpec, fit_head
 from cbir.indexer.build import FitSettings, RunSettings, build
+from cbir.indexer.evaluate.cross_fit import MemberSpace, Sharpening, cross_splits, member_space
 from cbir.indexer.sources import open_sources
 from cbir.indexer.tune import SearchBudget, tune, vote_choice
-from cbir.indexer.tune.cross_fit import MemberSpace, Sharpening, cross_splits, member_space
 from cbir.indexer.tune.objective import Trial, average_precisions, top_hits
 from cbir.indexer.tune.score_table import ScoreTable, score_table
 from cbir.indexer.tune.vote_choice import VoteChoice

@@ -9,6 +9,9 @@ import pytest
 
 from cbir.core.metric import fit_glrt, neighbour_metrics, normalise
 from cbir.indexer.build import Progress
+from cbir.indexer.evaluate.cross_fit import cross_splits, member_space
+from cbir.indexer.evaluate.fold_metrics import FoldMetrics
+from cbir.indexer.evaluate.label_moments import LabelMoments
 from cbir.indexer.tune.candidate_pool import (
     ALONE,
     EACH,
@@ -18,9 +21,6 @@ from cbir.indexer.tune.candidate_pool import (
     products,
     rows_by_class,
 )
-from cbir.indexer.tune.cross_fit import cross_splits, member_space
-from cbir.indexer.tune.fold_metrics import FoldMetrics
-from cbir.indexer.tune.label_moments import LabelMoments
 from cbir.indexer.tune.objective import Trial, average_precisions, top_hits
 from cbir.indexer.tune.score_table import ScoreTable
 from cbir.indexer.tune.time_left import TimeLeft

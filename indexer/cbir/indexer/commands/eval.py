@@ -10,7 +10,7 @@ from rich.table import Table
 
 from cbir.core.artifacts import IndexStore
 from cbir.core.errors import ConfigurationError
-from cbir.core.search import Retriever
+from cbir.core.search import Retriever, Searcher
 from cbir.indexer.build import Progress, RunSettings
 from cbir.indexer.commands.console import (
     USER_ERRORS,
@@ -20,7 +20,16 @@ from cbir.indexer.commands.console import (
     progress_printer,
     stderr,
 )
-from cbir.indexer.evaluate import EvaluationReport, evaluate, examine, gallery_queries, source_queries, write_report
+from cbir.indexer.evaluate import (
+    EvaluationReport,
+    evaluate,
+    examine,
+    fit_folds,
+    gallery_queries,
+    name_classes,
+    source_queries,
+    write_report,
+)
 from cbir.indexer.sources import open_sources
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
@@ -76,9 +85,12 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigurationError(message, reason="BAD_OPTION")
         args.report.mkdir(parents=True, exist_ok=True)
     with progress_printer() as progress:
-        retriever = Retriever.load(version, args.device, "exact" if args.exact else None)
+        retriever: Searcher = Retriever.load(version, args.device, "exact" if args.exact else None)
         if args.leave_one_out:
             queries, name = gallery_queries(retriever, args.most, version=version), "leave-one-out on the gallery"
+            if folds := fit_folds(version, retriever, cache, settings, progress):
+                retriever, queries = folds, folds.queries(queries)
+                name += ", cross-fitted in five folds"
         else:
             sources = open_sources(args.queries)
             queries = source_queries(version, retriever, sources, cache, settings, progress)
@@ -90,6 +102,12 @@ def run(args: argparse.Namespace) -> int:
             page = write_report(findings, args.report)
     if report.caution:
         stderr().print(f"caution: {report.caution}", style="yellow", soft_wrap=True)
+    if report.unknown_classes:
+        stderr().print(
+            f"caution: {sum(report.unknown_classes.values())} queries are of classes that the gallery does not have "
+            f"({len(report.unknown_classes)}): {name_classes(report.unknown_classes)}",
+            style="yellow", soft_wrap=True, markup=False,
+        )  # fmt: skip
     if args.json:
         print_json((findings or report).to_json())
     else:

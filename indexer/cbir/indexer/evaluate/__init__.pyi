@@ -1,5 +1,15 @@
+from .cross_fit import MemberSpace as MemberSpace
+from .cross_fit import MemberVectors as MemberVectors
+from .cross_fit import Sharpening as Sharpening
+from .cross_fit import Split as Split
+from .cross_fit import cross_splits as cross_splits
+from .cross_fit import member_space as member_space
+from .cross_fit import sharpen as sharpen
+from .cross_fitted import fit_folds as fit_folds
 from .evaluation import EvaluationReport as EvaluationReport
 from .evaluation import evaluate as evaluate
+from .evaluation import name_classes as name_classes
+from .fold_metrics import FoldMetrics as FoldMetrics
 from .query_set import gallery_queries as gallery_queries
 from .query_set import source_queries as source_queries
 from .report.findings import examine as examine

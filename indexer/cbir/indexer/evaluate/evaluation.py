@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,22 @@ from cbir.core.evaluation import CONVENTIONS, Measures, bootstrap_interval, cali
 from cbir.core.search import BITS, Appearance, Searcher
 from cbir.core.vote import Fusion
 from cbir.indexer.build import Progress, SkippedImage
-from cbir.indexer.evaluate.answers import DEEPEST_RANK, SHOWN, Answer, Judge, ask, measured
+from cbir.indexer.evaluate.answers import DEEPEST_RANK, SHOWN, Answer, ask, measured
+from cbir.indexer.evaluate.cross_fitted import CrossFitted, judge_of
 from cbir.indexer.evaluate.near_duplicates import NearDuplicate, find_near_duplicates
 from cbir.indexer.evaluate.query_set import QuerySet, gallery_queries, source_queries
 
-__all__ = ["EvaluationReport", "QuerySet", "evaluate", "gallery_queries", "source_queries"]
+__all__ = ["EvaluationReport", "QuerySet", "evaluate", "gallery_queries", "name_classes", "source_queries"]
 
 #: Hits with at least this score are more likely relevant than not.
 LIKELY = 0.5
 _BINS = 10
+#: Classes that are named one by one.
+NAMED = 10
+_FOLDS = (
+    "the gallery's labelled images are cut into five folds; each is asked of an index of all others, whose metric and "
+    "heads were learnt without it; R counts the images of that index"
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,8 @@ class EvaluationReport:
         answers: The ensemble's answer to each query.
         near: The queries with a near duplicate in the gallery.
         calibrated: Whether the index's scores are probabilities of relevance.
+        unknown_classes: Queries by label that the gallery does not have, in the order of names.
+        cross_fitted: The images of the gallery were asked in folds.
     """
 
     index: str
@@ -50,6 +60,8 @@ class EvaluationReport:
     query_source: str
     calibrated: bool
     caution: str | None = None
+    unknown_classes: Mapping[str, int] = field(default_factory=dict)
+    cross_fitted: bool = False
 
     @property
     def near_duplicates(self) -> int:
@@ -92,6 +104,12 @@ class EvaluationReport:
             f"coverage@score>={LIKELY}": float(likely.mean()) if len(likely) else 0.0,
             "calibrated": self.calibrated,
             "queries_without_relevant": self.ensemble.without_relevant,
+            "unknown_classes": {
+                "count": len(self.unknown_classes),
+                "queries": sum(self.unknown_classes.values()),
+                "first": list(self.unknown_classes)[:NAMED],
+            },
+            "cross_fitted": self.cross_fitted,
             "queries_without_label": self.unlabelled,
             "near_duplicates": self.near_duplicates,
             "map@10_without_near_duplicates": self.without_near_duplicates(),
@@ -116,6 +134,7 @@ class EvaluationReport:
             "near_duplicates": f"queries with a gallery image (other than their own bytes) whose perceptual hash "
             f"differs in at most {BITS} of 64 bits and which the ensemble finds alike; they are counted, not left out",
             "queries": self.query_source,
+            **({"folds": _FOLDS} if self.cross_fitted else {}),
             **({"caution": self.caution} if self.caution else {}),
         }
 
@@ -138,11 +157,14 @@ def evaluate(
     Raises:
         SourceError: No query has a relevant image.
     """
-    judge = Judge.of(retriever.gallery, queries)
+    judge = judge_of(retriever, queries)
+    unknown = Counter(label for label, code in zip(queries.labels, judge.codes, strict=True) if code < 0)
+    unknown_classes = dict(sorted(unknown.items()))
     if not any(judge.totals):
         raise SourceError(
             f"none of the {len(judge.totals)} queries has a relevant image in the gallery: "
-            "their labels must be those of the gallery, which must hold other images of them",
+            "their labels must be those of the gallery, which must hold other images of them"
+            + (f"; it has none of {name_classes(unknown_classes)}" if unknown_classes else ""),
             reason="NO_RELEVANT_IMAGES",
         )
     one_hot = np.eye(len(retriever.members), dtype=np.float32)
@@ -161,8 +183,16 @@ def evaluate(
         str(index), version.name, len(retriever.gallery), results[""],
         {name: results[name] for name in retriever.members}, results["rank fusion"], tuple(answers[""]),
         tuple(find_near_duplicates(retriever.gallery, Appearance.of(version), queries, judge)), queries.skipped,
-        queries.unlabelled, query_source, version.vote.calibration is not None, _caution(version) if own else None,
+        queries.unlabelled, query_source, version.vote.calibration is not None,
+        _caution(version, retriever) if own else None, unknown_classes, isinstance(retriever, CrossFitted),
     )  # fmt: skip
+
+
+def name_classes(labels: Iterable[str]) -> str:
+    """The first of some names, and how many more there are."""
+    names = list(labels)
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(repr(name) for name in names[:NAMED]) + more
 
 
 def _figures(measures: Measures) -> dict[str, Any]:
@@ -170,18 +200,21 @@ def _figures(measures: Measures) -> dict[str, Any]:
     return {**measures.to_json(), "map@10_ci": [low, high]}
 
 
-def _caution(version: IndexVersion) -> str | None:
+def _caution(version: IndexVersion, retriever: Searcher) -> str | None:
     """A warning if the queries are images of the gallery, which makes the figures too good; else None."""
+    in_folds = isinstance(retriever, CrossFitted)
     learnt = {
         "the GLRT metric": any(facts["fitted_on"] == "labels" for facts in version.manifest.members.values()),
         "the linear heads": bool(version.heads()),
         "the augmented vectors": version.vote.augmentation_neighbours > 0,
-        "the tuned settings": version.vote.tuned,
     }
-    if not any(learnt.values()):
+    named = [name for name, so in learnt.items() if so and not in_folds]
+    if version.vote.tuned:
+        named.append("the tuned settings")
+    if not named:
         return None
+    much = "a little too high" if in_folds else "too high"
     return (
-        f"{', '.join(name for name, so in learnt.items() if so)} come from these very images and labels, so the "
-        "figures are too high, the more so the smaller the gallery: hold some images out and give them with --queries "
-        "for honest ones"
+        f"{', '.join(named)} come from these very images and labels, so the figures are {much}, the more so the "
+        "smaller the gallery: hold some images out and give them with --queries for honest ones"
     )

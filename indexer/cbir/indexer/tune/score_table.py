@@ -1,7 +1,7 @@
 """The score table: every member's similarities of each query and its candidates, before any vote on them.
 
 It is small compared with the gallery, so that trying a set of weights and vote parameters is cheap.  Linear heads, like
-metrics (:mod:`cbir.indexer.tune.cross_fit`), were not fitted to the labels of the queries that they score.
+metrics (:mod:`cbir.indexer.evaluate.cross_fit`), were not fitted to the labels of the queries that they score.
 
 Shapes: N images (the gallery first, then given queries), Q queries, C candidates, M members, L classes.
 """
@@ -17,9 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from cbir.core.vote import fit_head
+from cbir.indexer.evaluate import FoldMetrics, MemberSpace, MemberVectors, Sharpening, Split, sharpen
 from cbir.indexer.tune.candidate_pool import LIKELY, find_candidates, most_candidates, products, rows_by_class
-from cbir.indexer.tune.cross_fit import MemberSpace, MemberVectors, Sharpening, Split, sharpen
-from cbir.indexer.tune.fold_metrics import FoldMetrics
 
 __all__ = ["ScoreTable", "score_table"]
 

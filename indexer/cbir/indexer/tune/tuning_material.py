@@ -12,7 +12,7 @@ from cbir.core.artifacts import IndexVersion
 from cbir.core.errors import ArtifactError, SourceError
 from cbir.core.search import names_trust, zero_shot_probabilities
 from cbir.indexer.build import ImageSources, Runner
-from cbir.indexer.tune.cross_fit import Split, cross_splits
+from cbir.indexer.evaluate import Split, cross_splits
 
 __all__ = ["TuningMaterial", "gather"]
 

@@ -12,8 +12,7 @@ from cbir.core.artifacts import IndexVersion
 from cbir.core.evaluation import bootstrap_interval, calibration_error
 from cbir.core.metric import MIN_IMAGES
 from cbir.core.vote import Curve, VoteSettings, fit_calibration, probability_of_relevance
-from cbir.indexer.tune.cross_fit import MemberSpace, Sharpening, member_space
-from cbir.indexer.tune.fold_metrics import FoldMetrics
+from cbir.indexer.evaluate import FoldMetrics, MemberSpace, Sharpening, member_space
 from cbir.indexer.tune.objective import Trial, average_precisions, top_hits
 from cbir.indexer.tune.score_table import ScoreTable, score_table
 from cbir.indexer.tune.time_left import TimeLeft

@@ -14,14 +14,18 @@ from cbir.core.artifacts import Gallery, IndexVersion
 from cbir.core.evaluation import Measures, bootstrap_interval, reliability
 from cbir.core.search import Searcher
 from cbir.indexer.build import Progress, RunSettings
-from cbir.indexer.evaluate.answers import Judge
 from cbir.indexer.evaluate.confusion import ConfusionTable, confusions
+from cbir.indexer.evaluate.cross_fitted import CrossFitted, judge_of
 from cbir.indexer.evaluate.evaluation import EvaluationReport
 from cbir.indexer.evaluate.member_subsets import SubsetTable, measure_subsets
 from cbir.indexer.evaluate.query_set import QuerySet
 from cbir.indexer.evaluate.recipe_steps import RecipeTable, measure_recipe
 
 __all__ = ["Findings", "examine"]
+
+_NOT_IN_FOLDS = RecipeTable(
+    (), "the gallery's own images were asked, and the steps of the recipe would have learnt from them: give --queries"
+)
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ def examine(
         cache: Folder with the raw embeddings of gallery and queries.
     """
     gallery = retriever.gallery
-    judge = Judge.of(gallery, queries)
+    judge = judge_of(retriever, queries)
     known: dict[tuple[str, ...], Measures] = {(name,): m for name, m in evaluation.members.items()}
     known[retriever.members] = evaluation.ensemble
     return Findings(
@@ -135,6 +139,8 @@ def examine(
         gallery,
         queries,
         measure_subsets(retriever, queries, judge, known, on_progress),
-        measure_recipe(version, retriever, queries, judge, cache, settings, on_progress),
+        _NOT_IN_FOLDS
+        if isinstance(retriever, CrossFitted)
+        else measure_recipe(version, retriever, queries, judge, cache, settings, on_progress),
         confusions(gallery, evaluation.answers, queries.labels),
     )

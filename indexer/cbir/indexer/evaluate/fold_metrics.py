@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.metric import SAMPLE, enough_labels, neighbour_metrics, normalise
-from cbir.indexer.tune.cross_fit import MemberSpace, Split
-from cbir.indexer.tune.label_moments import LabelMoments
+from cbir.indexer.evaluate.cross_fit import MemberSpace, Split
+from cbir.indexer.evaluate.label_moments import LabelMoments
 
 __all__ = ["FoldMetrics"]
 
@@ -23,13 +23,21 @@ class FoldMetrics:
 
     Args:
         codes: (N,) class numbers, -1 without a label.
+        with_labels: False learns without them even where there are enough.
     """
 
-    def __init__(self, spaces: Sequence[MemberSpace], codes: NDArray[np.integer], splits: Sequence[Split]) -> None:
+    def __init__(
+        self,
+        spaces: Sequence[MemberSpace],
+        codes: NDArray[np.integer],
+        splits: Sequence[Split],
+        *,
+        with_labels: bool = True,
+    ) -> None:
         self._spaces, self._codes, self._splits = spaces, codes, splits
         self._teachers = np.unique(np.concatenate([split.teachers for split in splits]))
         self._classes = int(codes.max(initial=-1)) + 1
-        self._with_labels = all(enough_labels(codes[split.teachers]) for split in splits)
+        self._with_labels = with_labels and all(enough_labels(codes[split.teachers]) for split in splits)
         self._moments: dict[Key, LabelMoments] = {}
         self._metrics: dict[tuple[Key, int], Floats] = {}
 
