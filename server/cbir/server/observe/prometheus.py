@@ -16,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from cbir.core.errors import ConfigurationError
+from cbir.core.images import DecodingPool
 from cbir.server.deployment import Deployment
 from cbir.server.observe.loop_lag import LoopLag
 from cbir.server.queue import Histogram, NotReadyError, Pipeline
@@ -26,8 +27,8 @@ __all__ = ["MetricsEndpoint", "ServerCollector"]
 class ServerCollector(Collector):
     """Collects the metrics of one server."""
 
-    def __init__(self, pipeline: Pipeline, deployment: Deployment, lag: LoopLag) -> None:
-        self._pipeline, self._deployment, self._lag = pipeline, deployment, lag
+    def __init__(self, pipeline: Pipeline, deployment: Deployment, lag: LoopLag, decoding: DecodingPool) -> None:
+        self._pipeline, self._deployment, self._lag, self._decoding = pipeline, deployment, lag, decoding
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: so that registering the collector does not collect."""
@@ -101,6 +102,11 @@ class ServerCollector(Collector):
         late = HistogramMetricFamily("cbir_loop_lag_seconds", "How late the event loop is, asked a few times a second.")
         late.add_metric([], *_cumulative(self._lag.lateness))
         yield late
+        yield _counter(
+            "cbir_decoding_workers_lost",
+            "Decoding workers that were killed or died, each with one image.",
+            self._decoding.lost,
+        )
         yield _gauge("cbir_loop_lag_last_seconds", "How late the event loop was the last time.", self._lag.last)
 
 

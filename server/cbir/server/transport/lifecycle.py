@@ -120,7 +120,7 @@ class Server:
 
             try:
                 self.metrics = MetricsEndpoint(
-                    ServerCollector(self.pipeline, self.deployment, self._lag), *self._wanted_metrics
+                    ServerCollector(self.pipeline, self.deployment, self._lag, self.decoding), *self._wanted_metrics
                 )
             except ConfigurationError:
                 await self.stop(0)
