@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from cbir.core.metric import neighbour_metrics, normalise
+from cbir.core.metric import neighbour_metric, neighbour_metrics, normalise
 from cbir.core.metric.glrt import glrt_metric
 from cbir.core.metric.neighbour_metric import neighbour_pairs
 
@@ -44,6 +45,48 @@ def test_neighbours_of_blobs_teach_the_direction_that_separates_them() -> None:
         return float((truth[np.argsort(-scores, axis=1)[:, :10]] == truth[:, None]).mean())
 
     assert agreement(np.eye(12, dtype=np.float32)) < agreement(alone) < agreement(together)
+
+
+def test_a_member_of_little_weight_has_little_say_in_who_is_near() -> None:
+    rng = np.random.default_rng(2)
+    truth = np.arange(300) % 30
+    good = normalise(np.eye(30, dtype=np.float32)[truth] + 0.15 * rng.normal(size=(300, 30)).astype(np.float32))
+    noise = normalise(rng.normal(size=(300, 30)).astype(np.float32))
+
+    def precision(weights: tuple[float, float] | None) -> float:
+        y = normalise(good @ neighbour_metrics([good, noise], weights=weights)[0].T)
+        scores = y @ y.T
+        np.fill_diagonal(scores, -2)
+        return float((truth[np.argsort(-scores, axis=1)[:, :9]] == truth[:, None]).mean())
+
+    assert precision((1.0, 0.05)) > precision((0.05, 1.0))
+
+
+def test_small_galleries_of_small_classes_are_not_blurred() -> None:
+    # 30 classes of ten images each: among twenty neighbours more than half would be of another class.
+    rng = np.random.default_rng(3)
+    truth = np.repeat(np.arange(30), 10)
+    centres = normalise(rng.normal(size=(30, 40)).astype(np.float32))
+    z = normalise(centres[truth] + 0.14 * rng.normal(size=(300, 40)).astype(np.float32))
+
+    def precision(y: np.ndarray) -> float:
+        scores = y @ y.T
+        np.fill_diagonal(scores, -2)
+        return float((truth[np.argsort(-scores, axis=1)[:, :9]] == truth[:, None]).mean())
+
+    assert precision(normalise(z @ neighbour_metrics([z])[0].T)) > precision(z)
+
+
+def test_large_galleries_are_not_clustered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbour_metric, "CLUSTERED", 50)
+    rng = np.random.default_rng(4)
+    z = normalise(rng.normal(size=(120, 5)).astype(np.float32))
+
+    def never(vectors: np.ndarray) -> np.ndarray:
+        raise AssertionError
+
+    monkeypatch.setattr(neighbour_metric, "cluster", never)
+    assert neighbour_metrics([z])[0].shape == (5, 5)
 
 
 def test_the_order_of_the_gallery_does_not_matter() -> None:

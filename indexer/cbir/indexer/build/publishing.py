@@ -147,7 +147,9 @@ def fit_members(
             samples[member.name] = fitted[member.name][0].apply(vectors[_sample(len(vectors))])
     if samples:
         report(Progress("fit metrics", 0, 0))
-        for name, metric in zip(samples, neighbour_metrics(list(samples.values())), strict=True):
+        weights = [member.weight for member in members if member.name in samples]
+        metrics = neighbour_metrics(list(samples.values()), weights=weights)
+        for name, metric in zip(samples, metrics, strict=True):
             projection = fitted[name][0]
             fitted[name] = Projection(projection.mean, projection.basis, metric), "neighbours"
     return fitted

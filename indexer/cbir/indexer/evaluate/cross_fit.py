@@ -52,12 +52,14 @@ class MemberSpace:
         components: (N, D) principal components, not normalised; the first ones are the projection to fewer dimensions.
         glrt: Whether a GLRT metric is learnt on them.
         dim: The number of dimensions that the ensemble file asks for.
+        weight: The member's, in that file.
     """
 
     name: str
     components: Floats
     glrt: bool
     dim: int
+    weight: float = 1.0
 
     def unit(self, dim: int) -> Floats:
         """(N, dim) unit vectors of the first components."""
@@ -74,10 +76,12 @@ class Sharpening:
     expansion_exponent: float = 3.0
 
 
-def member_space(name: str, raw: Floats, gallery: int, metric: str, dim: int, widest: int) -> MemberSpace:
+def member_space(
+    name: str, raw: Floats, gallery: int, metric: str, dim: int, widest: int, weight: float = 1.0
+) -> MemberSpace:
     """Principal components of a member's raw vectors; the analysis is fitted to the first ``gallery`` rows."""
     mean, basis = fit_pca(raw[:gallery], max(dim, widest), centred=metric != "cosine")
-    return MemberSpace(name, np.asarray((raw - mean) @ basis, np.float32), metric == "glrt", dim)
+    return MemberSpace(name, np.asarray((raw - mean) @ basis, np.float32), metric == "glrt", dim, weight)
 
 
 def cross_splits(

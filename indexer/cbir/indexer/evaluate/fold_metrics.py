@@ -83,7 +83,8 @@ class FoldMetrics:
             keys = [(m, dims[m][min(choice, len(dims[m]) - 1)]) for m in learning]
             if not keys or all((key, 0) in self._metrics for key in keys):
                 continue
-            found = neighbour_metrics([self._spaces[m].unit(dim)[rows] for m, dim in keys])
+            weights = [self._spaces[m].weight for m, _ in keys]
+            found = neighbour_metrics([self._spaces[m].unit(dim)[rows] for m, dim in keys], weights=weights)
             for key, metric in zip(keys, found, strict=True):
                 for split in range(len(self._splits)):
                     self._metrics.setdefault((key, split), metric)

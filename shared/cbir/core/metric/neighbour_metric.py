@@ -1,9 +1,10 @@
-"""The GLRT metric without labels: pairs of neighbours take the place of images of one class.
+"""The GLRT metric without labels: clusters, and in large galleries pairs of neighbours, take the place of classes.
 
-Their differences estimate the within-class covariance.  There are two rounds: neighbours by plain cosine give a first
-metric; with it, and after augmentation, more neighbours are of the same class, and these give the final metric.  The
-neighbours are found with all members together, so that a weak member benefits from strong ones.  On the development
-classes this is better than k-means clusters as pseudo-labels, and it does not depend on a random start.
+There are two rounds.  The differences between neighbours by plain cosine estimate a first within-class covariance,
+which gives a first metric.  With it, and after augmentation, clusters are found that take the place of classes.  In
+galleries too large to be clustered, further neighbours do.  Both are found with all members together, each counting by
+its weight, so that a weak member benefits from strong ones.  On the development classes this is better than k-means
+clusters, and it does not depend on a random start.
 
 N images, d_m components of member m, P pairs.
 """
@@ -15,8 +16,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cbir.core.metric.clusters import cluster
 from cbir.core.metric.expansion import augmented, nearest
-from cbir.core.metric.glrt import glrt_metric
+from cbir.core.metric.glrt import fit_glrt, glrt_metric
 from cbir.core.metric.unit_vectors import normalise
 
 __all__ = ["SAMPLE", "neighbour_metrics", "neighbour_pairs"]
@@ -26,6 +28,10 @@ Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 #: How many nearest neighbours are considered for pairs in the first round and in the second.
 FIRST, SECOND = 5, 20
+#: Galleries up to this size are clustered, which takes time and memory with its square (5,000: 4 s, 300 MB).
+CLUSTERED = 5_000
+#: Components of each member that clusters are found with: more hold more noise than they tell.
+_CLUSTER_DIM = 256
 #: Images that suffice to estimate the covariances.
 SAMPLE = 20_000
 #: Neighbours and exponent of the augmentation between the rounds.
@@ -33,21 +39,32 @@ _AUGMENTATION, _EXPONENT = 5, 3.0
 _BLOCK = 65_536
 
 
-def neighbour_metrics(parts: Sequence[Floats], ridge: float = 0.1) -> list[Floats]:
+def neighbour_metrics(
+    parts: Sequence[Floats], ridge: float = 0.1, weights: Sequence[float] | None = None
+) -> list[Floats]:
     """A GLRT metric for each member, fitted together.
 
     Args:
         parts: (N, d_m) projected unit vectors of each member, for the same N >= 2 images.
         ridge: Added to the covariances, relative to their mean eigenvalue.
+        weights: How much each member counts when neighbours and clusters are found; equal by default.
 
     Returns:
         A (d_m, d_m) float32 matrix for each member, as from :func:`cbir.core.metric.glrt.fit_glrt`.
     """
-    dims = [part.shape[1] for part in parts]
-    metrics = _fit(parts, neighbour_pairs(_joined(parts), FIRST), ridge)
-    first = [normalise(part @ metric.T) for part, metric in zip(parts, metrics, strict=True)]
-    sharp = augmented(np.concatenate(first, axis=1), dims, _AUGMENTATION, _EXPONENT)
-    return _fit(parts, neighbour_pairs(normalise(sharp), SECOND), ridge)
+    share = np.ones(len(parts), np.float32) if weights is None else np.array(weights, np.float32)
+    share /= share.sum()
+    small = len(parts[0]) <= CLUSTERED
+    seen = [normalise(part[:, :_CLUSTER_DIM]) for part in parts] if small else list(parts)
+    dims = [part.shape[1] for part in seen]
+    metrics = _fit(seen, neighbour_pairs(_joined(seen, share), FIRST), ridge)
+    first = [normalise(part @ metric.T) for part, metric in zip(seen, metrics, strict=True)]
+    sharp = augmented(np.concatenate(first, axis=1), dims, _AUGMENTATION, _EXPONENT, share)
+    joined = _joined(np.split(sharp, np.cumsum(dims)[:-1], axis=1), share)
+    if not small:
+        return _fit(parts, neighbour_pairs(joined, SECOND), ridge)
+    codes = cluster(joined)
+    return [fit_glrt(part, codes, ridge) for part in parts]
 
 
 def neighbour_pairs(vectors: Floats, count: int) -> Pairs:
@@ -72,8 +89,9 @@ def neighbour_pairs(vectors: Floats, count: int) -> Pairs:
     return chosen // size, chosen % size
 
 
-def _joined(parts: Sequence[Floats]) -> Floats:
-    return normalise(np.concatenate(parts, axis=1))
+def _joined(parts: Sequence[Floats], share: Floats) -> Floats:
+    """Unit vectors whose inner products are the members' weighted cosines."""
+    return normalise(np.concatenate([part * np.sqrt(w) for part, w in zip(parts, share, strict=True)], axis=1))
 
 
 def _fit(parts: Sequence[Floats], pairs: Pairs, ridge: float) -> list[Floats]:
