@@ -10,7 +10,7 @@ BUF := $(if $(NPM),protos/node_modules/ready)
 # Compiling torch's sources anew in every process would cost ten seconds each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test lint format proto bench lock audit sbom clean
+.PHONY: help setup demo test examples lint format proto api bench lock audit sbom clean
 
 help:
 	@echo "make setup             .venv with everything"
@@ -19,6 +19,7 @@ help:
 	@echo "make test [ARGS=..]    the test suite (ARGS go to pytest)"
 	@echo "make lint              ruff and mypy; make format repairs what can be"
 	@echo "make proto             stubs from protos/, linted and compared with the baseline"
+	@echo "make api               the API as others take it: definitions and descriptor set, in dist/"
 	@echo "make bench             speed on this machine; results in bench-out/"
 	@echo "make lock              resolve requirements.lock and locks/ anew"
 	@echo "make audit             known vulnerabilities of what is pinned; secrets in the files of the project"
@@ -52,6 +53,9 @@ ifdef NPM
 else
 	@echo "npm is not installed: the API was not linted nor compared with its baseline"
 endif
+
+api: $(READY)
+	$(BIN)/python protos/generate.py --release dist
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py $(ARGS)

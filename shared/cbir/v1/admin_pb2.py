@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x63\x62ir/v1/admin.proto\x12\x07\x63\x62ir.v1\"%\n\x12ReloadIndexRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\"Q\n\x13ReloadIndexResponse\x12\x18\n\x10previous_version\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x63hanged\x18\x03 \x01(\x08\x32X\n\x0c\x41\x64minService\x12H\n\x0bReloadIndex\x12\x1b.cbir.v1.ReloadIndexRequest\x1a\x1c.cbir.v1.ReloadIndexResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x63\x62ir/v1/admin.proto\x12\x07\x63\x62ir.v1\"%\n\x12ReloadIndexRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\"Q\n\x13ReloadIndexResponse\x12\x18\n\x10previous_version\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x63hanged\x18\x03 \x01(\x08\x32X\n\x0c\x41\x64minService\x12H\n\x0bReloadIndex\x12\x1b.cbir.v1.ReloadIndexRequest\x1a\x1c.cbir.v1.ReloadIndexResponseB?\n\x07\x63\x62ir.v1B\nAdminProtoP\x01Z\x1c\x65nsemble-cbir/cbir/v1;cbirv1\xaa\x02\x07\x43\x62ir.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cbir.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\007cbir.v1B\nAdminProtoP\001Z\034ensemble-cbir/cbir/v1;cbirv1\252\002\007Cbir.V1'
   _globals['_RELOADINDEXREQUEST']._serialized_start=32
   _globals['_RELOADINDEXREQUEST']._serialized_end=69
   _globals['_RELOADINDEXRESPONSE']._serialized_start=71
