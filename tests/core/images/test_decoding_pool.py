@@ -17,12 +17,15 @@ from pathlib import Path
 import hostile_images
 import numpy as np
 import pytest
+from icc_profiles import profile
+from images import encode, pattern
 from PIL import Image
 
 from cbir.core.errors import ImageError
 from cbir.core.images import DecodeLimits, DecodingPool, decode_image, decoding_pool, is_slow
 from cbir.core.images.decoding_process import LostWorkerError, Worker
 from cbir.core.images.decoding_worker import ARENA, FAILED, REPLY, WANTS_ROOM
+from cbir.core.images.formats import enable_extra_format
 
 LIMITS = DecodeLimits()
 GOOD = hostile_images.jpeg()
@@ -274,3 +277,20 @@ def test_words_of_a_worker_hold_nothing_but_text() -> None:
     error = _refusal(bytes((FAILED,)) + json.dumps(told).encode())
     assert str(error) == "bad ?[31m?file"
     assert error.metadata == {"format": "PNG"}
+
+
+def test_workers_read_every_format_and_colour(pool: DecodingPool) -> None:
+    """Whatever decoding needs was loaded before the workers were confined."""
+    photo = pattern(2, 0, 96)
+    files = {name: encode(photo, name) for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")}
+    for name in ("HEIF", "JXL"):
+        enable_extra_format(name)
+        files[name] = encode(photo, name)
+    files["wide colours"] = encode(photo, "PNG", icc_profile=profile("Display P3"))
+    files["Lab"] = encode(photo.convert("LAB"), "TIFF")
+    files["deep greys"] = encode(photo.convert("F"), "TIFF")
+    files["cut JPEG"] = files["JPEG"][:-2]
+    for name, data in files.items():
+        here, there = decode_image(data), pool.decode(data, DecodeLimits())
+        assert (here.format, here.width, here.height) == (there.format, there.width, there.height), name
+        assert np.array_equal(here.pixels, there.pixels), name

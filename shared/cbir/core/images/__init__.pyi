@@ -9,6 +9,7 @@ from .decoder import Decoder as Decoder
 from .decoder import InProcessDecoder as InProcessDecoder
 from .decoding_pool import DecodingPool as DecodingPool
 from .decoding_pool import is_slow as is_slow
+from .formats import readable_formats as readable_formats
 from .phash import distances as distances
 from .phash import perceptual_hash as perceptual_hash
 from .resize import prepare as prepare

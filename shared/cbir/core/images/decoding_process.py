@@ -26,8 +26,9 @@ from typing import ClassVar
 import numpy as np
 
 from cbir.core.errors import ConfigurationError, ImageError
-from cbir.core.images.decode import FORMATS, DecodedImage, DecodeLimits
+from cbir.core.images.decode import DecodedImage, DecodeLimits
 from cbir.core.images.decoding_worker import ARENA, FAILED, JOB, LONGEST_REPLY, REPLY, WANTS_ROOM
+from cbir.core.images.formats import ALL_FORMATS
 
 __all__ = ["LostWorkerError", "Nursery", "Worker"]
 
@@ -252,7 +253,7 @@ class Worker:
         flat = self._view[:count].copy() if kept is None else np.frombuffer(kept, np.uint8, count)
         pixels = flat.reshape(height, width, 3)
         pixels.flags.writeable = False
-        return DecodedImage(pixels, FORMATS[place], original_width, original_height)
+        return DecodedImage(pixels, ALL_FORMATS[place], original_width, original_height)
 
 
 def _size(reply: bytes, limits: DecodeLimits) -> tuple[int, int]:

@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 from PIL import AvifImagePlugin, Image
 
 from cbir.core.errors import ImageError
-from cbir.core.images.decode import FORMATS, DecodeLimits, decode_image
+from cbir.core.images.colour import load_colours
+from cbir.core.images.decode import DecodeLimits, decode_image
+from cbir.core.images.formats import ALL_FORMATS, EXTRA_FORMATS, enable_extra_format, readable_formats
 from cbir.core.images.sandbox import confine
 
 __all__ = ["ARENA", "FAILED", "JOB", "LONGEST_REPLY", "REPLY", "WANTS_ROOM", "main"]
@@ -32,7 +34,7 @@ __all__ = ["ARENA", "FAILED", "JOB", "LONGEST_REPLY", "REPLY", "WANTS_ROOM", "ma
 ARENA = 8 * 2**20
 #: Length of the file, max_bytes, max_pixels, draft_side (0: none), seconds of processor time.
 JOB = struct.Struct("<QQQQd")
-#: Place in FORMATS, or one of the two below; width and height of the original; width and height of the pixels.
+#: Place in ALL_FORMATS, or one of the two below; width and height of the original; width and height of the pixels.
 REPLY = struct.Struct("<BIIII")
 WANTS_ROOM, FAILED = 254, 255
 LONGEST_REPLY = 4096
@@ -79,7 +81,11 @@ def _load_decoders() -> None:
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     Image.init()
     picture = Image.new("RGB", (16, 16), (200, 100, 50))
-    for name in FORMATS:
+    load_colours()
+    for name in readable_formats():
+        if name in EXTRA_FORMATS:
+            with suppress(ImageError):
+                enable_extra_format(name)
         out = io.BytesIO()
         # Some can be read and not written.
         with suppress(OSError, KeyError, ValueError, ImageError):
@@ -91,7 +97,7 @@ def _work(owner: socket.socket, shared: int, memory_bytes: int) -> None:
     """Decode one image after the other, until the owner is gone."""
     arena = mmap.mmap(shared, ARENA)
     os.close(shared)
-    owner.sendall(" ".join(confine(memory_bytes)).encode())
+    owner.sendall(" ".join(confine(memory_bytes, threads="HEIF" in readable_formats())).encode())
     while True:
         job, descriptors, _, _ = socket.recv_fds(owner, JOB.size, 1)
         if len(job) < JOB.size:
@@ -133,7 +139,7 @@ def _decode(owner: socket.socket, arena: mmap.mmap, data: bytes, limits: DecodeL
                 _put(image.pixels, room)
         except OSError:
             return _refusal("IMAGE_TOO_COSTLY", _SHORT, {})
-    return REPLY.pack(FORMATS.index(image.format), *sizes)
+    return REPLY.pack(ALL_FORMATS.index(image.format), *sizes)
 
 
 def _put(pixels: NDArray[np.uint8], room: mmap.mmap) -> None:

@@ -11,6 +11,7 @@ import struct
 from dataclasses import dataclass
 
 from cbir.core.errors import ImageError
+from cbir.core.images.boxes import jpeg_xl_size
 
 __all__ = ["MAX_SCANS", "MAX_SEGMENTS", "ImageHeader", "read_header"]
 
@@ -172,5 +173,5 @@ _FORMATS = (
     (re.compile(rb"II\*\0|MM\0\*"), "TIFF", _tiff),
     # HEIC is built alike.
     (re.compile(rb"....ftyp", re.DOTALL), "AVIF", _avif),
-    (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "), "JXL", lambda _: (0, 0)),
+    (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "), "JXL", lambda data: jpeg_xl_size(data) or (0, 0)),
 )

@@ -22,6 +22,8 @@ __all__ = ["confine"]
 _PARENT_DEATH_SIGNAL, _DUMPABLE, _NO_NEW_PRIVILEGES = 1, 4, 38
 _KILL = 9
 _OPEN_FILES = 32
+#: The flag of a new thread among those of a new process.
+_THREAD = 0x10000
 
 # These system calls have the same numbers on every processor.
 _CREATE_RULESET, _RESTRICT_SELF = 444, 446
@@ -42,16 +44,18 @@ _SYSTEM_CALLS = (
 )  # fmt: skip
 
 
-def confine(memory_bytes: int) -> tuple[str, ...]:
+def confine(memory_bytes: int, *, threads: bool = False) -> tuple[str, ...]:
     """Give up what decoding does not need, for good.  What this system cannot do is left out.
 
     Args:
         memory_bytes: Address space that may be added to what the process has.
+        threads: Whether threads may be started, without which HEIC cannot be decoded; processes may not, where there is
+            seccomp to tell the two apart.
 
     Returns:
         What holds, of ``limits``, ``landlock`` and ``seccomp``.
     """
-    _limit(memory_bytes)
+    _limit(memory_bytes, threads)
     if sys.platform != "linux":
         return ("limits",)
     libc = ctypes.CDLL(None, use_errno=True)
@@ -59,13 +63,16 @@ def confine(memory_bytes: int) -> tuple[str, ...]:
     libc.prctl(_PARENT_DEATH_SIGNAL, _KILL, 0, 0, 0)
     libc.prctl(_DUMPABLE, 0, 0, 0, 0)
     libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
-    return ("limits", *["landlock"] * _landlock(libc), *["seccomp"] * _seccomp())
+    return ("limits", *["landlock"] * _landlock(libc), *["seccomp"] * _seccomp(threads))
 
 
-def _limit(memory_bytes: int) -> None:
+def _limit(memory_bytes: int, threads: bool) -> None:
     bounds = {
-        "CORE": 0, "FSIZE": 0, "NPROC": 0, "MEMLOCK": 0, "NOFILE": _OPEN_FILES, "AS": _address_space() + memory_bytes,
+        "CORE": 0, "FSIZE": 0, "MEMLOCK": 0, "NOFILE": _OPEN_FILES, "AS": _address_space() + memory_bytes,
     }  # fmt: skip
+    if not threads:
+        # The system counts threads as processes, of all programs of this user.
+        bounds["NPROC"] = 0
     for name, most in bounds.items():
         # Some systems lack one of them, or know it and refuse to set it.
         with suppress(AttributeError, OSError, ValueError):
@@ -101,7 +108,7 @@ def _landlock(libc: ctypes.CDLL) -> bool:
         os.close(descriptor)
 
 
-def _seccomp() -> bool:
+def _seccomp(threads: bool) -> bool:
     if pyseccomp is None:
         return False
     allowed = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
@@ -111,6 +118,12 @@ def _seccomp() -> bool:
         # This processor may lack one of them, or the library not know it.
         with suppress(OSError, ValueError):
             allowed.add_rule(pyseccomp.ALLOW, name)
+    if threads:
+        thread = pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _THREAD, _THREAD)
+        with suppress(OSError, ValueError):
+            allowed.add_rule(pyseccomp.ALLOW, "clone", thread)
+            # What it is asked for lies in memory, where no rule can look; without it, the call above is used.
+            allowed.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")
     try:
         allowed.load()
     except OSError:
