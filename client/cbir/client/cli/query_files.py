@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cbir.client import ImageId, InvalidQuery, Text
+from cbir.client.cli.image_folder import images_below
 
-__all__ = ["IMAGE_SUFFIXES", "NamedQuery", "named_queries"]
-
-#: Files with these suffixes are taken from folders; a file that is named itself may have any name.
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"))
+__all__ = ["NamedQuery", "named_queries"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ def named_queries(
 
     Args:
         images: Files, ``-`` for standard input, and folders. A folder stands for the images below it, in order of
-            their paths; the names of its direct sub-folders are their labels, as in indexing.
+            their paths, the same as in indexing; the names of its direct sub-folders are their labels.
         ids: Ids of gallery images.
         texts: Text queries.
         expect: The label that all hits should have, instead of the folders' names.
@@ -52,7 +51,7 @@ def named_queries(
         elif Path(name).is_dir():
             found = [
                 NamedQuery(str(path), str(path), expect or _first_folder(path, Path(name)))
-                for path in _images_below(Path(name))
+                for path in images_below(Path(name))
             ]
             if not found:
                 raise InvalidQuery(f"the folder {name!r} holds no images: give image files or a folder of them")
@@ -65,16 +64,6 @@ def named_queries(
     return queries
 
 
-def _images_below(folder: Path) -> Iterable[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
-
-
 def _first_folder(path: Path, folder: Path) -> str | None:
     parts = path.relative_to(folder).parts
-    return parts[0] if len(parts) > 1 else None
+    return unicodedata.normalize("NFC", parts[0]) if len(parts) > 1 else None

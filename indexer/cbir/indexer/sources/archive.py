@@ -1,26 +1,27 @@
-"""Zips, and tars in WebDataset form, read without unpacking."""
+"""Zips, and tars in WebDataset form, read in place."""
 
 from __future__ import annotations
 
 import json
+import struct
 import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cbir.core.errors import ImageError, SourceError
-from cbir.core.files import ArchiveMember, archive_members, member_uri, read_uri
+from cbir.core.files import ArchiveMember, ArchiveTable, archive_members, member_uri, nfc, read_uri
 from cbir.indexer.sources.image import (
     ScanProblem,
     SourceImage,
     first_folder,
-    is_hidden,
-    is_image_name,
     is_text,
     member_stamp,
     shared_folders,
+    tidy_label,
 )
+from cbir.indexer.sources.names import Chooser, is_hidden
 
 __all__ = ["TarSource", "ZipSource"]
 
@@ -30,60 +31,65 @@ _MAX_SIDECAR_BYTES = 2**20
 
 @dataclass(frozen=True)
 class _Found:
-    """An image in an archive: its name there, and its path without the folders that all images share."""
+    """An image member: its name as the archive has it, and its path without the folders all images share."""
 
     member: ArchiveMember
     parts: tuple[str, ...]
 
     @property
     def id(self) -> str:
-        return "/".join(self.parts)
+        return nfc("/".join(self.parts))
 
 
 class _ArchiveSource:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, exclude: Sequence[str] = ()) -> None:
         self.path = path
         self.name = path.stem
         self.names_ids = False
         self.problems: list[ScanProblem] = []
+        self._exclude = tuple(exclude)
 
-    def read(self, image: SourceImage) -> bytes:
-        """Return the bytes of an image; see :class:`~cbir.indexer.sources.image.Source`."""
-        return read_uri(image.uri)
-
-    def _members(self) -> Mapping[str, ArchiveMember]:
+    def _members(self) -> ArchiveTable:
         kind = self.path.suffix[1:].lower()
         try:
             return archive_members(self.path)
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        except (zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError, NotImplementedError, struct.error) as error:
             message = f"{self.path} is damaged or no {kind} archive ({error}): make it or fetch it again"
             raise SourceError(message, reason="SOURCE_FORMAT", source=self.path) from error
         except OSError as error:
             message = f"{self.path} cannot be read: {error.strerror}; check its permissions"
             raise SourceError(message, reason="SOURCE_UNREADABLE", source=self.path) from error
 
-    def _images(self, members: Mapping[str, ArchiveMember]) -> list[_Found]:
+    def _images(self, members: ArchiveTable) -> list[_Found]:
         """Return the image members without the folders that they all share, sorted by id."""
         self.problems = []
+        chooser = Chooser(self._exclude)
         found: list[_Found] = []
         for name, member in members.items():
             parts = _parts(name)
-            if not parts or is_hidden(parts) or not is_image_name(name):
+            if not parts or not chooser.passes_whole(parts) or not chooser.is_image(parts[-1]):
                 continue
             if not is_text(name):
-                uri = member_uri(self.path, name).encode(errors="backslashreplace").decode()
-                self.problems.append(ScanProblem(uri, "its name is not valid UTF-8: rename it"))
+                self._pass_over(name, "its name is not valid UTF-8: rename it")
                 continue
             found.append(_Found(member, parts))
+            if name in members.repeated:
+                self._pass_over(name, "its name occurs more than once in the archive: the last of them is taken")
+        left_out = [ScanProblem(member_uri(self.path, f"**/*{end}"), why) for end, why in chooser.reasons().items()]
+        self.problems[:0] = left_out
         shared = shared_folders([item.parts for item in found])
         return sorted((_Found(item.member, item.parts[shared:]) for item in found), key=lambda item: item.id)
+
+    def _pass_over(self, name: str, reason: str) -> None:
+        uri = member_uri(self.path, name).encode(errors="backslashreplace").decode()
+        self.problems.append(ScanProblem(uri, reason))
 
 
 class ZipSource(_ArchiveSource):
     """The images of a zip.
 
     Leading folders that all images share (``train`` in ``train/<class>/..``) are left out of ids and labels; the first
-    folder after them is the label.
+    folder after them is the label.  A folder that holds all images is the label of all.
     """
 
     def scan(self) -> Iterator[SourceImage]:
@@ -99,10 +105,12 @@ class ZipSource(_ArchiveSource):
 
 @dataclass
 class _Sample:
-    """What the members beside an image (``key.cls``, ``key.json`` and ``key.txt``) say about it."""
+    """What the members beside an image, ``key.cls``, ``key.json`` and ``key.txt``, tell about it."""
 
     label: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
+    sidecars: list[str] = field(default_factory=list)
+    used: bool = False
 
 
 class TarSource(_ArchiveSource):
@@ -118,11 +126,13 @@ class TarSource(_ArchiveSource):
         members = self._members()
         images = self._images(members)
         samples = self._samples(members)
-        # A sample may have further pictures, such as a mask in key.mask.png; only key.jpg is the image.
+        # A sample may hold further pictures, such as a mask in key.mask.png; only key.jpg is the image.
         plain = {_key(item.member.name)[0] for item in images if "." not in _key(item.member.name)[1]}
         for item in images:
             key, kind = _key(item.member.name)
             sample = samples.get(key)
+            if sample is not None:
+                sample.used = True
             if sample is not None and "." in kind and key in plain:
                 continue
             yield SourceImage(
@@ -132,49 +142,63 @@ class TarSource(_ArchiveSource):
                 stamp=member_stamp(self.path, item.member),
                 metadata=sample.metadata if sample is not None else {},
             )
+        self._tell_unused(samples)
 
-    def _samples(self, members: Mapping[str, ArchiveMember]) -> dict[str, _Sample]:
+    def _tell_unused(self, samples: Mapping[str, _Sample]) -> None:
+        """Report the sidecars that stand beside no image: a line for each kind, with the first of them."""
+        unused: dict[str, list[str]] = {}
+        for sample in samples.values():
+            for name in () if sample.used else sample.sidecars:
+                unused.setdefault(_key(name)[1], []).append(name)
+        for kind, names in unused.items():
+            others = f", like {len(names) - 1:,} others" if len(names) > 1 else ""
+            self._pass_over(names[0], f"no image belongs to this .{kind} file{others}: it is ignored")
+
+    def _samples(self, members: ArchiveTable) -> dict[str, _Sample]:
         samples: dict[str, _Sample] = {}
         for name in members:
             key, kind = _key(name)
             if kind not in _SIDECARS or is_hidden(_parts(name)):
                 continue
             uri = member_uri(self.path, name)
+            samples.setdefault(key, _Sample()).sidecars.append(name)
+            if name in members.repeated:
+                self._pass_over(name, "its name occurs more than once in the archive: the last of them is taken")
             try:
                 text = read_uri(uri, max_bytes=_MAX_SIDECAR_BYTES).decode("utf-8-sig").strip()
-                self._read_sidecar(samples.setdefault(key, _Sample()), kind, text)
-            except (ImageError, ValueError) as error:
-                self.problems.append(ScanProblem(uri, f"cannot be read as {kind}, so it is ignored: {error}"))
+                self._read_sidecar(samples[key], kind, text)
+            except (ImageError, ValueError, RecursionError) as error:
+                self._pass_over(name, f"cannot be read as {kind}, so it is ignored: {error}")
         return samples
 
     @staticmethod
     def _read_sidecar(sample: _Sample, kind: str, text: str) -> None:
         if kind == "cls":
-            # key.cls takes precedence over the label in key.json, as it exists only to name the class.
-            sample.label = text or sample.label
+            # key.cls is made to name the class, so it wins over the label in key.json.
+            sample.label = tidy_label(text) or sample.label
         elif kind == "txt":
             sample.metadata["text"] = text
         else:
             facts = json.loads(text)
             if not isinstance(facts, dict):
                 raise ValueError("it holds no JSON object")
-            # JSON can contain lone surrogates, which cannot be encoded in UTF-8.
+            # JSON can spell halves of characters, which no table can hold.
             json.dumps(facts, ensure_ascii=False).encode()
             for name, value in facts.items():
                 if name == "label":
-                    sample.label = sample.label or (str(value) if value not in (None, "") else None)
+                    sample.label = sample.label or (tidy_label(str(value)) if value not in (None, "") else None)
                 elif value is not None:
                     sample.metadata[name] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _parts(name: str) -> tuple[str, ...]:
-    # Some Windows programs write backslashes into the names of zip members.
+    # Some Windows programs write backslashes into zips.
     path = name if "/" in name else name.replace("\\", "/")
     return tuple(part for part in path.split("/") if part not in ("", "."))
 
 
 def _key(name: str) -> tuple[str, str]:
-    """Split the name of a WebDataset member into key and extension, at the first dot of the file's name."""
-    folder, slash, file = name.rpartition("/")
+    """Split a WebDataset member into key and extension, at the first dot of the file's name."""
+    folder, slash, file = nfc(name).rpartition("/")
     stem, _, extension = file.partition(".")
     return folder + slash + stem, extension.lower()

@@ -1,29 +1,27 @@
-"""An image of a source, and the protocol of all sources."""
+"""One image of a source, and what every source can do."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
-from cbir.core.files import ArchiveMember
+from cbir.core.files import ArchiveMember, nfc
 
 __all__ = [
-    "IMAGE_EXTENSIONS",
     "ScanProblem",
     "Source",
     "SourceImage",
     "first_folder",
-    "is_hidden",
-    "is_image_name",
     "is_text",
     "member_stamp",
     "shared_folders",
+    "tidy_label",
 ]
 
-#: In folders and archives, files with these extensions are taken for images; whether they are shows in decoding.
-IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+_WHOLE = re.compile(r"([+-]?\d{1,18})\.0+")
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class SourceImage:
 
 @dataclass(frozen=True)
 class ScanProblem:
-    """Something in a source that was left out.
+    """Something in a source that was passed over.
 
     Attributes:
         uri: Where it is.
@@ -64,15 +62,15 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """Short name, put before the ids if there are several sources."""
+        """Short name, which stands before the ids when there are several sources."""
 
     @property
     def names_ids(self) -> bool:
-        """Whether the ids are the user's own, so that the source's name is never put before them."""
+        """Whether the ids are the user's own and so stand for themselves, whatever other sources there are."""
 
     @property
     def problems(self) -> Sequence[ScanProblem]:
-        """What the last :meth:`scan` left out."""
+        """What the last :meth:`scan` passed over."""
 
     def scan(self) -> Iterator[SourceImage]:
         """Find the images, sorted by id (manifests: in their own order).
@@ -81,26 +79,9 @@ class Source(Protocol):
             SourceError: The source as a whole cannot be read.
         """
 
-    def read(self, image: SourceImage) -> bytes:
-        """Return the bytes of an image.  Thread-safe.
-
-        Raises:
-            ImageError: ``IMAGE_UNREADABLE`` or ``IMAGE_TOO_LARGE``.
-        """
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a file is taken for an image, by its extension."""
-    return PurePosixPath(name).suffix.lower() in IMAGE_EXTENSIONS
-
-
-def is_hidden(parts: Sequence[str]) -> bool:
-    """Whether a path leads through a dot file or through the folder that macOS adds to zips."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
-
 
 def is_text(name: str) -> bool:
-    """Whether a name is valid Unicode; one that is not cannot be stored in a table or sent in a message."""
+    """Tell whether a name is Unicode; one that is not can be stored in no table and sent in no message."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -112,22 +93,35 @@ def member_stamp(archive: Path, member: ArchiveMember) -> str:
     """Return the :attr:`SourceImage.stamp` of a member of an archive."""
     if member.crc is not None:
         return f"{member.crc:08x}-{member.size}"
-    # Writers of WebDatasets often set every member's time to 0, so the time of the tar itself is included.
+    # Writers of WebDatasets often leave every member's time at 0, hence the tar's own time too.
     return f"{member.size}-{member.mtime}-{member.offset}-{archive.stat().st_mtime_ns}"
 
 
 def first_folder(parts: Sequence[str]) -> str | None:
-    """Return the label by a relative path: its first folder, ``None`` for a file at the top."""
-    return parts[0] if len(parts) > 1 else None
+    """Return the label that a relative path tells: its first folder, ``None`` for a file at the top."""
+    return nfc(parts[0]) if len(parts) > 1 else None
 
 
 def shared_folders(paths: Sequence[Sequence[str]]) -> int:
-    """Count the leading folders that all paths have in common."""
+    """Count the leading folders that all paths have in common and that name no class.
+
+    Where all lie in one folder, it is their class.
+    """
     if not paths:
         return 0
-    # In sorted order, the common prefix of all paths is that of the first and the last.
+    # The common prefix of all is that of the smallest and the largest.
     low, high = min(map(tuple, paths))[:-1], max(map(tuple, paths))[:-1]
     shared = 0
     while shared < min(len(low), len(high)) and low[shared] == high[shared]:
         shared += 1
-    return shared
+    return shared - (shared > 0 and all(len(path) == shared + 1 for path in paths))
+
+
+def tidy_label(text: str) -> str:
+    """Return the label that a cell of a table or a sidecar names.
+
+    A whole number is the same class with and without the ``.0`` that spreadsheets and pandas give it.
+    """
+    label = nfc(text.strip())
+    whole = _WHOLE.fullmatch(label)
+    return str(int(whole[1])) if whole else label

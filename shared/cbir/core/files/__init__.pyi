@@ -3,7 +3,11 @@ from .durability import make_folder as make_folder
 from .durability import sync as sync
 from .durability import sync_tree as sync_tree
 from .durability import write_durably as write_durably
+from .spelling import Spellings as Spellings
+from .spelling import nfc as nfc
+from .uri import MAX_BYTES as MAX_BYTES
 from .uri import ArchiveMember as ArchiveMember
+from .uri import ArchiveTable as ArchiveTable
 from .uri import archive_members as archive_members
 from .uri import member_uri as member_uri
 from .uri import read_uri as read_uri

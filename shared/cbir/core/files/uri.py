@@ -12,21 +12,22 @@ import threading
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 from typing import NoReturn
 
 from cbir.core.errors import ImageError
+from cbir.core.files.spelling import nfc
 
-__all__ = ["MAX_BYTES", "ArchiveMember", "archive_members", "member_uri", "read_uri", "split_uri"]
+__all__ = ["MAX_BYTES", "ArchiveMember", "ArchiveTable", "archive_members", "member_uri", "read_uri", "split_uri"]
 
 #: Largest image file that is read into memory unless the caller says otherwise, in bytes.
 MAX_BYTES = 256 * 2**20
 
 _ARCHIVE = re.compile(r"(.*?\.(?:zip|tar))!/(.*)", re.IGNORECASE | re.DOTALL)
 _ZIP_LOCAL_HEADER = 30  # bytes
+_ZIP_UTF8 = 0x800  # the flag that says that a name is UTF-8
 #: Archives whose table of members is kept.
 _TABLES_KEPT = 16
 
@@ -56,6 +57,34 @@ class ArchiveMember:
     encrypted: bool = False
 
 
+class ArchiveTable(dict[str, ArchiveMember]):
+    """The regular files of an archive by name, in the archive's order; the last of a name wins.
+
+    Attributes:
+        repeated: Names that occur more than once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.repeated: list[str] = []
+        self._spellings: dict[str, str] | None = None
+
+    def add(self, member: ArchiveMember) -> None:
+        """Take in a member."""
+        if member.name in self and member.name not in self.repeated:
+            self.repeated.append(member.name)
+        self[member.name] = member
+
+    def find(self, name: str) -> ArchiveMember | None:
+        """Return the member of a name, however its accents are spelt, and as it was read from zips of macOS before."""
+        if name in self or name.isascii():
+            return self.get(name)
+        if self._spellings is None:
+            self._spellings = {nfc(known): known for known in self if not known.isascii()}
+        spelling = self._spellings.get(nfc(name)) or self._spellings.get(nfc(_as_utf8(name)))
+        return None if spelling is None else self[spelling]
+
+
 def member_uri(archive: Path, member: str) -> str:
     """The uri of a member of an archive."""
     return f"{archive}!/{member}"
@@ -80,9 +109,8 @@ def read_uri(uri: str, *, max_bytes: int = MAX_BYTES) -> bytes:
     try:
         if member is None:
             return _read_file(path, max_bytes)
-        try:
-            entry = archive_members(path)[member]
-        except KeyError:
+        entry = archive_members(path).find(member)
+        if entry is None:
             _refuse(uri, f"{path.name} has no member of that name")
         return _read_member(path, entry, max_bytes)
     except ImageError:
@@ -97,8 +125,8 @@ def read_uri(uri: str, *, max_bytes: int = MAX_BYTES) -> bytes:
         _refuse(uri, str(error) or type(error).__name__)
 
 
-def archive_members(path: Path) -> Mapping[str, ArchiveMember]:
-    """The regular files of a ``.zip`` or ``.tar`` by name, in the archive's order; of equal names the last counts.
+def archive_members(path: Path) -> ArchiveTable:
+    """The regular files of a ``.zip`` or ``.tar`` by name.
 
     Tables are kept, and read again when the size or the time of the archive changes.
 
@@ -119,14 +147,18 @@ def archive_members(path: Path) -> Mapping[str, ArchiveMember]:
 
 
 _lock = threading.Lock()
-_tables: OrderedDict[tuple[str, int, int], dict[str, ArchiveMember]] = OrderedDict()
+_tables: OrderedDict[tuple[str, int, int], ArchiveTable] = OrderedDict()
 
 
-def _zip_table(path: Path) -> dict[str, ArchiveMember]:
+def _zip_table(path: Path) -> ArchiveTable:
+    table = ArchiveTable()
     with zipfile.ZipFile(path) as archive:
-        return {
-            info.filename: ArchiveMember(
-                name=info.filename,
+        for info in archive.infolist():
+            if info.is_dir():
+                continue
+            told = info.flag_bits & _ZIP_UTF8
+            member = ArchiveMember(
+                name=info.filename if told else _as_utf8(info.filename),
                 offset=info.header_offset,
                 stored=info.compress_size,
                 size=info.file_size,
@@ -134,25 +166,29 @@ def _zip_table(path: Path) -> dict[str, ArchiveMember]:
                 crc=info.CRC,
                 encrypted=bool(info.flag_bits & 0x1),
             )
-            for info in archive.infolist()
-            if not info.is_dir()
-        }
+            table.add(member)
+    return table
 
 
-def _tar_table(path: Path, size: int) -> dict[str, ArchiveMember]:
-    table: dict[str, ArchiveMember] = {}
+def _as_utf8(name: str) -> str:
+    """Undo that a name in UTF-8 was taken for the letters of DOS: macOS writes zips without the flag that says so."""
+    try:
+        return name.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return name
+
+
+def _tar_table(path: Path, size: int) -> ArchiveTable:
+    table = ArchiveTable()
     # Mode "r:" refuses compressed tars, whose members cannot be addressed by offset.
     with tarfile.open(path, "r:") as archive:
         for info in archive:
             if info.islnk() and (target := table.get(info.linkname)) is not None:
-                table[info.name] = ArchiveMember(
-                    info.name, target.offset, target.stored, target.size, mtime=int(info.mtime)
-                )
+                table.add(ArchiveMember(info.name, target.offset, target.stored, target.size, mtime=int(info.mtime)))
             elif info.isreg() and not info.issparse():
                 if info.offset_data + info.size > size:
                     raise tarfile.ReadError(f"it ends in the middle of {info.name}")
-                entry = ArchiveMember(info.name, info.offset_data, info.size, info.size, mtime=int(info.mtime))
-                table[info.name] = entry
+                table.add(ArchiveMember(info.name, info.offset_data, info.size, info.size, mtime=int(info.mtime)))
     return table
 
 
@@ -176,7 +212,8 @@ def _read_member(path: Path, entry: ArchiveMember, max_bytes: int) -> bytes:
         _refuse(uri, "it is encrypted: unpack the archive with its password first")
     if path.suffix.lower() == ".zip" and entry.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         with zipfile.ZipFile(path) as archive:
-            return archive.read(entry.name)
+            # By place: of several members of a name, and of names in other letters, this one is meant.
+            return archive.read(next(info for info in archive.infolist() if info.header_offset == entry.offset))
     with path.open("rb") as file:
         file.seek(entry.offset)
         if path.suffix.lower() == ".zip":
