@@ -1,4 +1,5 @@
 from .class_names import class_name_digest as class_name_digest
+from .decoding import index_limits as index_limits
 from .embedding import EmbeddingRun as EmbeddingRun
 from .embedding import Progress as Progress
 from .embedding import RunSettings as RunSettings

@@ -13,6 +13,7 @@ from cbir.core.ensemble import EnsembleSpec, has_text_tower
 from cbir.core.errors import ArtifactError, SourceError
 from cbir.core.machine import keep_compiled
 from cbir.core.vote import VoteSettings
+from cbir.indexer.build.decoding import decoding_facts
 from cbir.indexer.build.embedding import EmbeddingRun, Progress, RunSettings
 from cbir.indexer.build.image_facts import ImageFacts, SkippedImage
 from cbir.indexer.build.publishing import VersionContent, write_version
@@ -126,8 +127,10 @@ def build(
     with store.lock():
         previous = _open_live(store)
         run = EmbeddingRun(ensemble, out / "cache", run_settings, on_progress)
-        plan = _Plan.make(found, None if fit.rebuild else previous, run)
+        decoding = decoding_facts(run_settings.limits)
+        plan = _Plan.make(found, None if fit.rebuild else previous, run, decoding)
         settings = {
+            "decoding": decoding,
             "pseudo_labels": fit.pseudo_labels,
             "label_share": fit.label_share,
             "index": fit.index,
@@ -211,12 +214,16 @@ class _Plan:
     unchanged: bool
 
     @classmethod
-    def make(cls, found: Sequence[SourceImage], previous: IndexVersion | None, run: Runner) -> _Plan:
+    def make(
+        cls, found: Sequence[SourceImage], previous: IndexVersion | None, run: Runner, decoding: Mapping[str, Any]
+    ) -> _Plan:
         before: dict[str, GalleryImage] = {}
         refused: dict[tuple[str, str], Mapping[str, str]] = {}
         if previous:
             gallery = previous.gallery
             before = {image.id: image for image in gallery.images()}
+        # What was refused by other limits, or by a program that read less, is tried again.
+        if previous and previous.manifest.settings.get("decoding") == decoding:
             refused = {(s["uri"], s["stamp"]): s for s in previous.manifest.skipped if s["code"] not in _TRY_AGAIN}
         plan = cls([], {}, [], previous is not None)
         kept = 0

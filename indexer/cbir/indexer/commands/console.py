@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +19,27 @@ from rich.progress import Progress as Bars
 from safetensors import SafetensorError
 
 from cbir.core.artifacts import SigningKey
-from cbir.core.errors import CbirError
+from cbir.core.errors import CbirError, ConfigurationError
 from cbir.indexer.build import Progress
 
 __all__ = [
     "USER_ERRORS",
     "add_device_arguments",
+    "add_exclude_argument",
     "add_sign_argument",
+    "amount",
     "positive",
     "print_json",
     "progress_printer",
     "signing_key",
     "stderr",
+    "writing_to",
 ]
 
 
-#: Errors that the user or the machine can cause, such as a full disk or a file in place of a folder.
+_FULL = (ENOSPC, EDQUOT)
+
+#: Errors that the user or the machine can cause, such as a file in place of a folder.
 USER_ERRORS = (CbirError, OSError, SafetensorError)
 
 
@@ -44,6 +51,40 @@ def positive(text: str) -> int:
     return value
 
 
+def amount(text: str) -> int:
+    """A whole number of at least 1 that may end in k, M or G (thousands) or Ki, Mi or Gi (1,024s), as argparse type."""
+    parts = re.fullmatch(r"(\d[\d_,]*)\s*(?:([kKMG])(i?))?B?", text.strip())
+    if parts is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, such as 200000000, 200M or 64Mi")
+    unit: int = (1024 if parts[3] else 1000) ** " KMG".index((parts[2] or " ").upper())
+    value = int(re.sub(r"[_,]", "", parts[1])) * unit
+    if not 1 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not from 1 to {2**63 - 1:,}")
+    return value
+
+
+def add_exclude_argument(parser: argparse.ArgumentParser) -> None:
+    """The option of every command that looks for images in folders and archives."""
+    parser.add_argument(
+        "--exclude", metavar="GLOB", action="append", default=[],
+        help="leave out files and folders of this name, or with a slash of this path below the source; may be repeated",
+    )  # fmt: skip
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Tell of a disk that is full where it is; what is written to files that are open names no place."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        errno = getattr(error, "errno", None)
+        if errno not in _FULL and not any(f"os error {number}" in str(error) for number in _FULL):
+            raise
+        place = getattr(error, "filename", None) or folder
+        message = f"the disk of {place} is full: free some space there, then give the same command again"
+        raise ConfigurationError(message, reason="DISK_FULL", path=place) from error
+
+
 def stderr() -> Console:
     """A console on stderr, as stdout is for results."""
     return Console(stderr=True, highlight=False)
@@ -51,7 +92,9 @@ def stderr() -> Console:
 
 def print_json(document: Any) -> None:
     """Write one JSON document to stdout."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    # What the terminal cannot show would be replaced, and the document with it be another.
+    readable = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=not readable) + "\n")
     sys.stdout.flush()
 
 

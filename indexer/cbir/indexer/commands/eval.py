@@ -11,14 +11,16 @@ from rich.table import Table
 from cbir.core.artifacts import IndexStore
 from cbir.core.errors import ConfigurationError
 from cbir.core.search import Retriever, Searcher
-from cbir.indexer.build import Progress, RunSettings
+from cbir.indexer.build import Progress, RunSettings, index_limits
 from cbir.indexer.commands.console import (
     USER_ERRORS,
     add_device_arguments,
+    add_exclude_argument,
     positive,
     print_json,
     progress_printer,
     stderr,
+    writing_to,
 )
 from cbir.indexer.evaluate import (
     EvaluationReport,
@@ -45,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--leave-one-out", action="store_true", help="the gallery's own labelled images, each without itself"
     )
+    add_exclude_argument(parser)
     parser.add_argument("--most", type=positive, default=None, metavar="N", help="leave-one-out: draw at most N images")
     parser.add_argument(
         "--report",
@@ -75,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
         message = "--report shows the recipe in the precision of the index: leave --report or --precision out"
         raise ConfigurationError(message, reason="BAD_OPTION")
     version = IndexStore(args.index).open()
-    settings = RunSettings(args.device, args.runtime, precision=args.precision)
+    limits = index_limits(version.manifest.settings)
+    settings = RunSettings(args.device, args.runtime, precision=args.precision, limits=limits)
     cache = args.index / "cache"
     findings = None
     if args.report:
@@ -84,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
             message = f"{args.report} is a file: --report needs a folder, which is made if absent"
             raise ConfigurationError(message, reason="BAD_OPTION")
         args.report.mkdir(parents=True, exist_ok=True)
-    with progress_printer() as progress:
+    with progress_printer() as progress, writing_to(args.report or args.index):
         retriever: Searcher = Retriever.load(version, args.device, "exact" if args.exact else None)
         if args.leave_one_out:
             queries, name = gallery_queries(retriever, args.most, version=version), "leave-one-out on the gallery"
@@ -92,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
                 retriever, queries = folds, folds.queries(queries)
                 name += ", cross-fitted in five folds"
         else:
-            sources = open_sources(args.queries)
+            sources = open_sources(args.queries, exclude=args.exclude, max_bytes=limits.max_bytes)
             queries = source_queries(version, retriever, sources, cache, settings, progress)
             name = ", ".join(args.queries)
         report = evaluate(args.index, version, retriever, queries, name, progress, own=args.leave_one_out)

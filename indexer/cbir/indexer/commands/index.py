@@ -6,16 +6,20 @@ import argparse
 from pathlib import Path
 
 from cbir.core.ensemble import BUILT_IN, DEFAULT_ENSEMBLE, load_ensemble
+from cbir.core.images import DecodeLimits
 from cbir.indexer.build import FitSettings, IndexReport, RunSettings, build, ensemble_of_index
 from cbir.indexer.commands.console import (
     USER_ERRORS,
     add_device_arguments,
+    add_exclude_argument,
     add_sign_argument,
+    amount,
     positive,
     print_json,
     progress_printer,
     signing_key,
     stderr,
+    writing_to,
 )
 from cbir.indexer.sources import open_sources
 
@@ -47,6 +51,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--label-vote", type=_share, default=None, metavar="LAMBDA",
         help="what likely labels add to the score (default: as `cbir tune` chose, else 0)",
     )  # fmt: skip
+    add_exclude_argument(parser)
+    default = DecodeLimits()
+    parser.add_argument(
+        "--max-pixels", type=amount, default=default.max_pixels, metavar="N",
+        help=f"largest image in pixels, such as 200M (default {default.max_pixels:,}); JPEGs count as they are decoded",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-bytes", type=amount, default=default.max_bytes, metavar="N",
+        help=f"largest image file in bytes, such as 1Gi (default {default.max_bytes:,})",
+    )  # fmt: skip
     parser.add_argument("--forget-tuning", action="store_true", help="drop what `cbir tune` chose")
     parser.add_argument("--rebuild", action="store_true", help="publish anew though nothing changed (mends damage)")
     add_sign_argument(parser)
@@ -65,11 +79,13 @@ def run(args: argparse.Namespace) -> int:
     kept = None if args.ensemble else ensemble_of_index(args.out)
     ensemble = kept or load_ensemble(args.ensemble or DEFAULT_ENSEMBLE)
     key = signing_key(args)
-    settings = RunSettings(args.device, args.runtime, args.batch, args.workers or 0)
+    limits = DecodeLimits(max_bytes=args.max_bytes, max_pixels=args.max_pixels)
+    settings = RunSettings(args.device, args.runtime, args.batch, args.workers or 0, limits=limits)
     fit = FitSettings(args.pseudo_labels, args.label_vote, args.index, args.rebuild, not args.forget_tuning)
+    sources = open_sources(args.sources, exclude=args.exclude, max_bytes=args.max_bytes)
     try:
-        with progress_printer() as report:
-            result = build(open_sources(args.sources), args.out, ensemble, settings, fit, report, key=key)
+        with progress_printer() as report, writing_to(args.out):
+            result = build(sources, args.out, ensemble, settings, fit, report, key=key)
     except KeyboardInterrupt:
         stderr().print("stopped; what is embedded is kept: the same command goes on from here", soft_wrap=True)
         raise

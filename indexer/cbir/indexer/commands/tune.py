@@ -8,17 +8,21 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from cbir.core.artifacts import IndexStore
+from cbir.core.images import DecodeLimits
 from cbir.core.machine import keep_compiled
-from cbir.indexer.build import RunSettings
+from cbir.indexer.build import RunSettings, index_limits
 from cbir.indexer.commands.console import (
     USER_ERRORS,
     add_device_arguments,
+    add_exclude_argument,
     add_sign_argument,
     positive,
     print_json,
     progress_printer,
     signing_key,
     stderr,
+    writing_to,
 )
 from cbir.indexer.sources import open_sources
 from cbir.indexer.tune import Gain, SearchBudget, TuningReport, tune
@@ -33,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--queries", nargs="+", metavar="SOURCE", help="labelled query images (default: the gallery's own, in folds)"
     )
+    add_exclude_argument(parser)
     parser.add_argument(
         "--trials",
         type=positive,
@@ -52,10 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Tune, publish the result if it is a gain, and say what came of it."""
     keep_compiled()
-    sources = open_sources(args.queries) if args.queries else None
-    settings, key = RunSettings(args.device, args.runtime), signing_key(args)
+    sources, limits = None, DecodeLimits()
+    if args.queries:
+        limits = index_limits(IndexStore(args.index).open().manifest.settings)
+        sources = open_sources(args.queries, exclude=args.exclude, max_bytes=limits.max_bytes)
+    settings, key = RunSettings(args.device, args.runtime, limits=limits), signing_key(args)
     try:
-        with progress_printer() as progress:
+        with progress_printer() as progress, writing_to(args.index):
             report = tune(
                 args.index,
                 sources,

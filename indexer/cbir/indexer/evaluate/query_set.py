@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cbir.core.artifacts import IndexVersion, gallery_pictures
 from cbir.core.errors import SourceError
+from cbir.core.files import nfc
 from cbir.core.search import JointSpace, Searcher
 from cbir.indexer.build import EmbeddingRun, ImageSources, Progress, RunSettings, SkippedImage
 
@@ -102,9 +103,11 @@ def source_queries(
         raw = {m.name: run.raw(m.name, digests) for m in ensemble.members}
     space = JointSpace.load(version, "cpu")
     points = space.side_by_side(raw, len(good)) if space else None
+    # A gallery that was made before may spell a class with its accents apart.
+    spelt = {nfc(label): label for label in retriever.gallery.labels}
     return QuerySet(
         retriever.project(raw),
-        [str(image.label) for image in good],
+        [spelt.get(nfc(str(image.label)), str(image.label)) for image in good],
         [digest.hex() for digest in digests],
         np.array([facts[image.id].phash for image in good], np.uint64),
         tuple(skipped),

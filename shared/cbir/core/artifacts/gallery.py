@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cbir.core.errors import ArtifactError, QueryError, UnknownImageError
-from cbir.core.files import read_uri
+from cbir.core.files import nfc, read_uri
 from cbir.core.images import Box
 
 __all__ = ["Gallery", "GalleryImage"]
@@ -127,6 +127,11 @@ class Gallery:
         return {name: row for row, name in enumerate(self.ids)}
 
     @cached_property
+    def _spellings(self) -> dict[str, int]:
+        """Rows by the one spelling of ids: callers, and galleries made before, may spell accents in two ways."""
+        return {nfc(name): row for row, name in enumerate(self.ids) if not name.isascii()}
+
+    @cached_property
     def _hashes(self) -> dict[str, tuple[int, ...]]:
         # Tuples of numbers, because the garbage collector would visit every list.
         rows: dict[str, tuple[int, ...]] = {}
@@ -186,14 +191,16 @@ class Gallery:
         Raises:
             UnknownImageError: There is no such image.
         """
-        try:
-            return self._rows[image_id]
-        except KeyError:
+        row = self._rows.get(image_id)
+        if row is None and not image_id.isascii():
+            row = self._spellings.get(nfc(image_id))
+        if row is None:
             raise UnknownImageError(
                 f"the gallery holds no image {image_id!r}: ids are as the indexer listed them (see images.parquet)",
                 reason="UNKNOWN_IMAGE_ID",
                 image_id=image_id,
-            ) from None
+            )
+        return row
 
     def rows_with_sha256(self, digest: str) -> list[int]:
         """The rows of the images whose file has this hexadecimal digest."""
@@ -217,18 +224,20 @@ class Gallery:
         mask: NDArray[np.bool_] | None = None
         if not (labels or exclude_labels or metadata):
             return mask
-        place = {name: code for code, name in enumerate(self.labels)}
+        place: dict[str, list[int]] = {}
+        for code, label in enumerate(self.labels):
+            place.setdefault(nfc(label), []).append(code)
         for names, wanted in ((labels, True), (exclude_labels, False)):
             if not names:
                 continue
             for name in names:
-                if name not in place:
+                if nfc(name) not in place:
                     raise QueryError(
                         f"the filter names the label {name!r}, which no image of the gallery has",
                         reason="BAD_FILTER",
                         label=name,
                     )
-            found = np.isin(self.label_codes, [place[name] for name in names]) == wanted
+            found = np.isin(self.label_codes, [code for name in names for code in place[nfc(name)]]) == wanted
             mask = found if mask is None else mask & found
         for key, values in (metadata or {}).items():
             column = self._metadata_column(key)
