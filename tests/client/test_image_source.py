@@ -107,3 +107,76 @@ def test_shrinking_lets_an_oversized_photo_through(tmp_path: Path) -> None:
     with pytest.raises(TooLarge, match="max_side="):
         image_bytes(path, max_bytes=20_000)
     assert decode(image_bytes(path, max_bytes=20_000, max_side=100)).size == (100, 75)
+
+
+# Metadata never costs a query
+
+
+def exif_block(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """An EXIF block in which the picture is to be turned by 90 degrees, beside broken entries."""
+    import struct
+
+    whole = [(0x0112, 3, 1, b"\6\0\0\0"), *entries]
+    packed = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in whole)
+    return b"II*\0" + struct.pack("<IH", 8, len(whole)) + packed + bytes(4)
+
+
+BROKEN = {
+    "XResolution of type ASCII": exif_block((0x011A, 2, 3, b"72\0\0"), (0x0128, 3, 1, b"\2\0\0\0")),
+    "XResolution beyond the end": exif_block((0x011A, 10, 1, b"\xf0\xff\0\0")),
+    "a type that is none": exif_block((0x010E, 99, 1, b"abcd")),
+    "a directory that is its own": exif_block((0x8769, 4, 1, b"\x08\0\0\0")),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("given_as", ["bytes", "path", "pil"])
+@pytest.mark.filterwarnings("ignore:Truncated File Read")  # where the test itself opens the image
+def test_broken_metadata_costs_neither_the_query_nor_its_orientation(
+    what: str, format_: str, given_as: str, tmp_path: Path
+) -> None:
+    buffer = io.BytesIO()
+    gradient((600, 400)).save(buffer, format_, exif=b"Exif\0\0" + BROKEN[what])
+    data = buffer.getvalue()
+    path = tmp_path / "photo"
+    path.write_bytes(data)
+    source = {"bytes": data, "path": path, "pil": Image.open(io.BytesIO(data))}[given_as]
+    sent = decode(image_bytes(source, max_side=120))
+    assert sent.size == (80, 120)
+    assert sent.getexif().get(0x0112, 1) == 1
+
+
+@pytest.mark.parametrize("exif", [b"", b"no exif", b"II*\0\xff\xff\xff\xff", b"MM"])
+def test_metadata_that_is_none_costs_no_query(exif: bytes) -> None:
+    buffer = io.BytesIO()
+    gradient((600, 400)).save(buffer, "PNG", exif=exif)
+    assert decode(image_bytes(Image.open(io.BytesIO(buffer.getvalue())), max_side=120)).size == (120, 80)
+    assert decode(image_bytes(buffer.getvalue(), max_side=120)).size == (120, 80)
+
+
+def test_what_this_pillow_cannot_open_is_left_to_the_server() -> None:
+    buffer = io.BytesIO()
+    gradient((600, 400)).save(buffer, "PNG")
+    plain = buffer.getvalue()
+    # A chunk of metadata whose checksum is wrong: Pillow refuses the file, the server reads past it.
+    broken = plain[:33] + b"\0\0\0\4eXIfII*\0\1\2\3\4" + plain[33:]
+    assert image_bytes(broken, max_side=120) == broken
+
+
+def test_large_pil_images_keep_their_colour_profile() -> None:
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for size in ((40, 30), (1200, 1000)):
+        image = gradient(size)
+        image.info["icc_profile"] = profile
+        assert decode(image_bytes(image)).info["icc_profile"] == profile
+
+
+def test_xmp_turns_a_picture_no_more_once_it_was_turned() -> None:
+    image = gradient((1200, 1000))
+    image.info["xmp"] = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r tiff:Orientation="6"/></x:xmpmeta>'
+    sent = image_bytes(image)
+    assert decode(sent).size == (1000, 1200)
+    assert b"tiff:Orientation" not in sent

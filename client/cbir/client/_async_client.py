@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class AsyncClient(Session):
-    """:class:`Client` for asyncio; it belongs to the event loop in which its first call is made.
+    """:class:`Client` for asyncio; it connects anew in each event loop that it is used in.
 
     Files are read and images encoded in a worker thread.
 
@@ -45,17 +45,21 @@ class AsyncClient(Session):
     def _start(self) -> None:
         # Made at the first call, because a channel belongs to the event loop that is running when it is made.
         self._channel: Any = None
+        self._loop: Any = None
 
     def _connect(self) -> None:
         self._check_open()
-        if self._channel is not None:
+        loop = asyncio.get_running_loop()
+        if self._channel is not None and self._loop is loop:
             return
+        # A channel of another loop can be neither used nor closed here; it hangs up when it is forgotten.
         target, options = self._settings.target, self._settings.options()
         credentials = self._settings.credentials
         if credentials is None:
             self._bind(grpc.aio.insecure_channel(target, options))
         else:
             self._bind(grpc.aio.secure_channel(target, credentials, options))
+        self._loop = loop
 
     async def search(
         self,
@@ -130,7 +134,7 @@ class AsyncClient(Session):
     async def wait_ready(self, timeout: float = 60.0) -> IndexInfo:  # noqa: ASYNC109
         """Wait until the server has started and serves an index; see :meth:`Client.wait_ready`."""
         self._connect()
-        patience = Patience(timeout, self.target)
+        patience = Patience(timeout, self._address)
         while True:
             failure = None
             call = {"metadata": self._metadata, "wait_for_ready": True}
@@ -147,8 +151,9 @@ class AsyncClient(Session):
     async def close(self) -> None:
         """Close the connection; calls in progress are cancelled. May be called again."""
         self._closed = True
-        if self._channel is not None:
+        if self._channel is not None and self._loop is asyncio.get_running_loop():
             await self._channel.close()
+        self._channel = self._loop = None
 
     async def __aenter__(self) -> Self:
         return self

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import grpc
 
 from cbir.client._retry import RetryPolicy
+from cbir.client._target import Address, check_target, hosts_of, is_this_machine, proxy_of
 
 __all__ = ["ChannelSettings"]
 
 #: Methods that gRPC itself may retry. SearchStream is retried by the client, which knows what is unanswered;
 #: ReloadIndex is not retried, because the second answer would say that nothing changed.
 _REPEATABLE = ("Search", "GetIndexInfo", "GetImage")
-_LOOPBACK = ("localhost:", "127.", "[::1]:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class ChannelSettings:
             ping more often than every 5 minutes.
         credentials: TLS credentials; None for a plaintext connection.
         metadata: Sent with every call; names in lower case.
+        proxy: URL of the HTTP proxy for servers elsewhere; False: none; None: as the environment says. A server on
+            this machine is never asked through a proxy.
     """
 
     target: str = "localhost:50051"
@@ -40,16 +43,40 @@ class ChannelSettings:
     keepalive: float = 300.0
     credentials: grpc.ChannelCredentials | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    proxy: str | bool | None = None
 
     def __post_init__(self) -> None:
-        if not self.target:
-            raise ValueError("target is empty: give the server's address, such as localhost:50051")
+        check_target(self.target, secure=self.credentials is not None)
+        if self.proxy is True or (isinstance(self.proxy, str) and not re.fullmatch(r"(http://)?[^/\s]*/?", self.proxy)):
+            raise ValueError(
+                f"proxy is {self.proxy!r}: give the URL of an HTTP proxy, such as http://proxy:3128, or False"
+            )
         if not self.timeout > 0:
             raise ValueError(f"timeout is {self.timeout}: give a positive number of seconds")
         if not self.max_message_bytes > 0:
             raise ValueError(f"max_message_bytes is {self.max_message_bytes}: give a positive number of bytes")
         if not self.keepalive > 0:
             raise ValueError(f"keepalive is {self.keepalive}: give a positive number of seconds")
+
+    @property
+    def is_proxied(self) -> bool:
+        """Whether an HTTP proxy may be used: for servers elsewhere, unless it was said that none should be."""
+        hosts = hosts_of(self.target)
+        return self.proxy is not False and self.proxy != "" and not all(is_this_machine(host) for host, _ in hosts)
+
+    @property
+    def address(self) -> Address:
+        """The target as messages name it, with the proxy that may be why it is not reached."""
+        if not self.is_proxied:
+            return Address(self.target)
+        if self.proxy:
+            return Address.of(self.target, f"it is asked through the proxy {_shown(_url(self.proxy))}, as proxy= says")
+        found = proxy_of([host for host, _ in hosts_of(self.target)])
+        if found is None:
+            return Address(self.target)
+        url, variable = found
+        hint = f"it is asked through the proxy {_shown(url)} of the variable {variable}: unset it, name the host in "
+        return Address.of(self.target, hint + "no_proxy, or make the client with proxy=False")
 
     def options(self) -> list[tuple[str, int | str]]:
         """Return gRPC's channel arguments."""
@@ -67,9 +94,10 @@ class ChannelSettings:
             # gRPC can only retry a request that it has kept; by default it keeps 256 KiB, less than most photos.
             ("grpc.per_rpc_retry_buffer_size", self.max_message_bytes),
         ]
-        if self.target.startswith(_LOOPBACK):
-            # Otherwise gRPC would use the HTTP proxy of the environment even for a server on this machine.
+        if not self.is_proxied:
             options.append(("grpc.enable_http_proxy", 0))
+        elif self.proxy:
+            options.append(("grpc.http_proxy", _url(self.proxy)))
         if self.retry.attempts > 1:
             options.append(("grpc.service_config", self._service_config()))
         return options
@@ -84,3 +112,13 @@ class ChannelSettings:
             "retryableStatusCodes": ["UNAVAILABLE"],
         }
         return json.dumps({"methodConfig": [{"name": methods, "retryPolicy": policy}]})
+
+
+def _url(proxy: str | bool | None) -> str:
+    text = str(proxy)
+    return text if "://" in text else f"http://{text}"
+
+
+def _shown(url: str) -> str:
+    """Leave name and password out of a proxy's URL."""
+    return re.sub(r"//[^/@]*@", "//", url)

@@ -161,7 +161,7 @@ class Client(Session):
             CbirClientError: An error that waiting does not cure.
         """
         self._check_open()
-        patience = Patience(timeout, self.target)
+        patience = Patience(timeout, self._address)
         while True:
             failure = None
             call = {"metadata": self._metadata, "wait_for_ready": True}

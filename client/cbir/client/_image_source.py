@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,12 @@ __all__ = ["image_bytes", "is_pil_image"]
 _LOSSLESS_PIXELS = 1_000_000
 #: Longest side in pixels that JPEG allows.
 _JPEG_SIDE = 65_500
+
+#: What Pillow raises on damaged files and metadata.
+_PILLOW_ERRORS = (
+    OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, AttributeError, ZeroDivisionError,
+    OverflowError, RuntimeError, struct.error,
+)  # fmt: skip
 
 
 def is_pil_image(value: object) -> TypeIs[PIL.Image.Image]:
@@ -84,25 +92,34 @@ def _read(path: Path, max_side: int | None, max_bytes: int) -> bytes:
 
 
 def _shrink(file: Any, max_side: int) -> bytes | None:
-    """Return a smaller image file; None if the image is small enough or Pillow does not know its format."""
+    """Return a smaller image file; None if the image is small enough, or only the server can tell what is wrong.
+
+    Metadata that this Pillow stumbles over is nothing to the server, which reads none but the orientation.
+    """
     import PIL.Image
 
     try:
-        with PIL.Image.open(file) as image:
-            if max(image.size) <= max_side:
-                return None
-            # Lets the JPEG decoder decode at a reduced size, of at least max_side.
-            image.draft(None, (max_side, max_side))
-            return _encode(image, max_side)
-    except PIL.UnidentifiedImageError:
-        # Leave it to the server: it may know more formats than this Pillow, and says what is wrong.
-        return None
-    except (PIL.Image.DecompressionBombError, ValueError, SyntaxError, EOFError) as error:
+        with warnings.catch_warnings():
+            # Pillow warns of odd metadata, which is of no use to anybody here.
+            warnings.simplefilter("ignore")
+            with PIL.Image.open(file) as image:
+                if max(image.size) <= max_side:
+                    return None
+                # Lets the JPEG decoder decode at a reduced size, of at least max_side.
+                image.draft(None, (max_side, max_side))
+                return _encode(image, max_side)
+    except PIL.Image.DecompressionBombError as error:
         raise InvalidQuery(f"the image cannot be shrunk ({error}): send it as it is", reason="IMAGE_CORRUPT") from error
+    except InvalidQuery as error:
+        if "truncated" in str(error) or error.reason == "IMAGE_FORMAT":
+            raise
+        return None
+    except _PILLOW_ERRORS:
+        return None
 
 
 def _encode(image: PIL.Image.Image, max_side: int | None) -> bytes:
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     if image.mode == "F":
         raise InvalidQuery(
@@ -111,23 +128,51 @@ def _encode(image: PIL.Image.Image, max_side: int | None) -> bytes:
         )
     buffer = io.BytesIO()
     try:
-        upright = ImageOps.exif_transpose(image)
+        upright = _upright(image)
         if max_side is not None and max(upright.size) > max_side:
             upright.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=3.0)
         pixels = upright.width * upright.height
         deep = upright.mode.startswith("I")
         if pixels > _LOSSLESS_PIXELS and max(upright.size) <= _JPEG_SIDE and not deep:
-            _opaque(upright).save(buffer, "JPEG", quality=95, subsampling=0)
+            profile = upright.info.get("icc_profile")
+            _opaque(upright).save(buffer, "JPEG", quality=95, subsampling=0, icc_profile=profile)
         else:
             if upright.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
                 upright = upright.convert("I").convert("I;16") if deep else upright.convert("RGB")
             upright.save(buffer, "PNG", compress_level=1, exif=b"")
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except _PILLOW_ERRORS as error:
         raise InvalidQuery(
             f"the image of mode {image.mode!r} and size {image.size} cannot be written ({error})",
             reason="IMAGE_CORRUPT",
         ) from error
     return buffer.getvalue()
+
+
+def _upright(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Return a copy that stands upright and says no more that it does not."""
+    from PIL import Image
+
+    image.load()
+    orientation = _orientation(image)
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }  # fmt: skip
+    upright = image.transpose(turns[orientation]) if orientation in turns else image.copy()
+    for name in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"):
+        upright.info.pop(name, None)
+    return upright
+
+
+def _orientation(image: PIL.Image.Image) -> object:
+    """Return the EXIF orientation alone; what else is broken there does not matter, as on the server."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return image.getexif().get(0x0112)
+        except _PILLOW_ERRORS:
+            return None
 
 
 def _opaque(image: PIL.Image.Image) -> PIL.Image.Image:

@@ -42,6 +42,7 @@ class Session:
         keepalive: float = 300.0,
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Mapping[str, str] | None = None,
+        proxy: str | bool | None = None,
     ) -> None:
         """Make a client; it connects at the first call.
 
@@ -54,9 +55,11 @@ class Session:
             keepalive: Seconds between pings on an idle connection; servers may refuse less than 5 minutes.
             credentials: TLS credentials (``grpc.ssl_channel_credentials()``); ``None``: a plain connection.
             metadata: Sent with every call, such as ``{"authorization": "Bearer ..."}``; lower-case names.
+            proxy: URL of the HTTP proxy for servers elsewhere, such as ``http://proxy:3128``; ``False``: none;
+                ``None``: the one of the environment. A server on this machine is never asked through a proxy.
 
         Raises:
-            ValueError: A setting out of range.
+            ValueError: A setting out of range, or an address that cannot work.
         """
         self._settings = ChannelSettings(
             target=target,
@@ -66,7 +69,9 @@ class Session:
             keepalive=keepalive,
             credentials=credentials,
             metadata=dict(metadata or {}),
+            proxy=proxy,
         )
+        self._address = self._settings.address
         self._metadata = tuple(self._settings.metadata.items())
         self._closed = False
         self._start()
@@ -95,7 +100,7 @@ class Session:
 
     def _budget(self, timeout: float | None) -> Budget:
         self._check_open()
-        return Budget(self._seconds(timeout), self._settings.retry, self.target)
+        return Budget(self._seconds(timeout), self._settings.retry, self._address)
 
     def _template(self, **options: Unpack[SearchOptions]) -> RequestTemplate:
         return RequestTemplate(self._settings.max_message_bytes, **options)
@@ -104,7 +109,7 @@ class Session:
         self._check_open()
         if window < 1:
             raise ValueError(f"window is {window}: give the number of queries that may be on their way, at least 1")
-        return Dialogue(self._settings.retry, self._seconds(timeout), self.target)
+        return Dialogue(self._settings.retry, self._seconds(timeout), self._address)
 
     def _seconds(self, timeout: float | None) -> float:
         return self._settings.timeout if timeout is None else timeout

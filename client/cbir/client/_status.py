@@ -85,8 +85,13 @@ def _message(code: Any, text: str, explained: bool, target: str) -> str:
     if explained and text:
         return text
     text = text or "no details were given"
+    hint = getattr(target, "hint", "")
+    if code == grpc.StatusCode.UNAVAILABLE and hint:
+        return f"no server answers at {target}; {hint} ({text})"
     if code == grpc.StatusCode.UNAVAILABLE:
         return f"no server answers at {target}: start one with 'cbir serve INDEX' or correct the address ({text})"
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED and hint:
+        return f"{target} did not answer in time; {hint}, or raise the timeout ({text})"
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"{target} did not answer in time: raise the timeout or look at the server's load ({text})"
     if code == grpc.StatusCode.UNIMPLEMENTED:

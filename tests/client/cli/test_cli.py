@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import types
+import unicodedata
 import zlib
 from collections.abc import Callable
 from importlib import metadata
@@ -465,3 +466,76 @@ def test_sheet_that_cannot_be_written(server: Any, folder: Path, tmp_path: Path,
     out, err = capsys.readouterr()
     assert "0.900" in out
     assert err == f"cbir: cannot write {str(blocked)!r} (Is a directory): give another --save FILE\n"
+
+
+# Addresses, terminals and disks
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("http://localhost:50051", "a URL: give host and port alone, such as localhost:50051"),
+        ("localhost", "which has no port: give host and port, such as localhost:50051"),
+        ("", "target is empty"),
+    ],
+)
+def test_an_address_that_cannot_work_is_wrong_usage(target: str, why: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["search", "x.png", "--target", target])
+    assert caught.value.code == 2
+    assert why in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("encoding", "more"), [("ascii", []), ("ascii", ["--json"]), ("cp1252", [])])
+def test_any_terminal_shows_what_it_can(server: Any, folder: Path, encoding: str, more: list[str]) -> None:
+    strange = folder / "grün" / "naïve — 写真.png"
+    strange.parent.mkdir()
+    strange.write_bytes(server.make_png("red"))
+    done = subprocess.run(
+        [sys.executable, "-m", "cbir.client.cli", "search", str(strange), "--target", server.target, *more],
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == b""
+    out = done.stdout.decode(encoding)
+    assert json.loads(out)[0]["query"] == str(strange) if more else "0.900" in out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_full_disk_is_told_with_its_path(server: Any, folder: Path, more: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "cbir.client.cli", "search", str(folder), "--target", server.target, *more],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "cbir: the disk of /dev/full is full: free some space there, then try again\n"
+
+
+def test_files_that_cannot_be_written_are_named(install: Any, capsys: Any) -> None:
+    for error, sentence in (
+        (OSError(28, "No space left on device", "/mnt/out"), "the disk of /mnt/out is full: free some space there"),
+        (PermissionError(13, "Permission denied", "/mnt/out"), "/mnt/out: Permission denied"),
+        (OSError("something else"), "something else"),
+    ):
+        install(fail(error), (OSError,))
+        assert main(["probe"]) == 1
+        assert capsys.readouterr().err.startswith(f"cbir: {sentence}")
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_labels_are_right_in_either_spelling(form: str) -> None:
+    from cbir.client.cli.labels import same_label
+
+    assert same_label(unicodedata.normalize(form, "café"), "café")
+    assert not same_label("cafe", "café")
+    assert not same_label(None, "café")
+    assert same_label(None, None)

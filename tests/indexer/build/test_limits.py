@@ -63,11 +63,11 @@ def test_limits_are_lifted_and_what_was_refused_is_tried_again(
     lifted = run("--max-pixels", "20k")
     assert (lifted["images"], lifted["embedded"], lifted["skipped"]) == (17, 1, [])
     assert index_limits(IndexStore(out).open().manifest.settings).max_pixels == 20_000
-    few = run("--max-pixels", "20k", "--max-bytes", "20k", "--exclude", "class[12]", "--rebuild")
+    few = run("--max-pixels", "20k", "--max-bytes", "25k", "--exclude", "class[12]", "--rebuild")
     assert few["images"] == 9
     heavy = source / "class0/heavy.png"
     heavy.write_bytes(encode(Image.effect_noise((140, 140), 90), "PNG") + bytes(30_000))
-    heavier = run("--max-pixels", "20k", "--max-bytes", "20k")
+    heavier = run("--max-pixels", "20k", "--max-bytes", "25k")
     assert [one["code"] for one in heavier["skipped"]] == ["IMAGE_TOO_LARGE"]
     # Queries may be as large as the index's images.
     assert (

@@ -16,12 +16,18 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from errno import EDQUOT, ENOSPC
+from pathlib import Path
 
 __all__ = ["COMMANDS", "Command", "main"]
+
+
+_FULL = (ENOSPC, EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +74,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: With status 2 for wrong usage, 0 after ``--help`` and ``--version``.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            # A letter that the terminal cannot show is no reason to show nothing.
+            stream.reconfigure(errors="replace")
     try:
         status = _run(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of our output has gone. Without this, Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output has gone.
+        _forget_output()
         return 1
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        sentence = _sentence(error)
+        _forget_output()
+        return _fail(sentence)
     return status
 
 
@@ -99,7 +115,7 @@ def _run(arguments: list[str]) -> int:
         except BrokenPipeError:
             raise  # an OSError, but not the user's mistake
         except module.USER_ERRORS as error:
-            return _fail(str(error))
+            return _fail(_sentence(error) if isinstance(error, OSError) else str(error))
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in ("", "cbir"):
@@ -107,6 +123,31 @@ def _run(arguments: list[str]) -> int:
         package = f"ensemble-cbir[{command.extra}]" if command.extra else "ensemble-cbir"
         needs = f"the {command.extra} extra" if command.extra else "its dependencies"
         return _fail(f"cbir {name} needs {needs} ({missing} is not installed): pip install '{package}'")
+
+
+def _sentence(error: OSError) -> str:
+    """What went wrong with a file: which, for an error that names none is one of writing to standard output."""
+    if error.strerror is None:
+        return str(error)
+    if error.errno in _FULL:
+        return f"the disk of {error.filename or _output()} is full: free some space there, then try again"
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+
+
+def _output() -> str:
+    """Where standard output leads, as well as this system can tell."""
+    try:
+        return str(Path(f"/proc/self/fd/{sys.stdout.fileno()}").readlink())
+    except (OSError, ValueError):
+        return "standard output"
+
+
+def _forget_output() -> None:
+    """Lead standard output to nowhere; otherwise Python would complain again when it flushes at exit."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        return
 
 
 def _fail(sentence: str) -> int:

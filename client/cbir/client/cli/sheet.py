@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from cbir.client import Box, SearchResult
 from cbir.client.cli.canvas import Canvas, backdrop, contain
+from cbir.client.cli.labels import same_label
 from cbir.client.cli.palette import contributions, member_colours
 from cbir.client.cli.pictures import Picture
 
@@ -276,7 +277,7 @@ def _draw_rank(canvas: Canvas, rank: int, x: int, y: int, colour: str) -> None:
 def _frame_colour(label: str | None, expected: str | None) -> str:
     if expected is None:
         return _NEUTRAL
-    return _RIGHT if label == expected else _WRONG
+    return _RIGHT if same_label(label, expected) else _WRONG
 
 
 def _centred(picture: Image.Image, area: tuple[int, int, int, int]) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cbir.client import SearchResult
+from cbir.client.cli.labels import same_label
 from cbir.client.cli.palette import contributions
 
 __all__ = ["print_result"]
@@ -108,7 +109,7 @@ def _examples(positives: Sequence[str], negatives: Sequence[str]) -> Text:
 def _label_style(label: str | None, expected: str | None) -> str:
     if expected is None:
         return "none"
-    return _RIGHT if label == expected else _WRONG
+    return _RIGHT if same_label(label, expected) else _WRONG
 
 
 def _bar(parts: Sequence[tuple[float, str]], top: float, width: int, console: Console) -> Text:

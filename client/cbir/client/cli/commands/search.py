@@ -60,8 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="move the queries away from this image of the gallery; may be repeated",
     )
+    parser.add_argument("--target", default="localhost:50051", help="the server's address (default: %(default)s)")
     parser.add_argument(
-        "--target", type=_address, default="localhost:50051", help="the server's address (default: %(default)s)"
+        "--proxy", metavar="URL", help="HTTP proxy for a server elsewhere; '' for none (default: as http_proxy says)"
     )
     parser.add_argument(
         "--timeout", metavar="S", type=_positive, default=10.0, help="seconds to wait for an answer (default: 10)"
@@ -109,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
     console = Console(markup=False, highlight=False, emoji=False, width=width)
     outcomes: list[Outcome] = []
-    with Client(args.target, timeout=args.timeout) as client:
+    with _client(args) as client:
         for query, outcome in zip(queries, _in_order(_outcomes(client, queries, _options(args))), strict=True):
             outcomes.append(outcome)
             if isinstance(outcome, CbirClientError):
@@ -128,6 +129,14 @@ def run(args: argparse.Namespace) -> int:
     if failed and len(queries) > 1:
         sys.stderr.write(f"cbir: {failed} of {len(queries)} queries failed\n")
     return 1 if failed or not saved else 0
+
+
+def _client(args: argparse.Namespace) -> Client:
+    try:
+        return Client(args.target, timeout=args.timeout, proxy=args.proxy)
+    except ValueError as error:
+        args.usage_error(str(error))
+        raise
 
 
 def _options(args: argparse.Namespace) -> SearchOptions:
@@ -205,12 +214,6 @@ def _save_sheet(
         return False
     sys.stderr.write(f"cbir: saved {path}\n")
     return True
-
-
-def _address(text: str) -> str:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("it is empty: give the server's address, such as localhost:50051")
-    return text
 
 
 def _number(text: str) -> float:
