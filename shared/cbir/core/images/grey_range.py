@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["eight_bits"]
+__all__ = ["NO_DATA", "eight_bits"]
 
 #: White of data of so many bits, and of floats from 0 to 1.
 _WHITES = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 #: Numbers that programs write where nothing was measured.
-_NO_DATA = frozenset(
+NO_DATA = frozenset(
     float(v)
     for v in (
         -9999, -99999, -999, -32768, -32767, 65535, 2**31 - 1, -(2**31), 1e20, -1e20, 1e30, -1e30, 1e36,
@@ -58,12 +58,13 @@ def eight_bits(values: NDArray[Any], no_data: float | None = None) -> NDArray[np
 def _range(values: NDArray[Any], no_data: float | None) -> tuple[float, float]:
     """Black and white; never equal, and never both 0."""
     kept = values.ravel()
-    if kept.dtype.kind == "f":
-        kept = kept[np.isfinite(kept)]
-    kept = kept[~_is_missing(kept, no_data)]
-    if not kept.size:
+    # No copies of what may be hundreds of megabytes, where one mask will do.
+    known = np.isfinite(kept) if kept.dtype.kind == "f" else np.ones(kept.shape, bool)
+    if no_data is not None:
+        known &= ~_is_missing(kept, no_data)
+    if not known.any():
         return 0.0, 1.0
-    low, high = _without_outliers(kept)
+    low, high = _without_outliers(kept, known)
     black = min(0.0, low)
     if black < 0:
         return black, high if high > black else 0.0
@@ -75,25 +76,32 @@ def _range(values: NDArray[Any], no_data: float | None) -> tuple[float, float]:
     return black, white
 
 
-def _without_outliers(kept: NDArray[Any]) -> tuple[float, float]:
-    """The least and largest value, but for those that are no brightness."""
-    low, high = float(kept.min()), float(kept.max())
-    if kept.dtype.kind != "f" and low >= 0 and high < 65535:
+def _without_outliers(values: NDArray[Any], known: NDArray[np.bool_]) -> tuple[float, float]:
+    """The least and largest of the values that are known, but for those that are no brightness; changes ``known``."""
+    low, high = _ends(values, known)
+    if values.dtype.kind != "f" and low >= 0 and high < 65535:
         return low, high
     for _ in range(2):
         for extreme, opposite in ((high, low), (low, high)):
-            others = kept[kept != extreme]
-            if opposite in _NO_DATA and (others != opposite).any():
-                others = others[others != opposite]
-            if not others.size:
+            others = known & (values != extreme)
+            if opposite in NO_DATA and (others & (values != opposite)).any():
+                others &= values != opposite
+            if not others.any():
                 return low, high
-            least, most = float(others.min()), float(others.max())
+            least, most = _ends(values, others)
             span, gap = most - least, max(least - extreme, extreme - most)
-            usual = extreme in _NO_DATA
-            if gap > span * (1.0 if usual else _APART) and (usual or span > 0):
-                kept = kept[kept != extreme]
-                low, high = float(kept.min()), float(kept.max())
+            usual = extreme in NO_DATA
+            # Of two values, the larger is as good a white as any.
+            if gap > span * (1.0 if usual else _APART) and (span > 0 or (usual and extreme < least)):
+                known &= values != extreme
+                low, high = _ends(values, known)
     return low, high
+
+
+def _ends(values: NDArray[Any], among: NDArray[np.bool_]) -> tuple[float, float]:
+    """The least and the largest of some values, of which there is one."""
+    some = values[among.argmax()]
+    return float(values.min(where=among, initial=some)), float(values.max(where=among, initial=some))
 
 
 def _is_missing(values: NDArray[Any], no_data: float | None) -> NDArray[np.bool_]:
