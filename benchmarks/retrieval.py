@@ -15,6 +15,7 @@ import sys
 import tempfile
 import tomllib
 import zipfile
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from cbir.core.ensemble.spec import BUILT_IN_FOLDER
@@ -29,17 +30,23 @@ STEPS = (
 )
 
 
-def split(archive: Path, work: Path) -> tuple[Path, Path]:
-    """Unpack ``<any>/<class>/<name><number>.<ext>`` into gallery and query folders; return them."""
+def split(archive: Path, work: Path, most: int | None = None) -> tuple[Path, Path]:
+    """Unpack ``<any>/<class>/<name><number>.<ext>`` into gallery and query folders; return them.
+
+    Args:
+        most: Images taken of each class; None for all.
+    """
     folders = work / "gallery", work / "queries"
     if all(folder.is_dir() for folder in folders):
         return folders
+    taken: Counter[str] = Counter()
     with zipfile.ZipFile(archive) as file:
-        for name in file.namelist():
+        for name in sorted(file.namelist()):
             path = PurePosixPath(name)
             number = re.search(r"(\d+)$", path.stem)
-            if number is None or len(path.parts) < 2:
+            if number is None or len(path.parts) < 2 or taken[path.parent.name] == most:
                 continue
+            taken[path.parent.name] += 1
             target = folders[int(number[1]) % 5 == 0] / path.parent.name / path.name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(file.read(name))
