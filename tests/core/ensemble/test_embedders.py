@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import timm
 import torch
+from emulated_bf16 import rounded
 from images import pattern
+from precision import UNITS, f16, f32, least_cosine, of_components
 from safetensors.torch import save_file
 
 from cbir.core.ensemble import (
@@ -25,8 +27,8 @@ from cbir.core.ensemble import (
     member_fingerprint,
 )
 from cbir.core.ensemble.embedder import AsyncEmbedder, MirrorEmbedder
-from cbir.core.ensemble.runtime.agreement import disagreement, probe
-from cbir.core.ensemble.runtime.choice import Precision, choose_precisions
+from cbir.core.ensemble.runtime.agreement import AGREEMENT, disagreement, probe
+from cbir.core.ensemble.runtime.choice import FORCED, Precision, choose_precisions
 from cbir.core.ensemble.runtime.cuda import CudaEmbedder, bucket
 from cbir.core.ensemble.runtime.eager import TorchEmbedder
 from cbir.core.ensemble.runtime.openvino import OpenVinoEmbedder, import_openvino, openvino_core
@@ -72,10 +74,11 @@ def test_timm_file_agrees_with_eager_float32(tmp_path: Path, runtime: str) -> No
     ours = embedder.embed(batch())
     assert ours.shape == (3, embedder.dim)
     assert ours.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-4)
-    assert (ours * eager(model, batch())).sum(axis=1).min() > 0.999
+    np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, atol=f32(16))
+    np.testing.assert_allclose(ours, eager(model, batch()), atol=of_components(embedder.precision))
+    assert (ours * eager(model, batch())).sum(axis=1).min() > least_cosine(embedder.precision)
     # One image alone gets the embedding it gets in a batch.
-    assert (embedder.embed(batch()[1:2])[0] * ours[1]).sum() > 0.9999
+    assert (embedder.embed(batch()[1:2])[0] * ours[1]).sum() > least_cosine(embedder.precision)
 
 
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
@@ -85,7 +88,7 @@ def test_a_head_of_its_own_is_the_embedding(tmp_path: Path, runtime: str) -> Non
     save_file(model.state_dict(), file)
     embedder = load_embedder(member(weights=str(file), options={"num_classes": 7}), "cpu", runtime)
     assert embedder.dim == 7
-    assert (embedder.embed(batch()) * eager(model, batch())).sum(axis=1).min() > 0.999
+    assert (embedder.embed(batch()) * eager(model, batch())).sum(axis=1).min() > least_cosine(embedder.precision)
     with pytest.raises(EnsembleError, match="2 of another shape"):
         load_embedder(member(weights=str(file), options={"num_classes": 9}), "cpu", "torch")
     model.reset_classifier(0)
@@ -104,22 +107,22 @@ def test_converted_networks_are_kept_and_used_again(tmp_path: Path) -> None:
     kept = list((tmp_path / "cache").rglob("model.xml"))
     assert len(kept) == 1
     second = load_embedder(member(), "cpu", "openvino")
-    np.testing.assert_allclose(first.embed(batch()), second.embed(batch()), atol=1e-5)
+    np.testing.assert_allclose(first.embed(batch()), second.embed(batch()), atol=of_components(first.precision))
     kept[0].write_text("damaged")
     third = load_embedder(member(), "cpu", "openvino")
-    np.testing.assert_allclose(first.embed(batch()), third.embed(batch()), atol=1e-5)
+    np.testing.assert_allclose(first.embed(batch()), third.embed(batch()), atol=of_components(first.precision))
 
 
 def test_a_kept_network_that_gives_other_embeddings_is_converted_again(tmp_path: Path) -> None:
     first = load_embedder(member(), "cpu", "openvino")
     kept = next((tmp_path / "cache").rglob("reference.npy"))
     reference = np.load(kept)
-    np.testing.assert_allclose(first.embed(probe(32)), reference, atol=1e-3)
+    np.testing.assert_allclose(first.embed(probe(32)), reference, atol=of_components(first.precision))
     # As if another network lay beside what eager float32 said of this one.
     np.save(kept, reference[::-1, ::-1])
     second = load_embedder(member(), "cpu", "openvino")
-    np.testing.assert_allclose(first.embed(batch()), second.embed(batch()), atol=1e-5)
-    np.testing.assert_allclose(np.load(kept), reference, atol=1e-6)
+    np.testing.assert_allclose(first.embed(batch()), second.embed(batch()), atol=of_components(first.precision))
+    np.testing.assert_allclose(np.load(kept), reference, atol=f32(16))
     assert [path.name for path in kept.parent.parent.iterdir()] == [kept.parent.name]
 
 
@@ -148,7 +151,7 @@ def test_openvino_takes_onnx_and_ir(tmp_path: Path) -> None:
     expected = batch().reshape(3, -1, 3).mean(axis=1) / 255
     expected = (expected - 0.5) / 0.25
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    np.testing.assert_allclose(embedder.embed(batch()), expected, atol=1e-3)
+    np.testing.assert_allclose(embedder.embed(batch()), expected, atol=of_components(embedder.precision))
     assert embedder.runtime == "openvino"
 
 
@@ -229,9 +232,9 @@ def test_a_mirrored_member_does_not_tell_left_from_right() -> None:
     mirrored = np.ascontiguousarray(pixels[:, :, ::-1])
     want = plain.embed(pixels) + plain.embed(mirrored)
     want /= np.linalg.norm(want, axis=1, keepdims=True)
-    np.testing.assert_allclose(both.embed(pixels), want, atol=1e-5)
-    np.testing.assert_allclose(both.embed(mirrored), both.embed(pixels), atol=1e-5)
-    assert abs(plain.embed(pixels) - plain.embed(mirrored)).max() > 1e-4
+    np.testing.assert_allclose(both.embed(pixels), want, atol=of_components(both.precision))
+    np.testing.assert_allclose(both.embed(mirrored), both.embed(pixels), atol=of_components(both.precision))
+    assert abs(plain.embed(pixels) - plain.embed(mirrored)).max() > 8 * of_components(both.precision)
     assert member_fingerprint(member, Crop.NONE) != member_fingerprint(replace(member, mirror=True), Crop.NONE)
 
 
@@ -262,11 +265,51 @@ def test_precisions_that_are_not_there_are_named() -> None:
         load_embedder(member(), "cpu", "torch", "bf16")
     with pytest.raises(ConfigurationError, match="must be one of auto, f32, bf16, f16"):
         load_embedder(member(), "cpu", "torch", "f8")
+    assert load_embedder(member(), "cpu", "openvino", "f32").precision == "f32"
+
+
+def test_what_openvino_computes_in_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(FORCED, raising=False)
+    there = choose_precisions("openvino", "auto")
+    assert there[-1] is Precision.F32
+    monkeypatch.setenv(FORCED, "f32")
+    assert choose_precisions("openvino", "auto") == (Precision.F32,)
+    assert load_embedder(member(), "cpu", "openvino").precision == "f32"
+    # It is of OpenVINO alone, and an option has the last word.
+    monkeypatch.setenv(FORCED, "bf16")
+    assert choose_precisions("torch-cpu", "auto") == (Precision.F32,)
+    assert choose_precisions("openvino", "f32") == (Precision.F32,)
+    if Precision.BF16 in there:
+        assert choose_precisions("openvino", "auto") == (Precision.BF16,)
+    else:
+        with pytest.raises(ConfigurationError, match=rf"has no bf16 arithmetic on this machine.*{FORCED} unset"):
+            choose_precisions("openvino", "auto")
+    monkeypatch.setenv(FORCED, "int8")
+    with pytest.raises(ConfigurationError, match=f"{FORCED} is 'int8'; it must be one of f32, bf16, f16"):
+        choose_precisions("openvino", "auto")
+
+
+def test_auto_is_what_the_processor_has(monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config) -> None:
+    if pytestconfig.getoption("precision"):
+        pytest.skip("a precision is forced")
     capabilities = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     wanted = choose_precisions("openvino", "auto")
     assert wanted[0] is (Precision.BF16 if "BF16" in capabilities else Precision.F32)
-    assert wanted[-1] is Precision.F32
-    assert load_embedder(member(), "cpu", "openvino", "f32").precision == "f32"
+
+
+def test_emulated_bf16_rounds_the_factors_of_products() -> None:
+    openvino = import_openvino()
+    rng = np.random.default_rng(0)
+    left, right = (rng.normal(size=shape).astype(np.float32) for shape in ((4, 64), (64, 3)))
+    ops = openvino.opset13
+    given = ops.parameter(left.shape, np.float32)
+    model = openvino.Model([ops.matmul(given, ops.constant(right), False, False).output(0)], [given], "product")
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    found = openvino_core().compile_model(rounded(model), "CPU", settings)(left)[0]
+    halves = [torch.from_numpy(factor).bfloat16().float() for factor in (left, right)]
+    np.testing.assert_allclose(found, (halves[0] @ halves[1]).numpy(), atol=f32(16 * 64))
+    whole = openvino_core().compile_model(model, "CPU", settings)(left)[0]
+    assert 0.1 < np.abs(found - whole).max() / UNITS["bf16"] < 8, "the model itself stays as it was"
 
 
 FORM = InputFormat(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "bilinear")
@@ -294,7 +337,7 @@ def test_what_runs_on_a_gpu_gives_the_embeddings_of_eager_float32(
         images = batch(count)
         ours = embedder.embed(images)
         assert (ours.shape, ours.dtype) == ((count, 96), np.float32)
-        assert (ours * eager(module, images)).sum(axis=1).min() > 0.999
+        assert (ours * eager(module, images)).sum(axis=1).min() > AGREEMENT
     # A result outlives the next batch, which uses the same buffers.
     first = embedder.embed(batch(4))
     kept = first.copy()
@@ -381,10 +424,11 @@ def test_cores_share_a_batch_out_as_one_computes_it(monkeypatch: pytest.MonkeyPa
     assert isinstance(large, OpenVinoEmbedder)
     assert (len(shared._alone), len(large._alone)) == (2, 0)
     for count in (1, 3, 4, 7):
-        np.testing.assert_allclose(shared.embed(batch(count)), large.embed(batch(count)), atol=1e-5)
+        alike = of_components(shared.precision)
+        np.testing.assert_allclose(shared.embed(batch(count)), large.embed(batch(count)), atol=alike)
     # A batch that was started and given up stops no other.
     _begun = shared.begin(batch(7))
-    np.testing.assert_allclose(shared.embed(batch(4)), large.embed(batch(4)), atol=1e-5)
+    np.testing.assert_allclose(shared.embed(batch(4)), large.embed(batch(4)), atol=alike)
 
 
 def test_embedders_that_cannot_start_are_asked_in_turn() -> None:
@@ -411,7 +455,7 @@ def test_eight_bits_are_calibrated_once_and_stay_near_float32(tmp_path: Path) ->
     cosines = (plain.embed(batch()) * small.embed(batch())).sum(axis=1)
     assert 0.97 < cosines.mean() < 0.99999
     again = load_embedder(member(), "cpu", "auto", "int8")
-    np.testing.assert_allclose(again.embed(batch()), small.embed(batch()), atol=1e-3)
+    np.testing.assert_allclose(again.embed(batch()), small.embed(batch()), atol=f16(2))
     assert len(asked) == 1
     # What computes something else than it did when it was kept is not used, and without images there is nothing else.
     own = next((tmp_path / "cache").rglob("own.npy"))

@@ -10,7 +10,10 @@ from pathlib import Path
 from cbir.core.ensemble.runtime.openvino import openvino_core
 from cbir.core.errors import ConfigurationError
 
-__all__ = ["Precision", "choose_precisions", "choose_runtime"]
+__all__ = ["FORCED", "Precision", "choose_precisions", "choose_runtime"]
+
+#: Environment variable: what OpenVINO computes in where no option says it, in every program.
+FORCED = "CBIR_OPENVINO_PRECISION"
 
 
 class Precision(StrEnum):
@@ -59,7 +62,8 @@ def choose_precisions(runtime: str, precision: str) -> tuple[Precision, ...]:
     Args:
         runtime: From :func:`choose_runtime`.
         precision: A value of :class:`Precision`; ``auto`` gives the half precision that the hardware computes at full
-            speed, where it has one, and then float32.
+            speed, where it has one, and then float32.  With OpenVINO ``$CBIR_OPENVINO_PRECISION`` (f32, bf16 or f16),
+            where it is set, is taken in place of ``auto``.
 
     Raises:
         ConfigurationError: ``PRECISION_UNKNOWN``, or ``PRECISION_MISSING`` where this machine cannot compute in it.
@@ -70,16 +74,30 @@ def choose_precisions(runtime: str, precision: str) -> tuple[Precision, ...]:
         )
     if precision == Precision.INT8:
         return _int8(runtime)
+    if precision == Precision.AUTO and runtime == "openvino":
+        precision = _forced()
     there = (*_half_precisions(runtime), Precision.F32)
     if precision == Precision.AUTO:
         # Both half precisions are equally fast; bfloat16, which comes first, does not overflow.
         return there if len(there) == 1 else (there[0], Precision.F32)
     if precision not in there:
         raise ConfigurationError(
-            f"{runtime} has no {precision} arithmetic on this machine, only {', '.join(there)}: leave --precision out",
+            f"{runtime} has no {precision} arithmetic on this machine, only {', '.join(there)}: leave --precision out"
+            + (f", and {FORCED} unset" if os.environ.get(FORCED) == precision else ""),
             reason="PRECISION_MISSING",
         )
     return (Precision(precision),)
+
+
+def _forced() -> str:
+    """What the environment asks OpenVINO for, ``auto`` if nothing."""
+    wanted = os.environ.get(FORCED) or Precision.AUTO
+    if wanted not in (Precision.AUTO, Precision.F32, Precision.BF16, Precision.F16):
+        raise ConfigurationError(
+            f"the environment variable {FORCED} is {wanted!r}; it must be one of f32, bf16, f16, or not set",
+            reason="PRECISION_UNKNOWN",
+        )
+    return wanted
 
 
 def _int8(runtime: str) -> tuple[Precision, ...]:
