@@ -18,8 +18,7 @@ from cbir.server.observe import configure_logs
 
 if TYPE_CHECKING:
     from cbir.server.deployment import EngineConfig
-    from cbir.server.observe import Traces
-    from cbir.server.transport import QueryWatch, Server
+    from cbir.server.transport import Server
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
 
@@ -44,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _serve(config: EngineConfig, args: argparse.Namespace) -> int:
-    from cbir.server.transport import Server
+    from cbir.server.observe import Traces
+    from cbir.server.transport import QueryWatch, Server
 
     metrics = (args.metrics_host or args.host, args.metrics_port) if args.metrics_port else None
     watch = QueryWatch(args.slow_query_ms, Traces() if args.traces else None)
