@@ -10,13 +10,14 @@ BUF := $(if $(NPM),protos/node_modules/ready)
 # Compiling torch's sources anew in every process would cost ten seconds each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test examples lint format proto api bench lock audit sbom clean
+.PHONY: help setup demo test examples fuzz lint format proto api bench lock audit sbom clean
 
 help:
 	@echo "make setup             .venv with everything"
 	@echo "make demo              index, serve and search sample images; picture in demo-out/"
 	@echo "make demo IMAGES=DIR   the same with your own images"
 	@echo "make test [ARGS=..]    the test suite (ARGS go to pytest)"
+	@echo "make fuzz              a million damaged inputs of all kinds; ARGS=\"--inputs N --seed S\" for fewer or others"
 	@echo "make lint              ruff and mypy; make format repairs what can be"
 	@echo "make proto             stubs from protos/, linted and compared with the baseline"
 	@echo "make api               the API as others take it: definitions and descriptor set, in dist/"
@@ -36,6 +37,9 @@ demo: $(READY)
 
 test: $(READY) $(BUF)
 	$(BIN)/python -m pytest $(ARGS)
+
+fuzz: $(READY)
+	$(BIN)/python tests/fuzzing.py $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -38,7 +38,11 @@ class Limits:
         decoders: Workers that decode query images, and as many of lower priority for images that take long.
         decode_seconds: Processor time that one image may take.
         decode_bytes: Most memory for images that are decoded at the same time; a single one may take more.
+        intake_bytes: Most bytes of requests that have come and are not whole, of all connections together.
+        read_seconds: Seconds in which a request has to come.
+        stream_idle_seconds: Seconds after which a stream is ended whose next query does not come.
         downloads: Most gallery images that are sent at the same time.
+        write_seconds: Seconds that one has for reading a picture, and one more for each 256 KiB of it.
         max_thumbnail: Largest longer side of a thumbnail in pixels.
         max_calls: Most calls at the same time, streams and health checks included.
         ping_seconds: Shortest time between two keepalive pings of a client.
@@ -59,7 +63,11 @@ class Limits:
     decoders: int = 0
     decode_seconds: float = 10.0
     decode_bytes: int = 2 * 2**30
+    intake_bytes: int = 512 * 2**20
+    read_seconds: float = 20.0
+    stream_idle_seconds: float = 600.0
     downloads: int = 32
+    write_seconds: float = 10.0
     max_thumbnail: int = 2048
     max_calls: int = 8192
     ping_seconds: int = 300

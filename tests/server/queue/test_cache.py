@@ -64,7 +64,7 @@ def test_it_can_be_turned_off() -> None:
 
 
 def key(request: pb.SearchRequest) -> bytes:
-    return wire.Question(pb.SearchRequest.FromString(request.SerializeToString())).fingerprint()
+    return wire.Question.read(request.SerializeToString()).fingerprint()
 
 
 def test_queries_differ_by_all_that_is_asked() -> None:
@@ -108,7 +108,7 @@ def test_answers_of_streams_are_framed_as_protobuf_does_it(size: int) -> None:
 
 def test_what_is_no_message_is_refused_by_name() -> None:
     with pytest.raises(QueryError, match="the 3 bytes of the request are no SearchRequest") as caught:
-        wire.parse(pb.SearchRequest, b"\xff\xff\xff")
+        wire.Question.read(b"\xff\xff\xff")
     assert caught.value.reason == "BAD_MESSAGE"
 
 

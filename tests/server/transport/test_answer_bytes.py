@@ -78,7 +78,7 @@ def test_vectors_are_read_as_they_were_sent() -> None:
         values = np.random.default_rng(count).normal(size=count).astype(np.float32)
         query = search_pb2.Query(embedding=search_pb2.EnsembleEmbedding(vectors={"m": {"values": values.tolist()}}))
         request = search_pb2.SearchRequest.FromString(search_pb2.SearchRequest(query=query).SerializeToString())
-        source = query_from_request(request).source
+        source = query_from_request(request, b"").source
         assert isinstance(source, Embedding)
         np.testing.assert_array_equal(source.vectors["m"], values)
 
@@ -90,7 +90,7 @@ def test_a_vector_of_a_newer_client_and_an_empty_one_are_read() -> None:
     request = search_pb2.SearchRequest()
     request.query.embedding.vectors["m"].CopyFrom(vector)
     request.query.embedding.vectors["n"].SetInParent()
-    source = query_from_request(request).source
+    source = query_from_request(request, b"").source
     assert isinstance(source, Embedding)
     np.testing.assert_array_equal(source.vectors["m"], np.float32([1.5, -2]))
     assert source.vectors["n"].shape == (0,)

@@ -1,4 +1,5 @@
 from .engine import Engine as Engine
+from .picture import Picture as Picture
 from .picture import PictureError as PictureError
 from .picture import read_picture as read_picture
 from .preparation import InputForm as InputForm

@@ -233,7 +233,9 @@ class Pipeline:
                 if flight.key is not None:
                     self.cache.put(flight.engine.version, flight.key, body)
             self.tally.cancelled_late += flight.begun and not flight.replies and not isinstance(answer, DeadlineError)
-            for reply in flight.replies:
+            # Whoever waits may hold the query, as it holds them.
+            replies, flight.replies = flight.replies, []
+            for reply in replies:
                 reply(outcome)
         # Those who wait go on first.
         asyncio.get_running_loop().call_soon(self._note, flights, told, perf_counter(), seconds)

@@ -36,14 +36,17 @@ _CROPS: Mapping[search_pb2.Crop, Crop | None] = {
 _CROP_NUMBERS = {crop: number for number, crop in _CROPS.items()}
 
 
-def query_from_request(request: search_pb2.SearchRequest) -> EngineQuery:
+def query_from_request(request: search_pb2.SearchRequest, image: bytes) -> EngineQuery:
     """Read a request.
+
+    Args:
+        image: What stands in place of its own image, which is empty.
 
     Raises:
         QueryError: An enum value that this server does not know.
     """
     query = request.query
-    source, positives, negatives = _source(query), tuple(query.positive_ids), tuple(query.negative_ids)
+    source, positives, negatives = _source(query, image), tuple(query.positive_ids), tuple(query.negative_ids)
     if not request.HasField("options"):
         return EngineQuery(source, positives, negatives, DEFAULT_LIMIT)
     options = request.options
@@ -70,10 +73,10 @@ def query_from_request(request: search_pb2.SearchRequest) -> EngineQuery:
     )
 
 
-def _source(query: search_pb2.Query) -> Source | None:
+def _source(query: search_pb2.Query, image: bytes) -> Source | None:
     kind = query.WhichOneof("source")
     if kind == "image":
-        return ImageBytes(query.image)
+        return ImageBytes(image)
     if kind == "image_id":
         return StoredImage(query.image_id)
     if kind == "embedding":

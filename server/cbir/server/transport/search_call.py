@@ -2,8 +2,10 @@
 
 =====================================  ========================================================================
 on the event loop
-:meth:`.service.SearchService.Search`  gRPC hands over the request's bytes; every error becomes a status
-:func:`answer_search` (here)           picks the engine, refuses a flood unread, parses, waits for the answer
+:meth:`.service.SearchService.Search`  every error becomes a status
+:mod:`.intake`                         asks gRPC for the request's bytes, and waits for them only so long
+:func:`answer_search` (here)           picks the engine, refuses a flood unparsed, waits for the answer
+:mod:`.bounded_parsing`                counts fields, takes the image out, has the rest parsed
 :mod:`.wire`, :mod:`.conversion`       bytes to a message, the message to an ``EngineQuery``; protobuf ends here
 :mod:`cbir.server.queue.pipeline`      admits the query, looks for a known answer, sets it on its way
 on a decoder thread
@@ -21,23 +23,27 @@ In a stream, :mod:`.streaming` asks and answers for each query; from :mod:`.wire
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Awaitable, Callable, Hashable
 
 from cbir.server.deployment import Deployment
 from cbir.server.queue import Pipeline
 from cbir.server.transport import wire
-from cbir.v1 import search_pb2
+from cbir.server.transport.bounded_parsing import aside
 
 __all__ = ["answer_search"]
 
 
 async def answer_search(
-    data: bytes, caller: Hashable, deadline: float | None, deployment: Deployment, pipeline: Pipeline
+    read: Callable[[], Awaitable[bytes]],
+    caller: Hashable,
+    deadline: float | None,
+    deployment: Deployment,
+    pipeline: Pipeline,
 ) -> bytes:
     """Answer one unary call.
 
     Args:
-        data: A serialised ``SearchRequest``.
+        read: Gives the bytes of a serialised ``SearchRequest``; called once it is known that there is an engine.
         caller: Whose share of the queue it takes.
         deadline: On the clock of :func:`time.monotonic`; None: it waits as long as it takes.
 
@@ -47,8 +53,14 @@ async def answer_search(
     Raises:
         CbirError: The query cannot be answered, or not now.
     """
+    # A server that cannot answer need not read.
+    _ = deployment.engine
+    # Nothing here keeps the request's bytes while the query waits.
+    asked = await _question(await read(), pipeline)
     # The query keeps this engine, also when another one takes over while it waits.
-    engine = deployment.engine
+    return await pipeline.search(deployment.engine, asked.query, asked.fingerprint, caller, deadline)
+
+
+async def _question(data: bytes, pipeline: Pipeline) -> wire.Question:
     pipeline.check_room(len(data))
-    asked = wire.Question(wire.parse(search_pb2.SearchRequest, data))
-    return await pipeline.search(engine, asked.query, asked.fingerprint, caller, deadline)
+    return await aside(wire.Question.read, data)

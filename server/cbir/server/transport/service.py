@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from time import monotonic, perf_counter
 
 import grpc
 
 from cbir.core.images import Decoder
 from cbir.server.deployment import Deployment
-from cbir.server.engine import read_picture
+from cbir.server.engine import Picture, read_picture
 from cbir.server.limits import Limits
 from cbir.server.queue import Admission, NotReadyError, Pipeline
 from cbir.server.transport import conversion, status
+from cbir.server.transport.intake import Intake
 from cbir.server.transport.query_watch import QueryWatch
 from cbir.server.transport.search_call import answer_search
 from cbir.server.transport.streaming import Conversation
 from cbir.v1 import admin_pb2, admin_pb2_grpc, search_pb2
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["CLIENT_ID", "AdminService", "SearchService"]
 
@@ -27,6 +32,8 @@ __all__ = ["CLIENT_ID", "AdminService", "SearchService"]
 #: Metadata by which callers say who they are, where one connection serves several, or several connections one.
 CLIENT_ID = "x-client-id"
 _CHUNK = 64 * 2**10
+#: Bytes a second below which one who reads a picture only holds up others.
+_SLOWEST_READER = 256 * 2**10
 #: Guess of what reading one picture takes, in seconds; it only times retries.
 _PICTURE_SECONDS = 0.05
 
@@ -50,7 +57,7 @@ class SearchService:
         watch: QueryWatch | None = None,
     ) -> None:
         self._deployment, self._pipeline, self._limits, self._stopping = deployment, pipeline, limits, stopping
-        self._decoder, self._watch = decoder, watch or QueryWatch()
+        self._decoder, self._watch, self._intake = decoder, watch or QueryWatch(), Intake(limits)
         self._downloads = Admission(limits.downloads, limits.downloads * 2**40, "downloads")
         # Apart from the decoders, so that thumbnails do not hold up queries.
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="cbir-picture")
@@ -62,7 +69,8 @@ class SearchService:
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
         """How each method is called.  Queries come and answers go as bytes: see :mod:`cbir.server.transport.wire`."""
         return {
-            "Search": grpc.unary_unary_rpc_method_handler(self.Search),
+            # One request on the wire; as a stream of one here, so that it is read when it is wanted, and not before.
+            "Search": grpc.stream_unary_rpc_method_handler(self.Search),
             "SearchStream": grpc.stream_stream_rpc_method_handler(self.SearchStream),
             "GetIndexInfo": grpc.unary_unary_rpc_method_handler(
                 self.GetIndexInfo,
@@ -76,11 +84,13 @@ class SearchService:
             ),
         }
 
-    async def Search(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+    async def Search(self, requests: object, context: grpc.aio.ServicerContext) -> bytes:
         """See the API, and :mod:`cbir.server.transport.search_call`."""
         pipeline, begun = self._pipeline, perf_counter()
         try:
-            answer = await answer_search(data, _caller(context), _deadline(context), self._deployment, pipeline)
+            caller = _caller(context)
+            read = partial(self._intake.read_one, context, caller)
+            answer = await answer_search(read, caller, _deadline(context), self._deployment, pipeline)
         except Exception as error:  # noqa: BLE001 - every failure becomes a status
             pipeline.tally.outcome(error)
             self._watch.failed(context, error, begun)
@@ -91,7 +101,9 @@ class SearchService:
 
     async def SearchStream(self, requests: object, context: grpc.aio.ServicerContext) -> None:
         """See the API."""
-        conversation = Conversation(self._deployment, self._pipeline, context, self._limits.window, _deadline(context))
+        conversation = Conversation(
+            self._deployment, self._pipeline, context, self._limits.window, _deadline(context), self._intake
+        )
         try:
             await conversation.run(self._stopping)
         except Exception as error:  # noqa: BLE001 - every failure becomes a status
@@ -112,20 +124,32 @@ class SearchService:
         """See the API."""
         try:
             wait = self._downloads.used * _PICTURE_SECONDS
-            with self._downloads.admit(context, 1, 0, wait):
+            with self._downloads.admit(_caller(context), 1, 0, wait):
                 gallery = self._deployment.engine.gallery
                 side = request.thumbnail if request.HasField("thumbnail") else None
                 picture = await asyncio.get_running_loop().run_in_executor(
                     self._readers, read_picture, gallery, request.image_id, side, self._limits, self._decoder
                 )
-                first = search_pb2.GetImageResponse(
-                    chunk=picture.data[:_CHUNK], media_type=picture.media_type, total_bytes=len(picture.data)
-                )
-                await context.write(first)
-                for start in range(_CHUNK, len(picture.data), _CHUNK):
-                    await context.write(search_pb2.GetImageResponse(chunk=picture.data[start : start + _CHUNK]))
+                await self._send_picture(picture, context)
         except Exception as error:  # noqa: BLE001 - every failure becomes a status
             await status.abort(context, error)
+
+    async def _send_picture(self, picture: Picture, context: grpc.aio.ServicerContext) -> None:
+        """Send a picture, in chunks, to one who reads it."""
+        size = len(picture.data)
+        seconds = self._limits.write_seconds + size / _SLOWEST_READER
+        try:
+            async with asyncio.timeout(seconds):
+                first = search_pb2.GetImageResponse(
+                    chunk=picture.data[:_CHUNK], media_type=picture.media_type, total_bytes=size
+                )
+                await context.write(first)
+                for start in range(_CHUNK, size, _CHUNK):
+                    await context.write(search_pb2.GetImageResponse(chunk=picture.data[start : start + _CHUNK]))
+        except TimeoutError:
+            # What waits to be read stands before any status, so the call is broken off without one.
+            _log.info("a picture of %d bytes was not read within %.0f seconds", size, seconds)
+            raise asyncio.CancelledError from None
 
 
 class AdminService(admin_pb2_grpc.AdminServiceServicer):

@@ -24,6 +24,7 @@ from cbir.core.errors import (
 )
 from cbir.server.engine import PictureError
 from cbir.server.queue import DeadlineError, NotReadyError, OverloadedError
+from cbir.server.transport.intake import SlowRequestError
 
 __all__ = ["DOMAIN", "abort", "fail", "to_status"]
 
@@ -41,6 +42,7 @@ _CODES: tuple[tuple[type[CbirError], grpc.StatusCode], ...] = (
     (OverloadedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (NotReadyError, grpc.StatusCode.UNAVAILABLE),
     (DeadlineError, grpc.StatusCode.DEADLINE_EXCEEDED),
+    (SlowRequestError, grpc.StatusCode.DEADLINE_EXCEEDED),
     (ArtifactError, grpc.StatusCode.FAILED_PRECONDITION),
     (EnsembleError, grpc.StatusCode.FAILED_PRECONDITION),
     (ConfigurationError, grpc.StatusCode.FAILED_PRECONDITION),

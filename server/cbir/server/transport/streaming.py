@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 
 import grpc
 
 from cbir.server.deployment import Deployment
 from cbir.server.queue import Flight, NotReadyError, Pipeline
 from cbir.server.transport import status, wire
+from cbir.server.transport.bounded_parsing import aside, parse
+from cbir.server.transport.intake import Intake
 from cbir.v1 import search_pb2
 
 __all__ = ["Conversation"]
@@ -36,6 +39,7 @@ class Conversation:
     Args:
         window: Most queries under way; answers that are not yet sent count among them.
         deadline: On the clock of :func:`time.monotonic`.
+        intake: Reads the queries.
     """
 
     def __init__(
@@ -45,9 +49,10 @@ class Conversation:
         context: grpc.aio.ServicerContext,
         window: int,
         deadline: float | None,
+        intake: Intake,
     ) -> None:
         self._deployment, self._pipeline, self._context = deployment, pipeline, context
-        self._window, self._deadline = window, deadline
+        self._window, self._deadline, self._intake = window, deadline, intake
         self._under_way: set[_Asker] = set()
         self._answers: deque[bytes] = deque()
         self._unsent = 0
@@ -93,22 +98,29 @@ class Conversation:
             while len(self._under_way) + self._unsent >= self._window:
                 self._room = loop.create_future()
                 await self._room
-            data = await self._context.read()
-            if data is grpc.aio.EOF:
+            data = await self._intake.read(self._context, self, stream=True)
+            if data is None:
                 return
-            request = wire.parse(search_pb2.SearchStreamRequest, data)
-            asker = _Asker(self, request.request_id)
-            self._under_way.add(asker)
-            try:
-                asked = wire.Question(request.request)
-                asker.flight = await self._pipeline.ask(
-                    self._deployment.engine, asked.query, asked.fingerprint, self, self._deadline, asker
-                )
-            except asyncio.CancelledError:
-                self.answer(asker, NotReadyError("the server is stopping: connect again", reason="STOPPING"))
-                raise
-            except Exception as error:  # noqa: BLE001 - every failure becomes a status, in band
-                self.answer(asker, error)
+            asking = self._ask(data)
+            # An idle stream does not keep its last query.
+            del data
+            await asking
+
+    async def _ask(self, data: bytes) -> None:
+        request, image = await aside(partial(parse, search_pb2.SearchStreamRequest), data)
+        del data
+        asker = _Asker(self, request.request_id)
+        self._under_way.add(asker)
+        try:
+            asked = wire.Question(request.request, image)
+            asker.flight = await self._pipeline.ask(
+                self._deployment.engine, asked.query, asked.fingerprint, self, self._deadline, asker
+            )
+        except asyncio.CancelledError:
+            self.answer(asker, NotReadyError("the server is stopping: connect again", reason="STOPPING"))
+            raise
+        except Exception as error:  # noqa: BLE001 - every failure becomes a status, in band
+            self.answer(asker, error)
 
     async def _write(self) -> None:
         loop = asyncio.get_running_loop()

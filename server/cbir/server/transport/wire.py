@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TypeVar
 
-from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2  # type: ignore[import-untyped]
 
-from cbir.core.errors import QueryError
 from cbir.server.engine import ImageBytes
 from cbir.server.transport import conversion
+from cbir.server.transport.bounded_parsing import parse
 from cbir.server.transport.varints import varint
 from cbir.v1 import search_pb2
 
-__all__ = ["Question", "parse", "stream_answer", "stream_error"]
-
-M = TypeVar("M", bound=Message)
-
-
-def parse(kind: type[M], data: bytes) -> M:
-    """Read a message.
-
-    Raises:
-        QueryError: ``BAD_MESSAGE``.
-    """
-    try:
-        return kind.FromString(data)
-    except DecodeError as error:
-        raise QueryError(
-            f"the {len(data):,} bytes of the request are no {kind.DESCRIPTOR.name}: generate the client from the API",
-            reason="BAD_MESSAGE",
-        ) from error
+__all__ = ["Question", "stream_answer", "stream_error"]
 
 
 class Question:
@@ -41,7 +22,8 @@ class Question:
         query: What it asks.
 
     Args:
-        request: Loses its image, so that it is not kept twice.
+        request: With an empty image, where it has one.
+        image: The image.
 
     Raises:
         QueryError: An enum value that this server does not know.
@@ -49,11 +31,18 @@ class Question:
 
     __slots__ = ("_request", "query")
 
-    def __init__(self, request: search_pb2.SearchRequest) -> None:
-        self.query = conversion.query_from_request(request)
+    def __init__(self, request: search_pb2.SearchRequest, image: bytes = b"") -> None:
+        self.query = conversion.query_from_request(request, image)
         self._request = request
-        if isinstance(self.query.source, ImageBytes):
-            request.query.image = b""
+
+    @classmethod
+    def read(cls, data: bytes) -> Question:
+        """Read a serialised ``SearchRequest``.
+
+        Raises:
+            QueryError: It is none, or too large, or holds an enum value that this server does not know.
+        """
+        return cls(*parse(search_pb2.SearchRequest, data))
 
     def fingerprint(self) -> bytes:
         """What makes two queries the same: the bytes of the image or the embedding, and all options."""

@@ -1,0 +1,125 @@
+"""Requests that never come whole: they are cut off in time, hold a bounded amount of memory, and disturb nobody."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from half_sent import RawConnection
+
+from cbir.server.limits import Limits
+from cbir.server.transport.intake import Intake, received
+from cbir.v1 import search_pb2 as pb
+
+#: Statuses by number.
+DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED = "4", "8"
+
+
+def image(data: bytes) -> pb.SearchRequest:
+    return pb.SearchRequest(query=pb.Query(image=data))
+
+
+async def test_a_request_whose_last_byte_is_withheld_ends_in_time(serve: Any, tiny: Any, failure: Any) -> None:
+    async with serve(read_seconds=1.0) as running:
+        raw = await asyncio.to_thread(RawConnection, running.server.port)
+        streams = [raw.call("Search") for _ in range(3)]
+        await asyncio.to_thread(raw.send, dict.fromkeys(streams, 300_000))
+        silent = raw.call("Search")
+        # Honest callers on the same server are served meanwhile, slow ones too.
+        for _ in range(3):
+            assert (await running.search.Search(image(tiny.bytes_of("twin")))).hits
+        await asyncio.to_thread(raw.receive, 2.5)
+        assert raw.statuses == dict.fromkeys([*streams, silent], DEADLINE_EXCEEDED)
+        assert running.server.pipeline.forecast.under_way == 0
+        raw.close()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await running.channel.stream_unary("/cbir.v1.SearchService/Search")(iter(()))
+        assert failure(caught.value).reason == "BAD_MESSAGE"
+
+
+async def test_a_stream_whose_next_query_does_not_come_is_ended(serve: Any, tiny: Any, failure: Any) -> None:
+    async with serve(stream_idle_seconds=1.0) as running:
+        stream = running.search.SearchStream()
+        await stream.write(pb.SearchStreamRequest(request_id="1", request=image(tiny.bytes_of("twin"))))
+        assert (await stream.read()).response.hits
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stream.read()
+        taken = failure(caught.value)
+        assert (taken.code, taken.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED.value[0], "REQUEST_TOO_SLOW")
+
+
+@pytest.mark.parametrize("method", ["Search", "SearchStream"])
+async def test_what_half_sent_requests_hold_is_bounded(serve: Any, tiny: Any, method: str) -> None:
+    """Two connections; the one that sends most is cut off, the one that sends little is not."""
+    async with serve(intake_bytes=10 * 2**20, max_image_bytes=2 * 2**20) as running:
+        hostile = await asyncio.to_thread(RawConnection, running.server.port)
+        modest = await asyncio.to_thread(RawConnection, running.server.port)
+        small = modest.call(method)
+        await asyncio.to_thread(modest.send, {small: 100_000})
+        streams = [hostile.call(method) for _ in range(10)]
+        sending = asyncio.create_task(asyncio.to_thread(hostile.send, dict.fromkeys(streams, 2 * 2**20)))
+        served = 0
+        while not sending.done():
+            assert (await running.search.Search(image(tiny.bytes_of("twin")))).hits
+            served += 1
+        await asyncio.to_thread(hostile.receive, 1.5)
+        if received() is not None:
+            assert hostile.statuses == dict.fromkeys(streams, RESOURCE_EXHAUSTED)
+            await asyncio.to_thread(modest.receive, 0.05)
+            assert modest.statuses == {}
+        assert served
+        hostile.close()
+        modest.close()
+
+
+async def test_where_the_system_counts_no_bytes_slow_requests_take_turns() -> None:
+    """Each counts as the largest that there may be; a lane that has many of them leaves room for others."""
+    limits = Limits(intake_bytes=2**20, max_image_bytes=2**10, read_seconds=5.0)
+    assert limits.max_message_bytes > limits.intake_bytes
+    intake = Intake(limits, lambda: None)
+
+    class Context:
+        def peer(self) -> str:
+            return "unix:"
+
+        async def read(self) -> bytes:
+            await asyncio.sleep(0.8)
+            return b"whole"
+
+    async def read(lane: str) -> object:
+        try:
+            return await intake.read_one(Context(), lane)  # type: ignore[arg-type]
+        except Exception as error:
+            return type(error).__name__
+
+    outcomes = await asyncio.gather(*(read("one") for _ in range(5)))
+    assert sorted(map(str, outcomes)) == ["OverloadedError"] * 3 + ["b'whole'"] * 2
+    assert intake.cut == {"OVERLOADED": 3}
+    assert await read("one") == b"whole"
+
+
+async def test_bytes_are_counted_for_each_connection() -> None:
+    counted = received()
+    if counted is None:
+        pytest.skip("this system does not tell")
+    took = asyncio.Event()
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(70_000)
+        took.set()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    async with server:
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        port = writer.get_extra_info("sockname")[1]
+        writer.write(bytes(70_000))
+        await took.wait()
+        counted = received()
+        assert counted is not None
+        assert counted[f"ipv4:127.0.0.1:{port}"] == 70_000
+        writer.close()
+        await writer.wait_closed()
