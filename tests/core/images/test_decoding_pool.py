@@ -82,7 +82,9 @@ def test_refusals_are_the_same_too(pool: DecodingPool, data: bytes) -> None:
 def test_limits_travel_along(pool: DecodingPool) -> None:
     assert refusal(pool, GOOD, DecodeLimits(max_pixels=100)).reason == "IMAGE_TOO_MANY_PIXELS"
     assert refusal(pool, GOOD, DecodeLimits(max_bytes=100)).reason == "IMAGE_TOO_LARGE"
+    # A photo may have more pixels than the limit where it is decoded at a reduced scale.
     large = hostile_images.jpeg(900, 600)
+    assert pool.decode(large, DecodeLimits(max_pixels=250_000, draft_side=100)).width == 900
     assert pool.decode(large, DecodeLimits(draft_side=100)).pixels.shape < (600, 900, 3)
 
 

@@ -33,6 +33,7 @@ from cbir.core.images.formats import ALL_FORMATS
 __all__ = ["LostWorkerError", "Nursery", "Worker"]
 
 _START_SECONDS = 60.0
+_LARGEST_ORIGINAL = 4
 #: How often it is looked whether anybody still waits for the image.
 _GLANCE_SECONDS = 0.05
 # The worker may have been taken over: nothing of what it says is believed that does not look like this.
@@ -258,7 +259,9 @@ class Worker:
 
 def _size(reply: bytes, limits: DecodeLimits) -> tuple[int, int]:
     _, original_width, original_height, width, height = REPLY.unpack(reply)
-    if not 0 < width * height <= limits.max_pixels or not 0 < original_width * original_height <= limits.max_pixels:
+    # The original of a JPEG that is decoded at a reduced scale may be larger than what may be decoded.
+    largest = _LARGEST_ORIGINAL * limits.max_pixels
+    if not 0 < width * height <= limits.max_pixels or not 0 < original_width * original_height <= largest:
         raise ValueError("a picture of impossible size")
     return width, height
 

@@ -18,7 +18,9 @@ __all__ = ["MAX_SCANS", "MAX_SEGMENTS", "ImageHeader", "read_header"]
 #: Most scans of a JPEG: each costs a pass over the whole picture.  Encoders write about ten in a progressive file.
 MAX_SCANS = 64
 #: Most segments of a JPEG besides scans: tables, colour profile, EXIF, depth maps.  Each costs interpreter time.
-MAX_SEGMENTS = 512
+MAX_SEGMENTS = 20_000
+#: Most of them that a brief look passes over.
+_BRIEFLY = 512
 
 # Seconds of one core a megapixel, rounded up: they tell the cheap from the dear, and may be wrong by a factor of three.
 _REDUCED, _BASELINE, _PROGRESSIVE, _EACH_SCAN, _OTHER = 0.008, 0.02, 0.02, 0.004, 0.06
@@ -92,11 +94,11 @@ def _jpeg(data: bytes, draft_side: int | None, brief: bool) -> ImageHeader:
             scans += 1
         else:
             others += 1
-        if marker == _END or (brief and (scans or others > MAX_SEGMENTS)):
+        if marker == _END or (brief and (scans or others > _BRIEFLY)):
             break
         if scans > MAX_SCANS or others > MAX_SEGMENTS:
             raise ImageError(
-                f"the JPEG file has more than {MAX_SCANS} scans or {MAX_SEGMENTS} segments: export it again, without "
+                f"the JPEG file has more than {MAX_SCANS} scans or {MAX_SEGMENTS:,} segments: export it again, without "
                 "metadata",
                 reason="IMAGE_TOO_COSTLY",
                 format="JPEG",
