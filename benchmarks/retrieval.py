@@ -8,17 +8,18 @@ baseline.  Embeddings are cached in ``--work``, so that only the first metric ta
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import re
-import subprocess
-import sys
 import tempfile
 import tomllib
 import zipfile
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from cbir.core.ensemble.spec import BUILT_IN_FOLDER
+from cbir.client.cli import main as main_of_cbir
+from cbir.core.ensemble.package_files import BUILT_IN_FOLDER
 
 # name, metric, whether the raw width is kept, further arguments of `cbir index`
 STEPS = (
@@ -54,10 +55,12 @@ def split(archive: Path, work: Path, most: int | None = None) -> tuple[Path, Pat
 
 
 def run_cbir(*arguments: str) -> dict:
-    """Run a cbir command and return the JSON document it prints."""
-    command = [sys.executable, "-m", "cbir.client.cli", *arguments, "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout)
+    """Run a cbir command, in this process, and return the JSON document it prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        status = main_of_cbir([*arguments, "--json"])
+    if status:
+        raise SystemExit(status)
+    return json.loads(printed.getvalue())
 
 
 def variant(ensemble: Path, work: Path, metric: str, wide: bool, crop: str | None, untrained: bool) -> Path:

@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,31 @@ def test_the_users_loop_and_the_engine_are_compared_on_the_same_networks(tmp_pat
     assert set(result["batches of 2"]) == {"loop", "engine", "bare float32 batches"}
     first = result["ratios"][0]
     assert (first["value"], first["reached"]) == (alone["engine"]["faster than the loop"], first["value"] >= 4)
+
+
+def test_small_galleries_are_drawn_from_what_is_held_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    retrieval, small = importlib.import_module("retrieval"), importlib.import_module("small_gallery")
+    archive = tmp_path / "photos.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for kind, count in (("cat", 20), ("dog", 20), ("fox", 5)):
+            for number in range(1, count + 1):
+                file.writestr(f"photos/{kind}/image_{number:04d}.jpg", f"{kind} {number}")
+    gallery, queries = retrieval.split(archive, tmp_path / "whole")
+    assert sorted(path.name for path in (queries / "cat").iterdir()) == [
+        f"image_00{n:02d}.jpg" for n in (5, 10, 15, 20)
+    ]
+    assert len(list((gallery / "dog").iterdir())) == 16
+    assert sum(len(list(folder.glob("*/*"))) for folder in retrieval.split(archive, tmp_path / "few", most=3)) == 9
+
+    drawn = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        mine, asked = small.draw(gallery, queries, tmp_path / name, 2, 6, seed)
+        drawn[name] = sorted(path.relative_to(mine).as_posix() for path in mine.glob("*/*"))
+        assert len(drawn[name]) == 12
+        assert not any("fox" in path for path in drawn[name])
+        assert len(list(asked.glob("*/*"))) == 8
+        assert all((gallery / path).is_file() for path in drawn[name])
+    assert drawn["a"] == drawn["b"] != drawn["c"]
+    with pytest.raises(SystemExit, match="2 classes of 6 images, not 3"):
+        small.draw(gallery, queries, tmp_path / "d", 3, 6, 0)
