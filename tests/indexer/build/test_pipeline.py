@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import hostile_images
 import numpy as np
 import pytest
 from images import encode, gradient, pattern, png_bomb, truncated_jpeg
@@ -53,6 +54,23 @@ def test_a_folder_becomes_an_index(pictures: Callable[..., Path], tmp_path: Path
     ranking = retriever.search(retriever.vectors_of([7]), [SearchSpec()])[0]
     assert ranking.rows[0] == 7
     assert ranking.fused[0] == pytest.approx(1, abs=2e-3)
+
+
+def test_no_file_ends_a_run(
+    pictures: Callable[..., Path], tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that would decode for minutes are left out by name, as those that cannot be read are."""
+    monkeypatch.setattr("cbir.indexer.build.embedding._DECODE_SECONDS", 0.3)
+    source = pictures(5)
+    (source / "bomb.bmp").write_bytes(hostile_images.skipping_bmp(1_000_000, 100))
+    (source / "scans.jpg").write_bytes(hostile_images.many_scans(1000, 64, 48))
+    report = index(source, tmp_path / "index", tiny)
+    assert report.images == 20
+    version = IndexStore(tmp_path / "index").open()
+    skipped = {Path(entry["uri"]).name: entry["reason"] for entry in version.manifest.skipped}
+    assert skipped.keys() == {"bomb.bmp", "scans.jpg"}
+    assert "0.3 seconds" in skipped["bomb.bmp"]
+    assert "64 scans" in skipped["scans.jpg"]
 
 
 def test_nothing_new_publishes_nothing(pictures: Callable[..., Path], tmp_path: Path, tiny: Path) -> None:

@@ -16,7 +16,7 @@ __all__ = ["DecodingPool", "is_slow"]
 #: Images that take longer than this (seconds of one core, by their header) are decoded by workers of lower priority, so
 #: that those that take a millisecond do not wait behind those that take seconds.
 _SLOW_SECONDS = 0.1
-_SLOW_NICENESS = 10
+_SLOW_NICENESS = 15
 #: Part of the processor time at which a worker that ends is said to have run out of it.
 _NEARLY = 0.9
 #: Beyond this a worker is replaced after its image, so that the memory it used goes back at once.

@@ -18,7 +18,7 @@ __all__ = ["MAX_SCANS", "MAX_SEGMENTS", "ImageHeader", "read_header"]
 #: Most scans of a JPEG: each costs a pass over the whole picture.  Encoders write about ten in a progressive file.
 MAX_SCANS = 64
 #: Most segments of a JPEG besides scans: tables, colour profile, EXIF, depth maps.  Each costs interpreter time.
-MAX_SEGMENTS = 20_000
+MAX_SEGMENTS = 4096
 #: Most of them that a brief look passes over.
 _BRIEFLY = 512
 
