@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import grpc
@@ -14,7 +15,7 @@ import pytest
 from half_sent import RawConnection
 
 from cbir.core.artifacts import IndexStore
-from cbir.core.images import DecodingPool
+from cbir.core.images import DecodedImage, DecodeLimits, DecodingPool, InProcessDecoder
 from cbir.core.search import Retriever
 from cbir.server.engine import Engine, EngineQuery
 from cbir.server.engine.picture import Picture
@@ -71,6 +72,23 @@ async def test_hostile_images_cost_their_own_request(
         await asyncio.gather(*attacks)
         pipeline = running.server.pipeline
         assert (pipeline.forecast.under_way, pipeline.slow.used, pipeline.admission.used) == (0, 0, 0)
+
+
+async def test_an_idle_server_does_not_decode_on_the_engines_thread(serve: Any, tiny: Any, engine: Engine) -> None:
+    decoded_on: list[str] = []
+
+    class Watched(InProcessDecoder):
+        def decode(self, data: bytes, limits: DecodeLimits, go_on: Callable[[], bool] | None = None) -> DecodedImage:
+            decoded_on.append(threading.current_thread().name)
+            return super().decode(data, limits, go_on)
+
+    opened = IndexStore(tiny.index).open()
+    watched = Engine(opened, Retriever.load(opened, "cpu"), engine.embedders, Limits(), decoder=Watched())
+    large = hostile_images.deep_png(1500, 1500, depth=8)
+    async with serve(engine=watched) as running:
+        for data in (tiny.bytes_of("twin"), large):
+            assert (await running.search.Search(image(data))).hits
+    assert [name.rpartition("-")[0] for name in decoded_on] == ["cbir-decode", "cbir-slow"]
 
 
 async def test_an_image_whose_caller_is_gone_is_decoded_no_further(

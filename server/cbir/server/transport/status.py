@@ -47,7 +47,10 @@ _CODES: tuple[tuple[type[CbirError], grpc.StatusCode], ...] = (
     (EnsembleError, grpc.StatusCode.FAILED_PRECONDITION),
     (ConfigurationError, grpc.StatusCode.FAILED_PRECONDITION),
 )
-_CODES_BY_REASON = {"IMAGE_TOO_LARGE": grpc.StatusCode.RESOURCE_EXHAUSTED}
+_CODES_BY_REASON = {
+    "IMAGE_TOO_LARGE": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "NO_DECODING_WORKERS": grpc.StatusCode.UNAVAILABLE,
+}
 
 # Which field of the request is to blame.
 _FIELDS = {
