@@ -18,6 +18,7 @@ help:
 	@echo "make demo IMAGES=DIR   the same with your own images"
 	@echo "make test [ARGS=..]    the test suite (ARGS go to pytest)"
 	@echo "make fuzz              a million damaged inputs of all kinds; ARGS=\"--inputs N --seed S\" for fewer or others"
+	@echo "make examples          clients in five languages, built and run against a server [ARGS=go ..]"
 	@echo "make lint              ruff and mypy; make format repairs what can be"
 	@echo "make proto             stubs from protos/, linted and compared with the baseline"
 	@echo "make api               the API as others take it: definitions and descriptor set, in dist/"
@@ -40,6 +41,9 @@ test: $(READY) $(BUF)
 
 fuzz: $(READY)
 	$(BIN)/python tests/fuzzing.py $(ARGS)
+
+examples: $(READY)
+	$(BIN)/python examples/run.py $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,11 +1,8 @@
 """Find the likes of an image: ``python examples/sdk.py cat.jpg`` while ``cbir serve INDEX`` runs."""
 
-# ruff: noqa: T201
-
 import sys
 
-from cbir.client._client import Client
-from cbir.client._errors import CbirClientError
+from cbir.client import CbirClientError, Client
 
 with Client("localhost:50051") as client:
     print(f"{client.index_info().images} images indexed")
