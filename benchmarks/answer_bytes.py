@@ -38,12 +38,13 @@ from cbir.v1 import search_pb2
 STAGES = ("decode", "queue", "embed", "search", "fuse")
 
 
-def write_plainly(result: EngineResult) -> tuple[bytes, bytes]:
+def write_plainly(result: EngineResult, *, expose_paths: bool = False) -> tuple[bytes, bytes]:
     """What :func:`cbir.server.transport.answer_bytes.write_result` writes, by the generated classes."""
     answer = search_pb2.SearchResponse(index_version=result.version)
     for hit in result.hits:
         written = answer.hits.add(
-            image_id=hit.image.id, uri=hit.image.uri, score=hit.score, fused_score=hit.fused_score,
+            image_id=hit.image.id, uri=hit.image.uri if expose_paths else hit.image.id, score=hit.score,
+            fused_score=hit.fused_score,
             label_contribution=hit.label_contribution, metadata=hit.image.metadata,
         )  # fmt: skip
         if hit.image.label is not None:

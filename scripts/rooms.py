@@ -23,7 +23,7 @@ ORDER = {
         "errors", "version", "machine", "files", "images", "vector_index", "ensemble", "metric", "vote", "artifacts",
         "search", "evaluation",
     ),
-    "cbir.server": ("limits", "engine", "queue", "deployment", "observe", "transport", "bench", "commands"),
+    "cbir.server": ("limits", "engine", "queue", "access", "deployment", "observe", "transport", "bench", "commands"),
     "cbir.indexer": ("samples", "sources", "build", "evaluate", "tune", "train", "dedup", "commands"),
     "cbir.client": ("cli",),
 }  # fmt: skip

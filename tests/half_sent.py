@@ -16,13 +16,16 @@ _FRAME = 2**14
 class RawConnection:
     """One connection to a server, without TLS.  Blocks; for use on a thread.
 
+    Args:
+        source: Loopback address to come from.
+
     Attributes:
         statuses: ``grpc-status`` of the calls that have ended, by stream.
         got: Bytes of answers that have come, by stream.
     """
 
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port))
+    def __init__(self, port: int, source: str = "127.0.0.1") -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), source_address=(source, 0))
         self._http = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
         self._http.initiate_connection()
         self.statuses: dict[int, str] = {}

@@ -39,6 +39,8 @@ PUBLIC = [
     "ServerError",
     "Text",
     "Timings",
+    "Tls",
+    "Token",
     "TooLarge",
     "Unauthenticated",
     "Unavailable",

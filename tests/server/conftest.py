@@ -32,6 +32,7 @@ from cbir.core.images import decode_image, find_content, perceptual_hash, prepar
 from cbir.core.metric import fit_projection
 from cbir.core.search import Retriever
 from cbir.core.vote import VoteSettings
+from cbir.server.access import Access
 from cbir.server.deployment import EngineConfig
 from cbir.server.engine import Engine
 from cbir.server.limits import Limits
@@ -254,10 +255,10 @@ def gated(tiny: Tiny) -> tuple[GatedEmbedder, Engine]:
 class Running:
     """A server and a client of it."""
 
-    def __init__(self, server: Server, channel: grpc.aio.Channel) -> None:
-        self.server, self.channel = server, channel
+    def __init__(self, server: Server, channel: grpc.aio.Channel, admin: grpc.aio.Channel) -> None:
+        self.server, self.channel, self.admin_channel = server, channel, admin
         self.search = search_pb2_grpc.SearchServiceStub(channel)
-        self.admin = admin_pb2_grpc.AdminServiceStub(channel)
+        self.admin = admin_pb2_grpc.AdminServiceStub(admin)
 
 
 Serve = Callable[..., AbstractAsyncContextManager[Running]]
@@ -272,7 +273,7 @@ def serve(tiny: Tiny, engine: Engine) -> Serve:
 
     @asynccontextmanager
     async def start(
-        config: EngineConfig | None = None, *, engine: Engine = engine, **limits: float
+        config: EngineConfig | None = None, *, engine: Engine = engine, access: Access | None = None, **limits: float
     ) -> AsyncIterator[Running]:
         bounds = Limits(**{"cache_entries": 0, **limits})
         if config is None:
@@ -280,8 +281,12 @@ def serve(tiny: Tiny, engine: Engine) -> Serve:
                 opened = IndexStore(tiny.index).open()
                 engine = Engine(opened, Retriever.load(opened, "cpu"), engine.embedders, bounds)
             config = Preloaded(tiny.index, limits=bounds, engine=engine)
-        async with Server(config) as server, grpc.aio.insecure_channel(server.address) as channel:
-            yield Running(server, channel)
+        async with (
+            Server(config, access=access) as server,
+            grpc.aio.insecure_channel(server.address) as channel,
+            grpc.aio.insecure_channel(server.admin_address) as admin,
+        ):
+            yield Running(server, channel, admin)
 
     return start
 

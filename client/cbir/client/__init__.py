@@ -10,6 +10,7 @@ Needs gRPC and protobuf, nothing heavier; Pillow is loaded only for PIL images a
 
 from cbir.client._async_client import AsyncClient
 from cbir.client._client import Client
+from cbir.client._credentials import Tls, Token
 from cbir.client._errors import (
     Cancelled,
     CbirClientError,
@@ -69,6 +70,8 @@ __all__ = [
     "ServerError",
     "Text",
     "Timings",
+    "Tls",
+    "Token",
     "TooLarge",
     "Unauthenticated",
     "Unavailable",

@@ -31,6 +31,7 @@ class ChannelSettings:
         keepalive: Seconds between pings on an idle connection. By default servers close connections of clients that
             ping more often than every 5 minutes.
         credentials: TLS credentials; None for a plaintext connection.
+        server_name: Name that the server's certificate must be of; None for the target's.
         metadata: Sent with every call; names in lower case.
         proxy: URL of the HTTP proxy for servers elsewhere; False: none; None: as the environment says. A server on
             this machine is never asked through a proxy.
@@ -42,6 +43,7 @@ class ChannelSettings:
     max_message_bytes: int = 64 * 2**20
     keepalive: float = 300.0
     credentials: grpc.ChannelCredentials | None = None
+    server_name: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     proxy: str | bool | None = None
 
@@ -94,6 +96,8 @@ class ChannelSettings:
             # gRPC can only retry a request that it has kept; by default it keeps 256 KiB, less than most photos.
             ("grpc.per_rpc_retry_buffer_size", self.max_message_bytes),
         ]
+        if self.server_name is not None:
+            options.append(("grpc.ssl_target_name_override", self.server_name))
         if not self.is_proxied:
             options.append(("grpc.enable_http_proxy", 0))
         elif self.proxy:

@@ -12,6 +12,7 @@ import grpc
 
 from cbir.client._channel import ChannelSettings
 from cbir.client._conversion import RequestTemplate
+from cbir.client._credentials import Tls, Token, check_secrecy
 from cbir.client._dialogue import Dialogue
 from cbir.client._errors import CbirClientError, DeadlineExceeded, Unavailable, Unsupported
 from cbir.client._queries import SearchOptions
@@ -41,6 +42,8 @@ class Session:
         max_message_bytes: int = 64 * 2**20,
         keepalive: float = 300.0,
         credentials: grpc.ChannelCredentials | None = None,
+        tls: Tls | None = None,
+        token: Token | str | None = None,
         metadata: Mapping[str, str] | None = None,
         proxy: str | bool | None = None,
     ) -> None:
@@ -53,26 +56,35 @@ class Session:
                 after the time that an overloaded server names.
             max_message_bytes: Size in bytes of the largest message in either direction, and of the largest image.
             keepalive: Seconds between pings on an idle connection; servers may refuse less than 5 minutes.
-            credentials: TLS credentials (``grpc.ssl_channel_credentials()``); ``None``: a plain connection.
+            credentials: gRPC's own credentials, where ``tls`` does not say enough; ``None``: a plain connection.
+            tls: Connect by TLS.
+            token: Shows who asks; a text is short for ``Token(text)``.
             metadata: Sent with every call, such as ``{"authorization": "Bearer ..."}``; lower-case names.
             proxy: URL of the HTTP proxy for servers elsewhere, such as ``http://proxy:3128``; ``False``: none;
                 ``None``: the one of the environment. A server on this machine is never asked through a proxy.
 
         Raises:
-            ValueError: A setting out of range, or an address that cannot work.
+            ValueError: A setting out of range, an address that cannot work, or a token that would be sent in the clear
+                to another machine.
+            OSError: A file of ``tls`` or ``token`` cannot be read.
         """
+        if tls is not None and credentials is not None:
+            raise ValueError("give either tls or credentials, not both")
+        self._token = Token(token) if isinstance(token, str) else token
+        check_secrecy(target, self._token, tls is not None or credentials is not None)
         self._settings = ChannelSettings(
             target=target,
             timeout=timeout,
             retry=RetryPolicy(attempts),
             max_message_bytes=max_message_bytes,
             keepalive=keepalive,
-            credentials=credentials,
+            credentials=tls.credentials() if tls else credentials,
+            server_name=tls.server_name if tls else None,
             metadata=dict(metadata or {}),
             proxy=proxy,
         )
         self._address = self._settings.address
-        self._metadata = tuple(self._settings.metadata.items())
+        self._plain_metadata = tuple(self._settings.metadata.items())
         self._closed = False
         self._start()
 
@@ -85,6 +97,11 @@ class Session:
         self._searching = search_pb2_grpc.SearchServiceStub(channel)  # type: ignore[no-untyped-call]
         self._admin = admin_pb2_grpc.AdminServiceStub(channel)  # type: ignore[no-untyped-call]
         self._health = channel.unary_unary(_HEALTH_METHOD)
+
+    @property
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        """What is sent with every call; a token in a file is read anew."""
+        return self._plain_metadata if self._token is None else (*self._plain_metadata, self._token.header())
 
     @property
     def target(self) -> str:

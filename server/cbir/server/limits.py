@@ -11,7 +11,7 @@ from cbir.core.images import DecodeLimits
 __all__ = ["GRACE", "Limits"]
 
 #: Seconds that calls in progress have to end when the server stops.
-GRACE = 10.0
+GRACE = 30.0
 
 _MAY_BE_ZERO = ("max_delay", "cache_entries")
 
@@ -45,7 +45,16 @@ class Limits:
         write_seconds: Seconds that one has for reading a picture, and one more for each 256 KiB of it.
         max_thumbnail: Largest longer side of a thumbnail in pixels.
         max_calls: Most calls at the same time, streams and health checks included.
+        max_admin_calls: Most calls at the same time on the admin listener.
         ping_seconds: Shortest time between two keepalive pings of a client.
+        keepalive_seconds: Time between the server's own pings, which find peers that are gone without a word.
+        handshake_seconds: Time that a new connection has to say that it speaks the protocol.
+        idle_seconds: Time without a call after which a connection is ended.
+        age_seconds: Time after which a connection takes no new calls; after twice that it is cut.  Clients connect
+            again, and so find servers that are new.
+        connections_per_peer: Most connections of one address.
+        hang_seconds: Time at one batch after which the engine is taken to hang.
+        reloads: Most reloads that wait.
     """
 
     max_limit: int = 100
@@ -70,7 +79,15 @@ class Limits:
     write_seconds: float = 10.0
     max_thumbnail: int = 2048
     max_calls: int = 8192
+    max_admin_calls: int = 64
     ping_seconds: int = 300
+    keepalive_seconds: int = 120
+    handshake_seconds: int = 10
+    idle_seconds: int = 900
+    age_seconds: int = 3600
+    connections_per_peer: int = 1024
+    hang_seconds: float = 60.0
+    reloads: int = 8
 
     def __post_init__(self) -> None:
         if not self.decoders:

@@ -74,7 +74,8 @@ def test_serves_until_it_is_told_to_stop(tiny: Any, capfd: pytest.CaptureFixture
     assert len(answers[0].hits) == 10
     out, err = capfd.readouterr()
     address = f"127.0.0.1:{port}"
-    assert json.loads(out) == {"address": address, "port": port, "version": tiny.version}
+    ready = json.loads(out)
+    assert ready == {"address": address, "port": port, "version": tiny.version, "admin": f"127.0.0.1:{port + 1}"}
     assert f"serving {tiny.version} (65 images) on {address}" in err
 
 
@@ -88,7 +89,7 @@ def test_settings_reach_the_server(tiny: Any, monkeypatch: pytest.MonkeyPatch) -
         seen.append((config, where))
         raise Stop
 
-    monkeypatch.setattr("cbir.server.transport.lifecycle.Server", server)
+    monkeypatch.setattr("cbir.server.transport.Server", server)
     for arguments in (
         ("--max-delay", "2.5", "--cache-entries", "0", "--queue", "7", "--max-batch", "3"),
         ("--host", "::1", "--metrics-port", "9000"),

@@ -10,6 +10,7 @@ import pytest
 
 from cbir.server.queue.batching import Batcher, Ticket
 from cbir.server.queue.decoders import Decoders
+from cbir.server.queue.fair_queue import Lane
 
 
 class Job(Ticket):
@@ -18,7 +19,7 @@ class Job(Ticket):
     __slots__ = ("number",)
 
     def __init__(self, number: int, lane: str = "", deadline: float | None = None, group: object = None) -> None:
-        super().__init__(lane, 1.0, deadline, group)
+        super().__init__(Lane(lane), 1.0, deadline, group)
         self.number = number
 
 

@@ -53,7 +53,7 @@ def test_an_answer_is_what_the_generated_classes_write(rows: list[int]) -> None:
             )
     for label, probability in result.labels:
         expected.labels.add(label=label, probability=probability)
-    answer, body = map(search_pb2.SearchResponse.FromString, write_result(result))
+    answer, body = map(search_pb2.SearchResponse.FromString, write_result(result, expose_paths=True))
     assert body == expected
     for stage, nanoseconds in {"decode": 250_000_000, "embed": 1, "fuse": 1_000_000, "search": 0}.items():
         getattr(expected.timings, stage).nanos = nanoseconds

@@ -147,7 +147,8 @@ async def test_slow_readers_of_pictures_leave_room_for_others(
     request = pb.GetImageRequest(image_id="twin")
     async with serve(downloads=6, write_seconds=1.0) as running:
         downloads = running.server._search._downloads
-        raw = await asyncio.to_thread(RawConnection, running.server.port)
+        # From another address: of one address, further connections get no further share.
+        raw = await asyncio.to_thread(RawConnection, running.server.port, "127.0.0.2")
         streams = [raw.call("GetImage") for _ in range(20)]
         for stream in streams:
             raw.ask(stream, request.SerializeToString())

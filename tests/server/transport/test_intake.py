@@ -10,6 +10,7 @@ import pytest
 from half_sent import RawConnection
 
 from cbir.server.limits import Limits
+from cbir.server.queue import Lane
 from cbir.server.transport.intake import Intake, received
 from cbir.v1 import search_pb2 as pb
 
@@ -90,7 +91,7 @@ async def test_where_the_system_counts_no_bytes_slow_requests_take_turns() -> No
 
     async def read(lane: str) -> object:
         try:
-            return await intake.read_one(Context(), lane)  # type: ignore[arg-type]
+            return await intake.read_one(Context(), Lane(lane))  # type: ignore[arg-type]
         except Exception as error:
             return type(error).__name__
 

@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cbir.core.artifacts import IndexStore
 from cbir.core.errors import ArtifactError, ConfigurationError
+from cbir.server.access import Access
 from cbir.server.deployment import EngineConfig
 from cbir.server.engine import Engine
 from cbir.server.limits import Limits
@@ -28,6 +29,7 @@ from cbir.v1 import admin_pb2, search_pb2_grpc
 from cbir.v1 import search_pb2 as pb
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+ANYBODY = Access(insecure=True)
 BY_ID = pb.SearchRequest(query=pb.Query(image_id="twin"))
 
 
@@ -272,7 +274,7 @@ async def test_queries_under_way_finish_on_the_version_they_began_with(
     tiny: Any, gated: Any, engine: Engine, until: Any
 ) -> None:
     gate, old = gated
-    old._version = type(old._version)(tiny.index / "versions" / "old", old._version.manifest)
+    old._version.path = tiny.index / "versions" / "old"
     old._answer._version = "old"
 
     @dataclass(frozen=True)
@@ -307,9 +309,9 @@ async def test_a_port_in_use_is_refused(tiny: Any, engine: Engine) -> None:
         await second.start()
     assert caught.value.reason == "PORT_IN_USE"
     with pytest.raises(ConfigurationError, match="not known"):
-        await Server(config, host="no such host").start()
+        await Server(config, host="no such host", access=ANYBODY).start()
     with pytest.raises(ConfigurationError, match="cannot be listened on"):
-        await Server(config, host="192.0.2.1").start()
+        await Server(config, host="192.0.2.1", access=ANYBODY).start()
     await first.stop(0)
 
 

@@ -232,7 +232,7 @@ async def _reloads(
         async with Generator([server.address], plan.channels) as generator:
             await generator.closed(subject.payloads[kind], 1, Window(plan.seconds))
             return await reload_under_load(
-                generator, subject.payloads[kind], server.address, versions, reloads=plan.reloads, rate=rate,
+                generator, subject.payloads[kind], server.admin, versions, reloads=plan.reloads, rate=rate,
                 seconds=_OPEN * plan.seconds, seed=plan.seed,
             ) | {"load": plan.reload_load}  # fmt: skip
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ _PAUSE = 0.5
 
 @contextmanager
 def two_versions(index: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
-    """A temporary index that has the live version of ``index`` twice, as links; ``index`` is not changed.
+    """A temporary index that has the files of the live version of ``index`` twice; ``index`` is not changed.
 
     Yields:
         The path of the temporary index and the names of its two versions.
@@ -41,17 +42,25 @@ def two_versions(index: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
         ArtifactError: There is no index.
     """
     version = IndexStore(index).open()
-    names = (version.name, f"{version.name}-again")
     with tempfile.TemporaryDirectory(prefix="cbir-bench-") as folder:
-        for name in names:
-            place = Path(folder, "versions", name)
-            for file in version.manifest.files:
-                (place / file).parent.mkdir(parents=True, exist_ok=True)
-                (place / file).symlink_to((version.path / file).resolve())
-            manifest = json.loads((version.path / "manifest.json").read_text(encoding="utf-8"))
-            (place / "manifest.json").write_text(json.dumps(manifest | {"version": name}), encoding="utf-8")
-        Path(folder, "CURRENT").write_text(names[0] + "\n")
-        yield Path(folder), names
+        store = IndexStore(folder)
+        names: list[str] = []
+        with store.lock():
+            for _ in range(2):
+                writer = store.begin()
+                for file in version.manifest.files:
+                    _link(version.path / file, writer.file(file))
+                names.append(writer.publish(version.manifest).name)
+            store.activate(names[0])
+        yield Path(folder), (names[0], names[1])
+
+
+def _link(file: Path, place: Path) -> None:
+    """Have a file in another place too; as a copy, where the two are on different disks."""
+    try:
+        os.link(file, place)
+    except OSError:
+        shutil.copyfile(file, place)
 
 
 async def reload_under_load(
@@ -68,7 +77,7 @@ async def reload_under_load(
     """Send requests at a steady rate, first without reloads and then while the server reloads.
 
     Args:
-        address: ``host:port`` of the server.
+        address: Where the server takes admin calls.
         versions: The two versions to switch between.
         reloads: How many reloads.
         rate: Requests per second.

@@ -36,12 +36,14 @@ class ServerProcess:
     """A running server.
 
     Attributes:
+        admin: Where it takes admin calls.
         metrics: Address of its metrics page, if it has one.
     """
 
     pid: int
     address: str
     version: str
+    admin: str
     metrics: str | None = None
 
     @property
@@ -114,7 +116,7 @@ def server_process(
                 said = (log.read().strip().splitlines() or ["nothing"])[-1]
                 raise ConfigurationError(f"the server did not start; it said: {said}", reason="BENCH_SERVER")
             ready = json.loads(line)
-            yield ServerProcess(process.pid, ready["address"], ready["version"], page)
+            yield ServerProcess(process.pid, ready["address"], ready["version"], ready["admin"], page)
         finally:
             process.terminate()
             try:

@@ -6,13 +6,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cbir.core.errors import ConfigurationError
 from cbir.core.machine import Threads, share_out
 from cbir.server.limits import GRACE, Limits
 
 if TYPE_CHECKING:
+    from cbir.server.access import Access, Listener
     from cbir.server.deployment.deployment import EngineConfig
 
-__all__ = ["add_arguments", "engine_config"]
+__all__ = ["access", "add_arguments", "engine_config"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trust-key", type=Path, action="append", default=[], metavar="FILE",
         help="public Ed25519 key (PEM) that must have signed the index; may be given several times",
     )  # fmt: skip
-    parser.add_argument("--version-name", metavar="V", help="the version to serve (default: the live one)")
+    serving = parser.add_mutually_exclusive_group()
+    serving.add_argument("--version-name", metavar="V", help="the version to serve (default: the live one)")
+    serving.add_argument(
+        "--watch", type=_watch_seconds, nargs="?", const=5.0, default=0.0, metavar="S",
+        help="look every S seconds (5) whether another version has gone live, and load it; SIGHUP does so at once",
+    )  # fmt: skip
     parser.add_argument(
         "--grace", type=_seconds, default=GRACE, metavar="S",
         help="seconds that calls under way get when the server is stopped (default: %(default)s)",
@@ -92,7 +99,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--traces", action="store_true",
         help="send a trace of every query by OpenTelemetry, as its environment variables say (extra `otel`)",
     )  # fmt: skip
+    _add_access_arguments(parser)
     parser.add_argument("--json", action="store_true", help="once ready, one line with address, port and version")
+
+
+def _add_access_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("who is let in", "see SECURITY.md and docs/threat-model.md")
+    group.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain (PEM); read again on change")
+    group.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key (PEM)")
+    group.add_argument(
+        "--tls-client-ca", type=Path, metavar="FILE", help="ask clients for certificates of this authority (PEM)"
+    )
+    group.add_argument(
+        "--tokens", type=Path, metavar="FILE", help="bearer tokens and their scopes (TOML); read again on change"
+    )
+    group.add_argument(
+        "--admin", type=_listener, metavar="ADDRESS",
+        help="where reloads are taken: host:port or unix:PATH (default: 127.0.0.1, the port after --port)",
+    )  # fmt: skip
+    group.add_argument(
+        "--expose", action="append", choices=("health", "reflection", "nothing"), default=None,
+        help="what the public port tells without a token (default: health); may be given several times",
+    )  # fmt: skip
+    group.add_argument("--expose-paths", action="store_true", help="answers tell where images lie on this machine")
+    group.add_argument(
+        "--insecure", action="store_true", help="listen beyond this machine without TLS or tokens: anybody is let in"
+    )
+
+
+def access(args: argparse.Namespace) -> Access:
+    """Who is let in, as the command's arguments describe it.
+
+    Raises:
+        ConfigurationError: ``TLS_UNUSABLE``: half of what TLS takes.
+    """
+    from cbir.server.access import Access, ServerTls
+
+    if (args.tls_cert is None) != (args.tls_key is None) or (args.tls_client_ca and not args.tls_cert):
+        raise ConfigurationError(
+            "TLS takes a certificate and its key: give both --tls-cert and --tls-key", reason="TLS_UNUSABLE"
+        )
+    tls = ServerTls(args.tls_cert, args.tls_key, args.tls_client_ca) if args.tls_cert else None
+    expose = frozenset({"health"} if args.expose is None else args.expose) - {"nothing"}
+    return Access(tls, args.tokens, args.admin, expose, args.insecure)
 
 
 def engine_config(args: argparse.Namespace) -> EngineConfig:
@@ -110,7 +159,17 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
     return EngineConfig(
         args.path, args.version_name, args.ensemble, args.device, args.runtime, args.search, args.verify, limits,
         not args.no_text, args.precision, TrustedKeys.read(args.trust_key) if args.trust_key else None,
+        args.expose_paths,
     )  # fmt: skip
+
+
+def _listener(text: str) -> Listener:
+    from cbir.server.access import Listener
+
+    try:
+        return Listener.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _whole(text: str) -> int:
@@ -149,6 +208,13 @@ def _milliseconds(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of milliseconds") from None
     if not 0 <= seconds <= 10:
         raise argparse.ArgumentTypeError(f"{text} is not from 0 to 10000 milliseconds")
+    return seconds
+
+
+def _watch_seconds(text: str) -> float:
+    seconds = _seconds(text)
+    if seconds < 0.1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 0.1 seconds")
     return seconds
 
 

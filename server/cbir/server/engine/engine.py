@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -101,6 +102,7 @@ class Engine:
         on_device: Callable[[Callable[[], None]], None] | None = None,
         precision: str = "auto",
         decoder: Decoder | None = None,
+        on_step: Callable[[IndexVersion, EnsembleSpec], None] | None = None,
     ) -> Engine:
         """Load an index version and its models, and answer queries with them.
 
@@ -117,6 +119,7 @@ class Engine:
             on_device: Runs a function on the thread that owns the device and waits for it; None: run it on this one.
             precision: ``auto``, ``f32``, ``bf16``, ``f16`` or ``int8``.
             decoder: Where query images are decoded; None: on the thread that prepares the query.
+            on_step: Called before each model and what else takes long; what it raises ends the loading.
 
         Raises:
             ArtifactError: The index is missing, incomplete, damaged, or was made with another ensemble or weights.
@@ -132,13 +135,15 @@ class Engine:
             opened = IndexStore(index_path, trust).open(version, verify=verify)
             spec = ensemble or opened.manifest.ensemble
             opened.check_ensemble(spec)
+            step: Callable[[], None] = partial(on_step, opened, spec) if on_step else lambda: None
             known = beside.models if beside else {}
             pictures = gallery_pictures(opened)
-            embedders = {
-                member.name: known.get(_fingerprint(opened, member.name))
-                or load_embedder(member, device, runtime, precision, pictures)
-                for member in spec.members
-            }
+            embedders: dict[str, Embedder] = {}
+            for member in spec.members:
+                step()
+                shared = known.get(_fingerprint(opened, member.name))
+                embedders[member.name] = shared or load_embedder(member, device, runtime, precision, pictures)
+            step()
             retriever = Retriever.load(opened, device, index)
             text_search = TextSearch.load(opened, spec, device, text)
             if len(opened.gallery) * sum(retriever.dims) < _SEARCHED_ALONE:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from cbir.core.errors import CbirError
+from cbir.server.queue.fair_queue import FairQueue, Lane
 
 __all__ = ["Admission", "NotReadyError", "OverloadedError"]
 
 _SHORTEST_RETRY = 0.05
 _LONGEST_RETRY = 60.0
 
-#: One client may hold up to this many times what is unused by anybody.  Alone it gets four fifths of the queue, and a
-#: client that comes new always finds some room, however many others send.
+#: One identity may hold up to this many times what is unused by anybody.  Alone it gets four fifths of the queue, and
+#: one that comes new always finds some room, however many others send.  Its clients share what it may hold likewise.
 #: Source: Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998.
-_LANE_TO_FREE = 4.0
+_HELD_TO_FREE = 4.0
 
 
 class OverloadedError(CbirError):
@@ -47,14 +48,15 @@ class Admission:
 
     def __init__(self, most: float, most_bytes: int, what: str) -> None:
         self._most, self._most_bytes, self._what = most, most_bytes, what
-        self._turns: deque[tuple[asyncio.Future[None], Hashable, float, int]] = deque()
+        self._turns: FairQueue[_Turn] = FairQueue()
         self.used = 0.0
         self.used_bytes = 0
-        #: Cost that each lane holds.
-        self.lanes: dict[Hashable, float] = {}
+        #: Cost that each identity holds, and each client of it.
+        self.held: dict[Hashable, float] = {}
+        self._clients: dict[Hashable, dict[Hashable, float]] = {}
         self.refused = 0
 
-    def take(self, lane: Hashable, cost: float, size: int, wait: float) -> None:
+    def take(self, lane: Lane, cost: float, size: int, wait: float) -> None:
         """Hold room until :meth:`give_back`.
 
         Args:
@@ -64,10 +66,18 @@ class Admission:
         Raises:
             OverloadedError: There is none.
         """
-        held = self.lanes.get(lane, 0.0)
-        if held + cost > _LANE_TO_FREE * (self._most - self.used) or not self._fits(cost, size):
+        held = self.held.get(lane.identity, 0.0)
+        most = _HELD_TO_FREE * (self._most - self.used)
+        mine = self._clients[lane.identity].get(lane.client, 0.0) if held else 0.0
+        if held + cost > most or mine + cost > _HELD_TO_FREE * (most - held) or not self._fits(cost, size):
             self.refuse(wait)
         self._hold(lane, cost, size)
+
+    def ahead(self, lane: Lane, cost: float) -> float:
+        """What of the identity's own work comes before something new of this lane, as its clients take turns."""
+        clients = self._clients.get(lane.identity, {})
+        mine = clients.get(lane.client, 0.0) + cost
+        return sum(min(held, mine) for held in clients.values())
 
     def refuse(self, wait: float) -> None:
         """Say that there is no room.
@@ -83,39 +93,40 @@ class Admission:
         """Whether there is no room for anything of this cost, whoever asks."""
         return self.used + cost > self._most
 
-    async def take_in_turn(self, lane: Hashable, cost: float, size: int) -> None:
-        """Wait for room and hold it until :meth:`give_back`; who came first gets it first."""
+    async def take_in_turn(self, lane: Lane, cost: float, size: int) -> None:
+        """Wait for room and hold it until :meth:`give_back`; lanes get it in turn, and in a lane who came first."""
         if not self._turns and self._fits(cost, size):
             self._hold(lane, cost, size)
             return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        place = (turn, lane, cost, size)
-        self._turns.append(place)
+        turn = _Turn(asyncio.get_running_loop().create_future(), lane, cost, size)
+        self._turns.push(lane, turn, cost)
         try:
-            await turn
+            await turn.come
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if turn.come.done() and not turn.come.cancelled():
                 self.give_back(lane, cost, size)
             else:
-                self._turns.remove(place)
+                self._turns.remove(lane, turn)
             raise
 
-    def give_back(self, lane: Hashable, cost: float, size: int) -> None:
+    def give_back(self, lane: Lane, cost: float, size: int) -> None:
         """Free what was held."""
         self.used -= cost
         self.used_bytes -= size
-        left = self.lanes[lane] - cost
-        if left > 0:
-            self.lanes[lane] = left
-        else:
-            del self.lanes[lane]
-        while self._turns and self._fits(self._turns[0][2], self._turns[0][3]):
-            turn, *_ = place = self._turns.popleft()
-            self._hold(*place[1:])
-            turn.set_result(None)
+        clients = self._clients[lane.identity]
+        _less(clients, lane.client, cost)
+        _less(self.held, lane.identity, cost)
+        if not clients:
+            # Rounding, if any, goes with the last one.
+            del self._clients[lane.identity]
+            self.held.pop(lane.identity, None)
+        while self._turns and self._fits((turn := self._turns.peek()).cost, turn.size):
+            self._turns.pop()
+            self._hold(turn.lane, turn.cost, turn.size)
+            turn.come.set_result(None)
 
     @contextmanager
-    def admit(self, lane: Hashable, cost: float, size: int, wait: float) -> Iterator[None]:
+    def admit(self, lane: Lane, cost: float, size: int, wait: float) -> Iterator[None]:
         """Hold room while the block runs.
 
         Raises:
@@ -132,7 +143,27 @@ class Admission:
             return False
         return not self.used or self.used_bytes + size <= self._most_bytes
 
-    def _hold(self, lane: Hashable, cost: float, size: int) -> None:
+    def _hold(self, lane: Lane, cost: float, size: int) -> None:
         self.used += cost
         self.used_bytes += size
-        self.lanes[lane] = self.lanes.get(lane, 0.0) + cost
+        self.held[lane.identity] = self.held.get(lane.identity, 0.0) + cost
+        clients = self._clients.setdefault(lane.identity, {})
+        clients[lane.client] = clients.get(lane.client, 0.0) + cost
+
+
+@dataclass(frozen=True, eq=False)
+class _Turn:
+    """One who waits for room."""
+
+    come: asyncio.Future[None]
+    lane: Lane
+    cost: float
+    size: int
+
+
+def _less(held: dict[Hashable, float], name: Hashable, cost: float) -> None:
+    left = held[name] - cost
+    if left > 0:
+        held[name] = left
+    else:
+        del held[name]

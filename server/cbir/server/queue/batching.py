@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from cbir.core.errors import CbirError
-from cbir.server.queue.fair_queue import FairQueue
+from cbir.server.queue.fair_queue import FairQueue, Lane
 
 __all__ = ["Batcher", "DeadlineError", "Ticket"]
 
@@ -41,7 +41,7 @@ class Ticket:
 
     __slots__ = ("begun", "cost", "deadline", "group", "lane", "queued", "withdrawn")
 
-    def __init__(self, lane: Hashable, cost: float, deadline: float | None = None, group: object = None) -> None:
+    def __init__(self, lane: Lane, cost: float, deadline: float | None = None, group: object = None) -> None:
         self.lane, self.cost, self.deadline, self.group = lane, cost, deadline, group
         self.queued = self.begun = self.withdrawn = False
 
@@ -75,9 +75,23 @@ class Batcher(Generic[Work]):
         self._changed = threading.Condition(threading.Lock())
         self._full_at = 0.0
         self._closed = False
+        #: Since when the owner thread is at one batch or errand, on the clock of :func:`time.monotonic`.
+        self.working_since: float | None = None
         # A daemon: a forward pass that hangs must not keep a stopped server alive.
         self._thread = threading.Thread(target=self._run, name="cbir-engine", daemon=True)
         self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the owner thread runs."""
+        return self._thread.is_alive()
+
+    def revive(self) -> None:
+        """Start another owner thread in place of one that has ended."""
+        with self._changed:
+            if not self._closed and not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="cbir-engine", daemon=True)
+                self._thread.start()
 
     def submit(self, ticket: Work) -> bool:
         """Queue a ticket; False where it was withdrawn before it came here.
@@ -140,13 +154,22 @@ class Batcher(Generic[Work]):
 
     def _run(self) -> None:
         while self._wait():
-            if self._errands:
-                _run_errand(*self._errands.popleft())
-            batch, expired = self._take()
-            if expired:
-                self._expire(expired)
-            if batch:
-                self._process(batch)
+            self.working_since = monotonic()
+            batch: list[Work] = []
+            try:
+                if self._errands:
+                    _run_errand(*self._errands.popleft())
+                batch, expired = self._take()
+                if expired:
+                    self._expire(expired)
+                if batch:
+                    self._process(batch)
+            except BaseException:
+                # The thread ends, which somebody sees to; nobody is left waiting for an answer that will not come.
+                self._expire(batch)
+                raise
+            finally:
+                self.working_since = None
             # An engine that was replaced is freed when its last batch is forgotten.
             del batch, expired
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from cbir.core.images import is_slow
 from cbir.server.engine import Engine, EngineQuery, ImageBytes, PreparedQuery, Text
 from cbir.server.queue.admission import Admission
 from cbir.server.queue.batching import Ticket
+from cbir.server.queue.fair_queue import Lane
 
 if TYPE_CHECKING:
     from cbir.server.queue.decoders import Decoders
@@ -43,9 +44,7 @@ class Flight(Ticket):
         "replies",
     )  # fmt: skip
 
-    def __init__(
-        self, engine: Engine, query: EngineQuery, lane: Hashable, deadline: float | None, reply: Reply
-    ) -> None:
+    def __init__(self, engine: Engine, query: EngineQuery, lane: Lane, deadline: float | None, reply: Reply) -> None:
         self.is_heavy = isinstance(query.source, ImageBytes | Text)
         super().__init__(lane, 1.0 if self.is_heavy else LIGHT, deadline, engine)
         self.engine, self.query, self.replies = engine, query, [reply]

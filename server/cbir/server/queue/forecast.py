@@ -87,8 +87,8 @@ class Forecast:
         be untrue as yet, and would put the blame on the query.
 
         Args:
-            mine: Cost that the query's lane holds.
-            held: Costs that all lanes hold, this one included.
+            mine: What of its own identity's work comes before the query.
+            held: Costs that all identities hold, this one included.
 
         Raises:
             OverloadedError: ``DEADLINE_UNREACHABLE``.
@@ -101,7 +101,7 @@ class Forecast:
         )  # fmt: skip
         if wait < left:
             return
-        # Lanes take turns: only so much of each comes before this query.
+        # Identities take turns: only so much of each comes before this query.
         costs, mine = list(held), mine + flight.cost
         wait *= min(1.0, (sum(min(cost, mine) for cost in costs) + flight.cost) / (sum(costs) + flight.cost))
         if wait >= left:

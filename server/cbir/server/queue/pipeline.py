@@ -8,7 +8,7 @@ in one call.  What happens on threads is in :mod:`cbir.server.queue.stages`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 from time import perf_counter
@@ -17,8 +17,9 @@ from typing import TypeVar
 from cbir.server.engine import Engine, EngineQuery, EngineResult, Timings
 from cbir.server.limits import Limits
 from cbir.server.queue.admission import Admission
-from cbir.server.queue.batching import DeadlineError
+from cbir.server.queue.batching import Batcher, DeadlineError
 from cbir.server.queue.cache import AnswerCache
+from cbir.server.queue.fair_queue import Lane
 from cbir.server.queue.flight import LIGHT, Flight, Reply
 from cbir.server.queue.forecast import Forecast
 from cbir.server.queue.stages import Stages, Written
@@ -68,7 +69,7 @@ class Pipeline:
             self.admission.refuse(self.forecast.wait())
 
     async def search(
-        self, engine: Engine, query: EngineQuery, fingerprint: Fingerprint, lane: Hashable, deadline: float | None
+        self, engine: Engine, query: EngineQuery, fingerprint: Fingerprint, lane: Lane, deadline: float | None
     ) -> bytes:
         """Answer one query.  Cancelling the task takes the query out, unless its batch has begun.
 
@@ -112,7 +113,7 @@ class Pipeline:
         engine: Engine,
         query: EngineQuery,
         fingerprint: Fingerprint,
-        lane: Hashable,
+        lane: Lane,
         deadline: float | None,
         reply: Reply,
     ) -> Flight | None:
@@ -153,6 +154,24 @@ class Pipeline:
         """Run something between two batches on the thread that owns the device, and wait for it.  Blocks."""
         return self._stages.on_engine_thread(act)
 
+    @property
+    def engine_thread(self) -> Batcher[Flight]:
+        """The thread that owns the device."""
+        return self._stages.engine_thread
+
+    @property
+    def failed_batches(self) -> int:
+        """Batches in a row that failed without fault of a query; set to 0 when the device was seen to work."""
+        return self._stages.failed_batches
+
+    @failed_batches.setter
+    def failed_batches(self, count: int) -> None:
+        self._stages.failed_batches = count
+
+    def revive(self) -> None:
+        """Start another engine's thread in place of one that has ended."""
+        self._stages.engine_thread.revive()
+
     async def close(self, grace: float) -> None:
         """Answer what waits, within ``grace`` seconds, and end the threads."""
         await self._stages.close(grace)
@@ -163,8 +182,8 @@ class Pipeline:
         if flight.is_slow:
             admission.take(flight.lane, flight.cost, flight.query.image_bytes, self.forecast.wait())
             return
-        mine = admission.lanes.get(flight.lane, 0.0)
-        self.forecast.check(flight, mine, chain(admission.lanes.values(), self.streams.lanes.values()))
+        mine = admission.ahead(flight.lane, flight.cost)
+        self.forecast.check(flight, mine, chain(admission.held.values(), self.streams.held.values()))
         admission.take(flight.lane, flight.cost, flight.query.image_bytes, self.forecast.wait())
 
     async def _recall(self, flight: Flight, fingerprint: Fingerprint) -> bytes | Flight | None:

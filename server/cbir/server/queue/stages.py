@@ -44,6 +44,8 @@ class Stages:
         finish: Callable[[Sequence[Flight], Sequence[Written | Exception], float], None],
     ) -> None:
         self._write_result, self._finish = write, finish
+        #: Batches in a row that failed as a whole, without fault of a query.
+        self.failed_batches = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._batcher: Batcher[Flight] = Batcher(
             self._process, self._expire, max_batch=limits.max_batch, max_delay=limits.max_delay
@@ -53,6 +55,11 @@ class Stages:
             Decoders(self._prepare, self._expire, threads=limits.decoders, ahead=3 * limits.max_batch, name=name)
             for name in ("decode", "slow")
         )
+
+    @property
+    def engine_thread(self) -> Batcher[Flight]:
+        """The thread that owns the device."""
+        return self._batcher
 
     def bind(self) -> asyncio.AbstractEventLoop:
         """The event loop that hears of what is finished: the one that asks first."""
@@ -123,8 +130,10 @@ class Stages:
         answers: Sequence[Written | Exception]
         try:
             answers = [self._write(result) for result in flights[0].engine.answer(prepared, waited)]
+            self.failed_batches = 0
         except Exception as error:  # noqa: BLE001 - whatever it was, the callers get it and the thread goes on
             answers = [error] * len(flights)
+            self.failed_batches += not isinstance(error, CbirError)
         self._hand_over(flights, answers, perf_counter() - taken)
 
     def _write(self, result: EngineResult | CbirError) -> Written | Exception:

@@ -28,16 +28,24 @@ __all__ = ["warm_up", "write_result"]
 #: Images of a gallery whose encoding is kept, some 200 bytes each.
 _KEPT = 131_072
 
-_DESCRIBED: WeakKeyDictionary[Gallery, dict[int, bytes]] = WeakKeyDictionary()
+#: By whether paths are told.
+_DESCRIBED: dict[bool, WeakKeyDictionary[Gallery, dict[int, bytes]]] = {
+    False: WeakKeyDictionary(),
+    True: WeakKeyDictionary(),
+}
 
 _VARINT, _LENGTH, _FIXED32 = 0, 2, 5
 # A varint may be longer than it need be; four bytes hold every rank among 2^28 candidates.
 _RANK_BYTES = 4
 
 
-def write_result(result: EngineResult) -> tuple[bytes, bytes]:
-    """A serialised ``SearchResponse``, with and without timings: an answer from memory took no time."""
-    parts = _hits(result.gallery, result.members, result.ranking)
+def write_result(result: EngineResult, *, expose_paths: bool = False) -> tuple[bytes, bytes]:
+    """A serialised ``SearchResponse``, with and without timings: an answer from memory took no time.
+
+    Args:
+        expose_paths: Tell where the images lie on this machine; otherwise an image's URI is its id.
+    """
+    parts = _hits(result.gallery, result.members, result.ranking, expose_paths)
     for label, probability in result.ranking.labels:
         name = _label(label)
         parts += (_LABELS, varint(len(name) + 5), name, struct.pack("<Bf", _PROBABILITY, probability))
@@ -59,7 +67,7 @@ def warm_up() -> None:
     _fill(template, floats, ranks, number, number, number, vote, vote, np.ones((1, 1), np.int64), hit)
 
 
-def _hits(gallery: Gallery, members: Sequence[str], ranking: Ranking) -> list[bytes]:
+def _hits(gallery: Gallery, members: Sequence[str], ranking: Ranking, expose_paths: bool) -> list[bytes]:
     if not len(ranking.rows):
         return []
     template, floats, ranks = _template(tuple(members))
@@ -68,11 +76,12 @@ def _hits(gallery: Gallery, members: Sequence[str], ranking: Ranking) -> list[by
         template, floats, ranks, ranking.scores, ranking.fused, ranking.label_contributions, ranking.similarities,
         ranking.contributions, ranking.ranks, hits,
     )  # fmt: skip
-    described = _DESCRIBED.setdefault(gallery, {})
+    described = _DESCRIBED[expose_paths].setdefault(gallery, {})
     parts: list[bytes] = []
     width, written, start = template.size, hits.tobytes(), 0
     for row in ranking.rows.tolist():
-        parts += (described.get(row) or _describe(gallery, row, width, described), written[start : start + width])
+        known = described.get(row) or _describe(gallery, row, width, described, expose_paths)
+        parts += (known, written[start : start + width])
         start += width
     return parts
 
@@ -167,11 +176,11 @@ _PROBABILITY = _tag("LabelPrediction", "probability", _FIXED32)[0]
 _STAGES = tuple(_tag("Timings", name, _LENGTH) for name in ("decode", "queue", "embed", "search", "fuse"))
 
 
-def _describe(gallery: Gallery, row: int, width: int, described: dict[int, bytes]) -> bytes:
+def _describe(gallery: Gallery, row: int, width: int, described: dict[int, bytes], expose_paths: bool) -> bytes:
     """The beginning of a hit of which ``width`` bytes follow."""
-    fixed = search_pb2.Hit(
-        image_id=gallery.ids[row], uri=gallery.uri(row), label=gallery.label(row), metadata=gallery.metadata(row)
-    )
+    name = gallery.ids[row]
+    uri = gallery.uri(row) if expose_paths else name
+    fixed = search_pb2.Hit(image_id=name, uri=uri, label=gallery.label(row), metadata=gallery.metadata(row))
     if len(described) >= _KEPT:
         for old in list(islice(described, _KEPT // 8)):
             described.pop(old, None)

@@ -15,7 +15,7 @@ import stat
 import struct
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ import grpc
 
 from cbir.core.errors import CbirError, QueryError
 from cbir.server.limits import Limits
-from cbir.server.queue import Admission, OverloadedError
+from cbir.server.queue import Admission, Lane, OverloadedError
 
 __all__ = ["Intake", "SlowRequestError", "received"]
 
@@ -53,7 +53,7 @@ class _Reading:
     """One message that is awaited."""
 
     task: asyncio.Task[object]
-    lane: Hashable
+    lane: Lane
     peer: str
     seconds: float
     what: str
@@ -88,7 +88,7 @@ class Intake:
         #: Reads that were cut off, by reason.
         self.cut: dict[str, int] = {}
 
-    async def read(self, context: grpc.aio.ServicerContext, lane: Hashable, *, stream: bool = False) -> bytes | None:
+    async def read(self, context: grpc.aio.ServicerContext, lane: Lane, *, stream: bool = False) -> bytes | None:
         """Read one message; None where the caller has ended its side.
 
         Args:
@@ -124,7 +124,7 @@ class Intake:
         self._settle(reading.peer, len(data))
         return bytes(data)
 
-    async def read_one(self, context: grpc.aio.ServicerContext, lane: Hashable) -> bytes:
+    async def read_one(self, context: grpc.aio.ServicerContext, lane: Lane) -> bytes:
         """Read the one message of a call.
 
         Raises:

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import socket
+import os
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from cbir.core.errors import ConfigurationError
 from cbir.core.images import DecodingPool
+from cbir.server.access import Access, Gate, Listener, Scope, TokenFile
 from cbir.server.deployment import Deployment, EngineConfig
 from cbir.server.engine import Engine
 from cbir.server.limits import GRACE, Limits
-from cbir.server.observe import LoopLag
+from cbir.server.observe import LoopLag, Notifier
 from cbir.server.queue import Pipeline
+from cbir.server.transport import status
 from cbir.server.transport.answer_bytes import warm_up, write_result
+from cbir.server.transport.connections import ConnectionGuard
 from cbir.server.transport.health import Health
 from cbir.server.transport.query_watch import QueryWatch
 from cbir.server.transport.service import AdminService, SearchService
+from cbir.server.transport.supervision import Supervisor
 from cbir.v1 import admin_pb2, admin_pb2_grpc, search_pb2
 
 if TYPE_CHECKING:
@@ -30,13 +34,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Server"]
 
-_SEARCH = search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name
-_ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
-_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+_DRAIN_EVERY = 0.02
+
+_SEARCH = search_pb2.DESCRIPTOR.services_by_name["SearchService"]
+_ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"]
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
+_REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+_SCOPES = {
+    "Search": Scope.SEARCH,
+    "SearchStream": Scope.SEARCH,
+    "GetIndexInfo": Scope.SEARCH,
+    "GetImage": Scope.IMAGE,
+    "ReloadIndex": Scope.ADMIN,
+}
 
 
 class Server:
-    """One gRPC server on one event loop.
+    """One gRPC server on one event loop: a listener for queries and one for admin calls.
 
     From :meth:`start` on it listens and refuses queries with UNAVAILABLE; from :meth:`load` on it answers.
 
@@ -45,6 +59,7 @@ class Server:
         port: 0 takes any free one; :attr:`port` tells which.
         metrics: Host and port where Prometheus finds metrics, port 0 as above; None: nowhere.
         watch: What logs and traces are told of single queries; None: nothing.
+        access: Who is let in.
     """
 
     def __init__(
@@ -55,12 +70,17 @@ class Server:
         port: int = 0,
         metrics: tuple[str, int] | None = None,
         watch: QueryWatch | None = None,
+        access: Access | None = None,
     ) -> None:
-        self._config, self._host, self._wanted_port, self._wanted_metrics = config, host, port, metrics
-        self.port = 0
+        self._public, self._access, self._wanted_metrics = Listener(host, port), access or Access(), metrics
+        self._private = self._access.admin_beside(self._public)
+        for listener in (self._public, self._private):
+            self._access.check(listener)
+        self._tokens = TokenFile(self._access.tokens) if self._access.tokens else None
+        self.port = self._admin_port = 0
         self.metrics: MetricsEndpoint | None = None
         self._stopping = asyncio.Event()
-        self.pipeline = Pipeline(config.limits, write_result)
+        self.pipeline = Pipeline(config.limits, partial(write_result, expose_paths=config.expose_paths))
         limits = config.limits
         #: Where images are decoded, query images and those of the gallery.
         self.decoding = DecodingPool(
@@ -68,21 +88,52 @@ class Server:
             max_pixels=limits.max_pixels,
         )  # fmt: skip
         self.deployment = Deployment(config, self.pipeline, self.decoding)
-        self._health = Health([_SEARCH])
+        self._health = Health([_SEARCH.full_name])
         self._watch, self._lag = watch, LoopLag()
-        self._search = SearchService(
-            self.deployment, self.pipeline, config.limits, self._stopping, self.decoding, watch
+        self._search = SearchService(self.deployment, self.pipeline, limits, self._stopping, self.decoding, watch)
+        self._guard = ConnectionGuard(limits.connections_per_peer)
+        self._notifier = Notifier()
+        self._supervisor = Supervisor(self.deployment, self.pipeline, self._health, limits, self._notifier)
+        self._grpc, self._admin = self._serve_queries(limits), self._serve_operators(limits)
+
+    def _serve_queries(self, limits: Limits) -> grpc.aio.Server:
+        exposed = self._access.expose
+        told = f"admin calls are taken at another address ({self._private.path or self._private.host}): see --admin"
+        scopes = {method.name: _SCOPES[method.name] for method in _SEARCH.methods}
+        gate = Gate(self._tokens, _by_path(_SEARCH, scopes), dict.fromkeys(_paths(_ADMIN), told), status.abort)
+        server = grpc.aio.server(
+            interceptors=[gate], options=_options(limits), maximum_concurrent_rpcs=limits.max_calls
         )
-        self._grpc = grpc.aio.server(options=_options(config.limits), maximum_concurrent_rpcs=config.limits.max_calls)
-        self._grpc.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SEARCH, self._search.handlers()),))
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.deployment), self._grpc)  # type: ignore[no-untyped-call]
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        reflection.enable_server_reflection((_SEARCH, _ADMIN, _HEALTH, reflection.SERVICE_NAME), self._grpc)
+        handlers = grpc.method_handlers_generic_handler(_SEARCH.full_name, self._search.handlers())
+        server.add_generic_rpc_handlers((handlers,))
+        if "health" in exposed:
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if "reflection" in exposed:
+            reflection.enable_server_reflection((_SEARCH.full_name, _HEALTH.full_name, reflection.SERVICE_NAME), server)
+        return server
+
+    def _serve_operators(self, limits: Limits) -> grpc.aio.Server:
+        scopes = {method.name: Scope.ADMIN for method in _ADMIN.methods} | {"ServerReflectionInfo": Scope.ADMIN}
+        wanted = {**_by_path(_ADMIN, scopes), **_by_path(_REFLECTION, scopes)}
+        gate = Gate(self._tokens, wanted, {}, status.abort)
+        server = grpc.aio.server(
+            interceptors=[gate], options=_options(limits), maximum_concurrent_rpcs=limits.max_admin_calls
+        )
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.deployment), server)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (_SEARCH.full_name, _ADMIN.full_name, _HEALTH.full_name, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+        return server
 
     @property
     def address(self) -> str:
         """``host:port`` to connect to."""
-        return _join(self._host, self.port)
+        return self._public.address(self.port)
+
+    @property
+    def admin_address(self) -> str:
+        """``host:port`` or ``unix:PATH`` of admin calls."""
+        return self._private.address(self._admin_port)
 
     async def __aenter__(self) -> Server:
         await self.start()
@@ -100,20 +151,18 @@ class Server:
         """Listen.
 
         Raises:
-            ConfigurationError: ``PORT_IN_USE`` or ``ADDRESS_UNUSABLE``, of calls or of metrics.
+            ConfigurationError: ``PORT_IN_USE``, ``ADDRESS_UNUSABLE`` or ``TLS_UNUSABLE``, of calls or of metrics.
         """
         try:
-            await asyncio.to_thread(_try_address, self._host, self._wanted_port)
-            try:
-                self.port = self._grpc.add_insecure_port(_join(self._host, self._wanted_port))
-            except RuntimeError as error:
-                # Somebody was faster between the trial and now.
-                raise _unusable(self._host, self._wanted_port, errno.EADDRINUSE, "") from error
+            self.port = await self._listen(self._grpc, self._public)
+            self._admin_port = await self._listen(self._admin, self._private)
         except ConfigurationError:
             await self.stop(0)
             raise
         await self._grpc.start()
         self._lag.start()
+        await self._admin.start()
+        self._guard.watch({self.port, self._admin_port} - {0})
         if self._wanted_metrics is not None:
             # Here and not above: a server without metrics does without the package.
             from cbir.server.observe import MetricsEndpoint, ServerCollector
@@ -126,6 +175,21 @@ class Server:
                 await self.stop(0)
                 raise
 
+    async def _listen(self, server: grpc.aio.Server, listener: Listener) -> int:
+        await asyncio.to_thread(listener.try_it)
+        # What stays on this machine need not be encrypted, unless it is the listener that others are meant to use.
+        tls = self._access.tls if listener is self._public or not listener.is_local else None
+        before = os.umask(0o177)  # of a Unix socket, which is its owner's alone
+        try:
+            address = listener.address(listener.port)
+            if tls is not None:
+                return int(server.add_secure_port(address, tls.credentials()))
+            return int(server.add_insecure_port(address))
+        except RuntimeError as error:
+            raise listener.taken() from error
+        finally:
+            os.umask(before)
+
     async def load(self) -> Engine:
         """Load the index and its models, answer a query with them, and report SERVING.
 
@@ -135,6 +199,8 @@ class Server:
         engine = await self.deployment.load()
         await asyncio.to_thread(warm_up)
         await self._health.set_serving(True)
+        self._supervisor.start()
+        self._notifier.ready(f"serving {engine.version}, {len(engine.gallery)} images, on {self.address}")
         return engine
 
     async def stop(self, grace: float = GRACE) -> None:
@@ -147,17 +213,35 @@ class Server:
         """
         self._stopping.set()
         end = monotonic() + grace
+        self._notifier.stopping()
+        self._guard.close()
+        await self._supervisor.stop()
         await self._health.stop()
-        await self._grpc.stop(grace)
+        # gRPC cuts off what has reached it and not yet the loop: so what is here is answered first, and new calls are
+        # told to come again elsewhere.
+        while self._search.under_way and monotonic() < end:  # noqa: ASYNC110 - counted without a lock, thousands a second
+            await asyncio.sleep(_DRAIN_EVERY)
+        left = max(0.0, end - monotonic())
+        await asyncio.gather(self._grpc.stop(left), self._admin.stop(left))
         await self.pipeline.close(max(0.0, end - monotonic()))
         self._search.close()
         self._lag.stop()
         if self._watch is not None and self._watch.traces is not None:
             await asyncio.to_thread(self._watch.traces.close)
         await asyncio.to_thread(self.decoding.close)
+        if self._private.path is not None:
+            self._private.path.unlink(missing_ok=True)
         if self.metrics is not None:
             await asyncio.to_thread(self.metrics.close)
             self.metrics = None
+
+
+def _paths(service: object) -> list[str]:
+    return [f"/{service.full_name}/{method.name}" for method in service.methods]  # type: ignore[attr-defined]
+
+
+def _by_path(service: object, scopes: dict[str, Scope]) -> dict[str, Scope | None]:
+    return {path: scopes[path.rpartition("/")[2]] for path in _paths(service)}
 
 
 def _options(limits: Limits) -> list[tuple[str, int]]:
@@ -169,49 +253,12 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.http2.min_recv_ping_interval_without_data_ms", limits.ping_seconds * 1000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_ping_strikes", 2),
+        # Who connects and says nothing is cut off; who has nothing to do is asked to connect again when he has.
+        ("grpc.server_handshake_timeout_ms", limits.handshake_seconds * 1000),
+        ("grpc.max_connection_idle_ms", limits.idle_seconds * 1000),
+        ("grpc.max_connection_age_ms", limits.age_seconds * 1000),
+        ("grpc.max_connection_age_grace_ms", limits.age_seconds * 1000),
+        # Peers that are gone without a word are found out.
+        ("grpc.keepalive_time_ms", limits.keepalive_seconds * 1000),
+        ("grpc.keepalive_timeout_ms", 20_000),
     ]
-
-
-def _join(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _try_address(host: str, port: int) -> None:
-    """Bind and let go again: gRPC does not tell why it could not bind."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise ConfigurationError(
-            f"the host {host!r} is not known ({error.strerror}): give --host an address of this machine",
-            reason="ADDRESS_UNUSABLE",
-        ) from error
-    failures: list[OSError] = []
-    for family, kind, protocol, _, address in found:
-        try:
-            with socket.socket(family, kind, protocol) as trial:
-                # As servers do: connections of a server that has just ended do not count.
-                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                trial.bind(address)
-                trial.listen(1)
-        except OSError as error:
-            failures.append(error)
-    # A name may stand for addresses of which this machine has only some; but all that it has must be free.
-    taken = [error for error in failures if error.errno == errno.EADDRINUSE]
-    if taken or len(failures) == len(found):
-        first = (taken or failures)[0]
-        raise _unusable(host, port, first.errno, first.strerror or "") from first
-
-
-def _unusable(host: str, port: int, number: int | None, detail: str) -> ConfigurationError:
-    if number == errno.EADDRINUSE:
-        return ConfigurationError(
-            f"port {port} on {host} is in use: stop the program that listens there, or give another --port "
-            "(0 takes any free one)",
-            reason="PORT_IN_USE",
-            port=port,
-        )
-    return ConfigurationError(
-        f"port {port} on {host} cannot be listened on ({detail.lower()}): give another --host or --port",
-        reason="ADDRESS_UNUSABLE",
-        port=port,
-    )

@@ -23,10 +23,10 @@ In a stream, :mod:`.streaming` asks and answers for each query; from :mod:`.wire
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable
 
 from cbir.server.deployment import Deployment
-from cbir.server.queue import Pipeline
+from cbir.server.queue import Lane, Pipeline
 from cbir.server.transport import wire
 from cbir.server.transport.bounded_parsing import aside
 
@@ -35,7 +35,7 @@ __all__ = ["answer_search"]
 
 async def answer_search(
     read: Callable[[], Awaitable[bytes]],
-    caller: Hashable,
+    caller: Lane,
     deadline: float | None,
     deployment: Deployment,
     pipeline: Pipeline,

@@ -10,7 +10,9 @@ from time import monotonic, perf_counter
 
 import grpc
 
+from cbir.core.errors import CbirError
 from cbir.core.images import Decoder
+from cbir.server.access import audit, caller_lane, identity_of
 from cbir.server.deployment import Deployment
 from cbir.server.engine import Picture, read_picture
 from cbir.server.limits import Limits
@@ -24,13 +26,11 @@ from cbir.v1 import admin_pb2, admin_pb2_grpc, search_pb2
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["CLIENT_ID", "AdminService", "SearchService"]
+__all__ = ["AdminService", "SearchService"]
 
 # Methods have the names of the protocol.
 # ruff: noqa: N802
 
-#: Metadata by which callers say who they are, where one connection serves several, or several connections one.
-CLIENT_ID = "x-client-id"
 _CHUNK = 64 * 2**10
 #: Bytes a second below which one who reads a picture only holds up others.
 _SLOWEST_READER = 256 * 2**10
@@ -58,9 +58,15 @@ class SearchService:
     ) -> None:
         self._deployment, self._pipeline, self._limits, self._stopping = deployment, pipeline, limits, stopping
         self._decoder, self._watch, self._intake = decoder, watch or QueryWatch(), Intake(limits)
+        #: Searches that have come and are not answered.
+        self.under_way = 0
         self._downloads = Admission(limits.downloads, limits.downloads * 2**40, "downloads")
         # Apart from the decoders, so that thumbnails do not hold up queries.
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="cbir-picture")
+
+    def _check_running(self) -> None:
+        if self._stopping.is_set():
+            raise NotReadyError("the server is stopping: connect again", reason="STOPPING")
 
     def close(self) -> None:
         """End the threads."""
@@ -87,14 +93,18 @@ class SearchService:
     async def Search(self, requests: object, context: grpc.aio.ServicerContext) -> bytes:
         """See the API, and :mod:`cbir.server.transport.search_call`."""
         pipeline, begun = self._pipeline, perf_counter()
+        self.under_way += 1
         try:
-            caller = _caller(context)
+            self._check_running()
+            caller = caller_lane(context)
             read = partial(self._intake.read_one, context, caller)
             answer = await answer_search(read, caller, _deadline(context), self._deployment, pipeline)
         except Exception as error:  # noqa: BLE001 - every failure becomes a status
             pipeline.tally.outcome(error)
             self._watch.failed(context, error, begun)
             return status.fail(context, error)
+        finally:
+            self.under_way -= 1
         pipeline.tally.outcome(answer)
         self._watch.answered(context, answer, begun)
         return answer
@@ -102,7 +112,13 @@ class SearchService:
     async def SearchStream(self, requests: object, context: grpc.aio.ServicerContext) -> None:
         """See the API."""
         conversation = Conversation(
-            self._deployment, self._pipeline, context, self._limits.window, _deadline(context), self._intake
+            self._deployment,
+            self._pipeline,
+            context,
+            caller_lane(context),
+            self._limits.window,
+            _deadline(context),
+            self._intake,
         )
         try:
             await conversation.run(self._stopping)
@@ -124,7 +140,7 @@ class SearchService:
         """See the API."""
         try:
             wait = self._downloads.used * _PICTURE_SECONDS
-            with self._downloads.admit(_caller(context), 1, 0, wait):
+            with self._downloads.admit(caller_lane(context), 1, 0, wait):
                 gallery = self._deployment.engine.gallery
                 side = request.thumbnail if request.HasField("thumbnail") else None
                 picture = await asyncio.get_running_loop().run_in_executor(
@@ -162,19 +178,20 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: admin_pb2.ReloadIndexRequest, context: grpc.aio.ServicerContext
     ) -> admin_pb2.ReloadIndexResponse:
         """See the API."""
+        who, begun = identity_of(context), monotonic()
+        facts = {"peer": str(context.peer()), "asked": request.version}
         try:
             done = await self._deployment.reload(request.version or None)
-        except Exception as error:  # noqa: BLE001 - every failure becomes a status
-            await status.abort(context, error)
+        except BaseException as error:
+            reason = error.reason if isinstance(error, CbirError) else type(error).__name__
+            audit("ReloadIndex", who, reason, **facts, seconds=round(monotonic() - begun, 3))
+            if isinstance(error, Exception):
+                await status.abort(context, error)
+            raise
+        outcome = "done" if done.changed else "unchanged"
+        facts |= {"previous": done.previous, "version": done.version}
+        audit("ReloadIndex", who, outcome, **facts, seconds=round(monotonic() - begun, 3))
         return admin_pb2.ReloadIndexResponse(previous_version=done.previous, version=done.version, changed=done.changed)
-
-
-def _caller(context: grpc.aio.ServicerContext) -> str:
-    """Whose turn a query takes: the client's by its own word, else the connection's."""
-    for name, value in context.invocation_metadata() or ():
-        if name == CLIENT_ID:
-            return str(value)
-    return str(context.peer())
 
 
 def _deadline(context: grpc.aio.ServicerContext) -> float | None:

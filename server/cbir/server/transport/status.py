@@ -22,6 +22,7 @@ from cbir.core.errors import (
     UnknownImageError,
     forget_frames,
 )
+from cbir.server.access import AccessError, ScopeError
 from cbir.server.engine import PictureError
 from cbir.server.queue import DeadlineError, NotReadyError, OverloadedError
 from cbir.server.transport.intake import SlowRequestError
@@ -35,6 +36,8 @@ DOMAIN = "ensemble-cbir"
 
 # The first line that fits counts, so that the more special ones come first.
 _CODES: tuple[tuple[type[CbirError], grpc.StatusCode], ...] = (
+    (AccessError, grpc.StatusCode.UNAUTHENTICATED),
+    (ScopeError, grpc.StatusCode.PERMISSION_DENIED),
     (UnknownImageError, grpc.StatusCode.NOT_FOUND),
     (PictureError, grpc.StatusCode.NOT_FOUND),
     (QueryError, grpc.StatusCode.INVALID_ARGUMENT),

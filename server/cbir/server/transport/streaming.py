@@ -9,7 +9,7 @@ from functools import partial
 import grpc
 
 from cbir.server.deployment import Deployment
-from cbir.server.queue import Flight, NotReadyError, Pipeline
+from cbir.server.queue import Flight, Lane, NotReadyError, Pipeline
 from cbir.server.transport import status, wire
 from cbir.server.transport.bounded_parsing import aside, parse
 from cbir.server.transport.intake import Intake
@@ -34,9 +34,10 @@ class _Asker:
 class Conversation:
     """The course of one ``SearchStream`` call, as two tasks for all its queries: one reads, one writes.
 
-    A stream has a lane of its own, so that it takes turns with the other clients however much it sends.
+    A stream has a lane of its own among those of its caller, so that it takes turns however much it sends.
 
     Args:
+        caller: Whose stream it is.
         window: Most queries under way; answers that are not yet sent count among them.
         deadline: On the clock of :func:`time.monotonic`.
         intake: Reads the queries.
@@ -47,12 +48,14 @@ class Conversation:
         deployment: Deployment,
         pipeline: Pipeline,
         context: grpc.aio.ServicerContext,
+        caller: Lane,
         window: int,
         deadline: float | None,
         intake: Intake,
     ) -> None:
         self._deployment, self._pipeline, self._context = deployment, pipeline, context
         self._window, self._deadline, self._intake = window, deadline, intake
+        self._lane = Lane(caller.identity, object())
         self._under_way: set[_Asker] = set()
         self._answers: deque[bytes] = deque()
         self._unsent = 0
@@ -98,7 +101,7 @@ class Conversation:
             while len(self._under_way) + self._unsent >= self._window:
                 self._room = loop.create_future()
                 await self._room
-            data = await self._intake.read(self._context, self, stream=True)
+            data = await self._intake.read(self._context, self._lane, stream=True)
             if data is None:
                 return
             asking = self._ask(data)
@@ -114,7 +117,7 @@ class Conversation:
         try:
             asked = wire.Question(request.request, image)
             asker.flight = await self._pipeline.ask(
-                self._deployment.engine, asked.query, asked.fingerprint, self, self._deadline, asker
+                self._deployment.engine, asked.query, asked.fingerprint, self._lane, self._deadline, asker
             )
         except asyncio.CancelledError:
             self.answer(asker, NotReadyError("the server is stopping: connect again", reason="STOPPING"))

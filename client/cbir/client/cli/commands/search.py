@@ -22,6 +22,7 @@ from cbir.client import (
     SearchResult,
     Text,
 )
+from cbir.client.cli.connection import add_connection_arguments, connection
 from cbir.client.cli.document import search_document
 from cbir.client.cli.palette import member_colours
 from cbir.client.cli.query_files import NamedQuery, named_queries
@@ -87,6 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--crop", choices=[rule.value for rule in Crop], help="how the query is cut (default: as indexed)"
     )
     parser.add_argument("--expect", metavar="LABEL", help="the label hits should have; marks them right or wrong")
+    add_connection_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document: a list with one object a query")
     parser.add_argument("--save", metavar="FILE", type=_sheet_path, help="draw the hits into a .png, .jpg or .webp")
     parser.set_defaults(usage_error=parser.error)
@@ -133,8 +135,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _client(args: argparse.Namespace) -> Client:
     try:
-        return Client(args.target, timeout=args.timeout, proxy=args.proxy)
-    except ValueError as error:
+        return Client(args.target, timeout=args.timeout, proxy=args.proxy, **connection(args))
+    except (ValueError, OSError) as error:
         args.usage_error(str(error))
         raise
 

@@ -1,0 +1,11 @@
+from .audit_log import audit as audit
+from .caller import caller_lane as caller_lane
+from .caller import identity_of as identity_of
+from .gate import AccessError as AccessError
+from .gate import Gate as Gate
+from .gate import ScopeError as ScopeError
+from .listening import Access as Access
+from .listening import Listener as Listener
+from .tls import ServerTls as ServerTls
+from .tokens import Scope as Scope
+from .tokens import TokenFile as TokenFile
