@@ -18,7 +18,7 @@ _said = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--precision f32`` or ``--precision bf16`` forces what OpenVINO computes in, instead of the processor's choice."""
+    """``--precision f32`` or ``--precision bf16`` forces what OpenVINO computes in."""
     parser.addoption(
         "--precision", choices=("f32", "bf16"), default=None, help="what OpenVINO computes in (default: auto)"
     )
@@ -39,8 +39,8 @@ def pytest_configure(config: pytest.Config) -> None:
         emulate(patches)
         config.add_cleanup(patches.undo)
         config.stash[_said] = (
-            "precision: bf16, which this processor does not have: it is emulated (the factors of products are rounded to "
-            "8 bits), in this process only; programs that tests start compute in float32"
+            "precision: bf16, which this processor does not have: it is emulated (the factors of products are rounded "
+            "to 8 bits), in this process only; programs that tests start compute in float32"
         )
     else:
         os.environ[FORCED] = wanted

@@ -8,11 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import openvino
 import pytest
 
 from cbir.core.ensemble.runtime.choice import Precision
-from cbir.core.ensemble.runtime.openvino import OpenVinoEmbedder
+from cbir.core.ensemble.runtime.openvino import OpenVinoEmbedder, import_openvino
 
 __all__ = ["emulate", "rounded"]
 
@@ -24,6 +23,7 @@ _SPLITTER = np.float32(65537)
 
 def rounded(model: Any) -> Any:
     """A copy of an OpenVINO model whose products take factors of eight bits."""
+    openvino = import_openvino()
     ops = openvino.opset13
     copy = model.clone()
     for node in copy.get_ordered_ops():

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from images import encode, pattern
+from precision import f32
 from tiny_members import RESNET, VIT
 
 from cbir.client._async_client import AsyncClient
@@ -39,7 +40,7 @@ async def test_exact_faiss_and_annoy_agree_through_search(tmp_path: Path) -> Non
         answers[index] = [[hit.image_id for hit in result.hits] for result in results]
         for hit in (hit for result in results for hit in result.hits):
             total = sum(vote.contribution for vote in hit.votes) + hit.label_contribution
-            assert total == pytest.approx(hit.fused_score, abs=1e-5)
+            assert total == pytest.approx(hit.fused_score, abs=f32(256))
     assert answers["faiss:Flat"] == answers["exact"]
     if "annoy:20" in answers:
         pairs = zip(answers["exact"], answers["annoy:20"], strict=True)

@@ -190,7 +190,7 @@ def test_a_failed_download_says_which_file_goes_where(monkeypatch: pytest.Monkey
     def refuse(*args: object, **kwargs: object) -> None:
         raise OSError("connection refused")
 
-    monkeypatch.setattr("torchvision.models.get_model", refuse)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
     with pytest.raises(EnsembleError) as caught:
         load_embedder(member(backend="torchvision", model="resnet18", weights="IMAGENET1K_V1"), "cpu", "torch")
     assert caught.value.reason == "WEIGHTS_UNREACHABLE"

@@ -11,6 +11,7 @@ import open_clip
 import pytest
 import tiny_clip
 import torch
+from precision import f32, least_cosine
 from safetensors.torch import save_file
 
 from cbir.core.ensemble import (
@@ -47,7 +48,7 @@ def test_the_text_tower_is_that_of_the_model() -> None:
     ours = embedder.embed_text(TEXTS)
     assert ours.shape == (3, embedder.dim) == (3, 32)
     assert ours.dtype == np.float32
-    np.testing.assert_allclose(ours, reference(TEXTS, model), atol=1e-6)
+    np.testing.assert_allclose(ours, reference(TEXTS, model), atol=f32(32))
     assert abs(ours @ ours.T - np.eye(3)).max() < 0.999, "different words must not get one vector"
     assert embedder.logit_scale == pytest.approx(1 / 0.07)
     assert embedder.embed_text([]).shape == (0, 32)
@@ -57,13 +58,15 @@ def test_many_texts_are_embedded_in_batches_and_in_order() -> None:
     embedder = load_text_embedder(tiny_clip.member(), "cpu")
     texts = [f"number {i}" for i in range(130)]
     together = embedder.embed_text(texts)
-    np.testing.assert_allclose(together[[0, 64, 129]], embedder.embed_text([texts[i] for i in (0, 64, 129)]), atol=1e-5)
+    np.testing.assert_allclose(
+        together[[0, 64, 129]], embedder.embed_text([texts[i] for i in (0, 64, 129)]), atol=f32(256)
+    )
 
 
 def test_texts_beyond_the_context_are_cut_off() -> None:
     embedder = load_text_embedder(tiny_clip.member(), "cpu")
     long = " ".join(["word"] * 40)
-    np.testing.assert_allclose(embedder.embed_text([long]), embedder.embed_text([f"{long} and a zebra"]), atol=1e-6)
+    np.testing.assert_allclose(embedder.embed_text([long]), embedder.embed_text([f"{long} and a zebra"]), atol=f32(32))
 
 
 def test_both_towers_come_from_one_file(tmp_path: Path) -> None:
@@ -72,7 +75,7 @@ def test_both_towers_come_from_one_file(tmp_path: Path) -> None:
     model = open_clip.create_model("tiny-clip")
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "w.safetensors")
     spec = tiny_clip.member(weights=str(tmp_path / "w.safetensors"))
-    np.testing.assert_allclose(load_text_embedder(spec, "cpu").embed_text(TEXTS), reference(TEXTS, model), atol=1e-6)
+    np.testing.assert_allclose(load_text_embedder(spec, "cpu").embed_text(TEXTS), reference(TEXTS, model), atol=f32(32))
     assert load_embedder(spec, "cpu", "torch").dim == 32
 
 
@@ -81,7 +84,8 @@ def test_image_towers_with_attention_run_on_openvino() -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     eager, converted = (load_embedder(tiny_clip.member(), "cpu", runtime) for runtime in ("torch", "openvino"))
     assert converted.runtime == "openvino"
-    assert (eager.embed(images) * converted.embed(images)).sum(axis=1).min() > 0.999
+    cosines = (eager.embed(images) * converted.embed(images)).sum(axis=1)
+    assert cosines.min() > least_cosine(converted.precision)
 
 
 def test_class_names_are_embedded_as_open_clip_does() -> None:
@@ -93,7 +97,7 @@ def test_class_names_are_embedded_as_open_clip_does() -> None:
         model, open_clip.get_tokenizer("tiny-clip"), ["sea horse", "t shirt", "Faces"],
         open_clip.SIMPLE_IMAGENET_TEMPLATES,
     )  # fmt: skip
-    np.testing.assert_allclose(ours, theirs.T.numpy(), atol=1e-5)
+    np.testing.assert_allclose(ours, theirs.T.numpy(), atol=f32(256))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from precision import f16, f32
 
 import cbir.core.search.candidate_generation as generation
 from cbir.core.metric import normalise
@@ -129,7 +130,7 @@ def test_any_number_of_hits(parts: list[np.ndarray], search: CandidateGenerator,
     for rows, scores in zip(found, exact(parts, queries, weights), strict=True):
         assert len(rows) == min(limit, N)
         # Of so many, some are equal but for the rounding of sums.
-        np.testing.assert_allclose(scores[rows], np.sort(scores)[::-1][: len(rows)], atol=1e-6)
+        np.testing.assert_allclose(scores[rows], np.sort(scores)[::-1][: len(rows)], atol=f32(32))
 
 
 def test_the_bound_holds_for_what_is_no_candidate(parts: list[np.ndarray], search: CandidateGenerator) -> None:
@@ -252,11 +253,11 @@ def test_matrices_agree(make) -> None:
         [p[own].astype(np.float64) @ query[a:b] for p, a, b in zip(parts, stops, stops[1:], strict=False)]
         for own, query in zip(rows, queries, strict=True)
     ])  # fmt: skip
-    np.testing.assert_allclose(matrix.similarities(rows, queries), expected, atol=1e-5)
+    np.testing.assert_allclose(matrix.similarities(rows, queries), expected, atol=f32(256))
     found, products = matrix.best(queries[:, stops[1] : stops[2]], 20, member=1)
     scores = queries[:, stops[1] : stops[2]] @ parts[1].astype(np.float32).T
-    np.testing.assert_allclose(products, -np.sort(-scores, axis=1)[:, :20], atol=2e-3)
-    np.testing.assert_allclose(np.take_along_axis(scores, found, axis=1), products, atol=2e-3)
+    np.testing.assert_allclose(products, -np.sort(-scores, axis=1)[:, :20], atol=f16(4))
+    np.testing.assert_allclose(np.take_along_axis(scores, found, axis=1), products, atol=f16(4))
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 5, 7, 130])

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from plain_votes import mixed_probabilities, neighbour_probabilities
+from precision import f16, f32
 
 from cbir.core.artifacts import Gallery, GalleryImage
 from cbir.core.errors import ConfigurationError, QueryError
@@ -91,7 +92,7 @@ def test_exact_is_brute_force_for_any_weights(
     for query, ranking in zip(q, search.search(q, [SearchSpec(weights=w)] * len(q)), strict=True):
         scores = brute_force(vectors, query, w)
         assert ranking.rows.tolist() == np.argsort(-scores, kind="stable")[:10].tolist()
-        np.testing.assert_allclose(ranking.fused, np.sort(scores)[::-1][:10], atol=1e-5)
+        np.testing.assert_allclose(ranking.fused, np.sort(scores)[::-1][:10], atol=f32(256))
 
 
 def test_explanations_add_up(vectors: list[np.ndarray], tmp_path: Path) -> None:
@@ -100,7 +101,7 @@ def test_explanations_add_up(vectors: list[np.ndarray], tmp_path: Path) -> None:
         search = retriever(vectors, kinds, tmp_path, vote)
         for fusion in Fusion:
             for r in search.search(queries(vectors, 5), [SearchSpec(fusion=fusion)] * 5):
-                np.testing.assert_allclose(r.contributions.sum(axis=1) + r.label_contributions, r.fused, atol=1e-6)
+                np.testing.assert_allclose(r.contributions.sum(axis=1) + r.label_contributions, r.fused, atol=f32(32))
                 assert (np.diff(r.scores) <= 0).all()
                 assert ((r.scores >= 0) & (r.scores <= 1)).all()
                 assert sum(p for _, p in r.labels) <= 1 + 1e-6
@@ -113,7 +114,7 @@ def test_member_by_member_search_is_exact_too(vectors: list[np.ndarray], tmp_pat
     q = queries(vectors)
     for a, b in zip(exact.search(q, [SearchSpec()] * 40), mixed.search(q, [SearchSpec()] * 40), strict=True):
         assert a.rows.tolist() == b.rows.tolist()
-        np.testing.assert_allclose(a.fused, b.fused, atol=1e-6)
+        np.testing.assert_allclose(a.fused, b.fused, atol=f32(32))
 
 
 @pytest.mark.parametrize("kind", ["faiss:HNSW32", "faiss:IVF32,Flat", "faiss:SQfp16", "annoy:30"])
@@ -188,7 +189,7 @@ def test_images_of_likely_labels_rise_from_anywhere(
         if spec.mask is not None:
             raised[~spec.mask] = -np.inf
         assert found.rows.tolist() == np.argsort(-raised, kind="stable")[:10].tolist()
-        np.testing.assert_allclose(found.fused, np.sort(raised)[::-1][:10], atol=1e-5)
+        np.testing.assert_allclose(found.fused, np.sort(raised)[::-1][:10], atol=f32(256))
         assert found.labels[0][0] == search.gallery.labels[int(np.argmax(likely))]
 
 
@@ -212,7 +213,7 @@ def test_a_batch_is_answered_as_its_queries_are_one_by_one(
             assert together.ranks.tolist() == alone.ranks.tolist()
         assert [name for name, _ in together.labels] == [name for name, _ in alone.labels]
         for name in ("scores", "fused", "similarities", "contributions", "label_contributions"):
-            np.testing.assert_allclose(getattr(together, name), getattr(alone, name), atol=1e-5)
+            np.testing.assert_allclose(getattr(together, name), getattr(alone, name), atol=f32(256))
     assert search.search(q[:0], []) == []
 
 
@@ -240,7 +241,7 @@ def test_members_without_an_embedding_have_no_say(vectors: list[np.ndarray], tmp
     found = search.search(only, [SearchSpec()])[0]
     assert found.rows[0] == 0
     np.testing.assert_allclose(found.contributions[:, [0, 2]], 0)
-    np.testing.assert_allclose(found.fused[0], 1, atol=1e-3)
+    np.testing.assert_allclose(found.fused[0], 1, atol=f16(2))
 
 
 @pytest.mark.parametrize(

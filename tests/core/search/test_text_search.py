@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from precision import f32
 
 import cbir.core.search.text_search
 from cbir.core.artifacts import Gallery, GalleryImage
@@ -72,9 +73,9 @@ def test_search_is_the_weighted_mean_of_the_cosines(
     fused = expected @ np.array([0.25, 0.75], np.float32)
     order = np.argsort(-fused, kind="stable")[:20]
     assert ranking.rows.tolist() == order.tolist()
-    np.testing.assert_allclose(ranking.fused, fused[order], atol=1e-5)
-    np.testing.assert_allclose(ranking.similarities[:, [0, 2]], expected[order], atol=1e-5)
-    np.testing.assert_allclose(ranking.contributions.sum(axis=1), ranking.fused, atol=1e-6)
+    np.testing.assert_allclose(ranking.fused, fused[order], atol=f32(256))
+    np.testing.assert_allclose(ranking.similarities[:, [0, 2]], expected[order], atol=f32(256))
+    np.testing.assert_allclose(ranking.contributions.sum(axis=1), ranking.fused, atol=f32(32))
     for other in (ranking.similarities, ranking.contributions, ranking.ranks):
         assert not other[:, 1].any(), "resnet does not understand words"
     by_clip = np.argsort(np.argsort(-expected[:, 0], kind="stable")) + 1
@@ -115,8 +116,8 @@ def test_rank_fusion(space: JointSpace, vectors: dict[str, np.ndarray], words: n
     both = cosines(vectors, words)
     ranks = 1 + (both[:, None, :] < both[None, :, :]).sum(axis=1)
     fused = (np.array([0.25, 0.75]) * 61 / (60 + ranks)).sum(axis=1)
-    np.testing.assert_allclose(ranking.fused, np.sort(fused)[::-1][:10], atol=1e-6)
-    np.testing.assert_allclose(ranking.fused, fused[ranking.rows], atol=1e-6)
+    np.testing.assert_allclose(ranking.fused, np.sort(fused)[::-1][:10], atol=f32(32))
+    np.testing.assert_allclose(ranking.fused, fused[ranking.rows], atol=f32(32))
 
 
 def test_members_without_a_say_lend_their_weight(space: JointSpace, words: np.ndarray) -> None:
@@ -137,7 +138,7 @@ def test_zero_shot_by_hand() -> None:
     found = zero_shot_probabilities(np.array([[1, 0], [0.6, 0.8]], np.float32), classes, 2.0)
     e = np.exp
     expected = [[e(2) / (e(2) + 1), 1 / (e(2) + 1)], [e(1.2) / (e(1.2) + e(1.6)), e(1.6) / (e(1.2) + e(1.6))]]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(found, expected, rtol=f32(256))
     # Large scales do not overflow.
     assert zero_shot_probabilities(np.array([[1, 0]], np.float32), classes, 1e4).tolist() == [[1, 0]]
 
@@ -146,13 +147,13 @@ def test_labels_are_the_members_softmaxes_by_weight(
     space: JointSpace, vectors: dict[str, np.ndarray], classes: dict[str, tuple[np.ndarray, float]]
 ) -> None:
     point = space.vectors_of([5, 6])
-    np.testing.assert_allclose(point[0, :8], unit(vectors["clip"][5].astype(np.float32)), atol=1e-6)
+    np.testing.assert_allclose(point[0, :8], unit(vectors["clip"][5].astype(np.float32)), atol=f32(32))
     found = space.label_probabilities(point, np.stack([WEIGHTS, WEIGHTS]))[0]
     parts = []
     for name in DIMS:
         odds = np.exp(10 * (classes[name][0] @ unit(vectors[name][5].astype(np.float32))))
         parts.append(odds / odds.sum())
-    np.testing.assert_allclose(found, 0.25 * parts[0] + 0.75 * parts[1], rtol=1e-4)
+    np.testing.assert_allclose(found, 0.25 * parts[0] + 0.75 * parts[1], rtol=f32(2048))
 
 
 def test_trust_by_hand() -> None:
@@ -185,7 +186,7 @@ def test_priors_sum_to_the_trust_and_leave_out_who_is_not_trusted(
     # Weights 1 and 3 times trust: 0.5 and 3.
     both, _ = priors(clip=0.5, wide=1)
     assert both is not None
-    np.testing.assert_allclose(both, (0.5 * clip + 3 * wide) / 3.5, rtol=1e-5)
+    np.testing.assert_allclose(both, (0.5 * clip + 3 * wide) / 3.5, rtol=f32(256))
     assert priors(clip=0, wide=0)[0] is None
 
 

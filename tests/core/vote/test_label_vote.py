@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from plain_votes import mixed_probabilities, neighbour_probabilities
+from precision import f32
 
 from cbir.core.vote.label_vote import neighbour_vote, weighted_mean
 
@@ -18,7 +19,7 @@ def test_labels_weigh_by_their_scores_by_hand() -> None:
     # Two cats at 0.9 and 0.8, a dog at 0.9, an image without a label that has no say; T = 0.1.
     e = np.exp(-1.0)
     found = say([0.9, 0.9, 0.8, 0.95], [0, 1, 0, -1], 4, 3)
-    np.testing.assert_allclose(found, [(1 + e) / (2 + e), 1 / (2 + e), 0], atol=1e-6)
+    np.testing.assert_allclose(found, [(1 + e) / (2 + e), 1 / (2 + e), 0], atol=f32(32))
 
 
 def test_without_labels_there_are_no_probabilities() -> None:
@@ -27,7 +28,7 @@ def test_without_labels_there_are_no_probabilities() -> None:
 
 def test_only_the_nearest_vote() -> None:
     found = say([0.1, 0.9, 0.8], [0, 1, 2], 2, 3)
-    np.testing.assert_allclose(found, [0, 1 / (1 + np.exp(-1)), np.exp(-1) / (1 + np.exp(-1))], atol=1e-5)
+    np.testing.assert_allclose(found, [0, 1 / (1 + np.exp(-1)), np.exp(-1) / (1 + np.exp(-1))], atol=f32(256))
 
 
 def test_an_absent_opinion_leaves_its_share_to_the_others() -> None:
@@ -38,7 +39,7 @@ def test_an_absent_opinion_leaves_its_share_to_the_others() -> None:
         assert found is not None
         return found[0].tolist()
 
-    np.testing.assert_allclose(mean((a, 0.2), (b, 0.3), (None, 0.5)), [0.4, 0.6], atol=1e-6)
+    np.testing.assert_allclose(mean((a, 0.2), (b, 0.3), (None, 0.5)), [0.4, 0.6], atol=f32(32))
     assert mean((a, 0.2), (silent, 0.3), (None, 0.5)) == [1, 0]
     # Nobody with a share speaks: the one without is heard.
     assert mean((a, 0.0), (silent, 1.0), (None, 1.0)) == [1, 0]
@@ -59,7 +60,7 @@ def test_neighbours_of_a_batch_vote_as_those_of_each_query() -> None:
         expected = np.zeros(6)
         if there.any():
             expected = neighbour_probabilities(fused[i][there], codes[rows[i][there]], 7, 0.2, 6)
-        np.testing.assert_allclose(found[i], expected, atol=1e-6)
+        np.testing.assert_allclose(found[i], expected, atol=f32(32))
 
 
 def test_opinions_of_a_batch_are_mixed_as_those_of_each_query() -> None:
@@ -73,5 +74,5 @@ def test_opinions_of_a_batch_are_mixed_as_those_of_each_query() -> None:
         for i in range(40):
             names = dict(zip("abc", (said[i] for said in opinions), strict=True))
             expected = mixed_probabilities(names, dict(zip("abc", shares, strict=True)))
-            np.testing.assert_allclose(found[i], np.zeros(4) if expected is None else expected, atol=1e-6)
+            np.testing.assert_allclose(found[i], np.zeros(4) if expected is None else expected, atol=f32(32))
     assert weighted_mean([(None, 1.0), (None, 0.5)]) is None

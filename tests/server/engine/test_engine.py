@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from precision import f16, f32
 from rooms import ROOT
 
 from cbir.core.errors import CbirError
@@ -68,7 +69,7 @@ def test_bytes_id_and_embedding_agree(engine: Engine, tiny: Any) -> None:
     assert ids(by_bytes)[0] == name
     assert ids(by_bytes) == ids(by_embedding) == ids(by_id)
     for one, other in zip(by_bytes.hits, by_id.hits, strict=True):
-        assert one.fused_score == pytest.approx(other.fused_score, abs=2e-3)
+        assert one.fused_score == pytest.approx(other.fused_score, abs=f16(4))
     assert by_bytes.crop == Box(0, 0, 80, 64)
     assert by_id.crop is None
 
@@ -79,7 +80,7 @@ def test_contributions_add_up_and_hits_are_sorted(engine: Engine) -> None:
         assert len(result.hits) == 30
         for hit in result.hits:
             total = sum(vote.contribution for vote in hit.votes) + hit.label_contribution
-            assert total == pytest.approx(hit.fused_score, abs=1e-5)
+            assert total == pytest.approx(hit.fused_score, abs=f32(256))
             assert [vote.member for vote in hit.votes] == ["resnet", "convnext"]
             assert 0 <= hit.score <= 1
         scores = [hit.score for hit in result.hits]
@@ -120,7 +121,7 @@ def test_weights_change_the_ranking(engine: Engine) -> None:
     one = engine.search(replace(query, weights={"resnet": 1.0, "convnext": 0.0}))
     other = engine.search(replace(query, weights={"convnext": 0.1}))
     assert ids(one) != ids(other)
-    assert all(hit.votes[0].contribution == pytest.approx(hit.votes[0].similarity, abs=1e-6) for hit in one.hits)
+    assert all(hit.votes[0].contribution == pytest.approx(hit.votes[0].similarity, abs=f32(32)) for hit in one.hits)
 
 
 @pytest.mark.parametrize(
@@ -273,11 +274,11 @@ def test_order_and_repetition_of_examples_do_not_matter(
     )
     one, other = engine.search(query), engine.search(again)
     np.testing.assert_allclose(
-        [h.fused_score for h in one.hits], [h.fused_score for h in other.hits], rtol=0, atol=1e-5
+        [h.fused_score for h in one.hits], [h.fused_score for h in other.hits], rtol=0, atol=f32(256)
     )
     unique = replace(query, positive_ids=tuple(set(positives)), negative_ids=tuple(set(negatives)))
     assert [h.fused_score for h in engine.search(unique).hits] == pytest.approx(
-        [h.fused_score for h in one.hits], abs=1e-5
+        [h.fused_score for h in one.hits], abs=f32(256)
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from PIL import Image
+from precision import f32
 
 from cbir.core.images import Crop, decode_image, find_content, prepare
 from cbir.core.images.decode import FORMATS
@@ -77,7 +78,7 @@ async def test_search_by_bytes_id_and_embedding_agree(serve: Any, tiny: Any, eng
     assert first.uri == first.image_id == "blue-rings-2"
     for hit in answers[0].hits:
         assert sum(v.contribution for v in hit.votes) + hit.label_contribution == pytest.approx(
-            hit.fused_score, abs=1e-5
+            hit.fused_score, abs=f32(256)
         )
         assert [v.member for v in hit.votes] == ["resnet", "convnext"]
         assert 0 <= hit.score <= 1
@@ -112,7 +113,7 @@ async def test_options_reach_the_engine(serve: Any, tiny: Any) -> None:
         weighted = await search(by_id("red-noise-1", weights={"resnet": 2.0}))
         assert all(h.votes[1].contribution == 0 for h in weighted.hits)
         ranks = await search(by_id("red-noise-1", fusion=pb.FUSION_RECIPROCAL_RANK))
-        assert ranks.hits[0].votes[0].contribution == pytest.approx(1 / 3, abs=1e-6)
+        assert ranks.hits[0].votes[0].contribution == pytest.approx(1 / 3, abs=f32(32))
         whole_image = await search(by_bytes(tiny.bytes_of("twin"), crop=pb.CROP_NONE))
         assert (whole_image.crop.right, whole_image.crop.bottom) == (80, 64)
         moved = await search(pb.SearchRequest(query=pb.Query(positive_ids=["blue-rings-0"], negative_ids=["twin"])))
