@@ -6,8 +6,10 @@ import json
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import open_clip
+from small_index import reseal
 from tiny_members import RESNET
 
 from cbir.core.artifacts import IndexStore
@@ -67,9 +69,11 @@ def claim_accuracy(index: Path, accuracy: float) -> None:
 
     Random weights know none, and so have no say.
     """
-    path = IndexStore(index).open().path / "manifest.json"
-    manifest = json.loads(path.read_text())
-    for facts in manifest["members"].values():
-        if facts["text"]:
-            facts["zero_shot_accuracy"] = accuracy
-    path.write_text(json.dumps(manifest))
+
+    def claim(manifest: dict[str, Any]) -> dict[str, Any]:
+        for facts in manifest["members"].values():
+            if facts["text"]:
+                facts["zero_shot_accuracy"] = accuracy
+        return manifest
+
+    reseal(IndexStore(index), claim)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from plain_votes import mixed_probabilities, neighbour_probabilities
 from precision import f32
+from small_index import reseal
 
 from cbir.client.cli.program import main
 from cbir.core.artifacts import IndexStore
@@ -299,9 +301,8 @@ def test_a_vote_that_stays_is_calibrated_once(
     vote = replace(tuned.vote, calibration=None)
     path = tuned.path / "vote.json"
     path.write_text(json.dumps(vote.to_json()))
-    manifest = json.loads((tuned.path / "manifest.json").read_text())
-    manifest["files"]["vote.json"]["size"] = path.stat().st_size
-    (tuned.path / "manifest.json").write_text(json.dumps(manifest))
+    facts = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size": path.stat().st_size}
+    reseal(store, lambda manifest: {**manifest, "files": {**manifest["files"], "vote.json": facts}})
     second = tune(indexed, settings=SETTINGS)
     assert store.open().name == second.version != tuned.name
     assert second.gain == (0, 0, 0)

@@ -285,7 +285,7 @@ def test_class_names_have_their_share_in_the_labels(worded: Worded) -> None:
     query = EngineQuery(StoredImage("blue/blue-checks-2.png"))
     labels = dict(worded.engine.search(query).labels)
     mute = Engine.load(worded.index, device="cpu", runtime="torch")
-    mute._answer._words = None
+    mute._answer._text_search = None
     without = dict(mute.search(query).labels)
     prior = hand_prior(worded, worded.engine.gallery.row("blue/blue-checks-2.png"))
     share = worded.engine._searcher._vote.text_share
@@ -298,7 +298,7 @@ def test_class_names_have_their_share_in_the_labels(worded: Worded) -> None:
 def test_names_that_mean_nothing_have_no_share(worded: Worded, tmp_path: Path) -> None:
     query = EngineQuery(StoredImage("blue/blue-checks-2.png"))
     mute = Engine.load(worded.index, device="cpu", runtime="torch")
-    mute._answer._words = None
+    mute._answer._text_search = None
     without = mute.search(query)
     index = tmp_path / "index"
     shutil.copytree(worded.index, index)
