@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cbir.core.ensemble.member_options import option_problem
-from cbir.core.ensemble.package_files import BUILT_IN_FOLDER, is_package_file, package_file
+from cbir.core.ensemble.package_files import BUILT_IN_FOLDER, is_file, is_package_file, package_file
 from cbir.core.ensemble.spec import MEMBER_NAME, TORCH_FILES, WEIGHT_FILES, EnsembleSpec, InputSpec, MemberSpec
 from cbir.core.errors import EnsembleError
 from cbir.core.images import Crop
@@ -34,7 +34,7 @@ def load_ensemble(name_or_path: str | Path) -> EnsembleSpec:
     """
     text = str(name_or_path)
     path = BUILT_IN_FOLDER / f"{text}.toml" if text in BUILT_IN else _expanded(Path(name_or_path))
-    if not path.is_file():
+    if not is_file(path):
         raise EnsembleError(
             f"there is no ensemble {text!r}: give one of {', '.join(BUILT_IN)} or the path of an ensemble file",
             reason="ENSEMBLE_NOT_FOUND",
@@ -162,13 +162,13 @@ class _Reader:
         if sha256 is not None and not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
             raise self.fail(f"sha256 is {sha256!r}; it must be 64 hexadecimal digits in lower case", "sha256", i)
         if weights is None:
-            is_file = False
+            names_file = False
         elif is_package_file(weights):
             try:
                 file = package_file(weights)
             except EnsembleError as error:
                 raise self.fail(str(error), "weights", i) from error
-            is_file = True
+            names_file = True
             if file.suffix in TORCH_FILES and sha256 is None:
                 raise self.fail(
                     f"weights {weights!r} are a file of torch, which is read only where its digest is told: add "
@@ -178,16 +178,16 @@ class _Reader:
                 raise self.fail(
                     f"weights {weights!r} are no {', '.join((*WEIGHT_FILES, *TORCH_FILES))} file", "weights", i
                 )
-        elif is_file := weights.endswith(WEIGHT_FILES):
+        elif names_file := weights.endswith(WEIGHT_FILES):
             file = (self.path.parent / _expanded(Path(weights))).resolve()
-            if not file.is_file():
+            if not is_file(file):
                 raise self.fail(f"the weights file {file} is not there", "weights", i)
             weights = str(file)
         elif re.search(r"\.(pt|pth|bin|pkl|ckpt)$", weights):
             raise self.fail(
                 f"weights {weights!r} may hold code when loaded; convert them to .safetensors", "weights", i
             )
-        if sha256 is not None and not is_file:
+        if sha256 is not None and not names_file:
             raise self.fail("sha256 is that of a weights file, and weights name none", "sha256", i)
         return weights, sha256
 

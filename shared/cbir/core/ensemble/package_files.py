@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from cbir.core.errors import EnsembleError
 
-__all__ = ["BUILT_IN_FOLDER", "is_package_file", "package_file", "package_place", "read_checked"]
+__all__ = ["BUILT_IN_FOLDER", "is_file", "is_package_file", "package_file", "package_place", "read_checked"]
 
 #: Where the ensembles that ship with this package lie, and their weights.
 BUILT_IN_FOLDER = Path(__file__).parent / "built_in"
@@ -73,7 +73,7 @@ def package_file(weights: str) -> Path:
     for folder in folders:
         file = (folder / inside).resolve()
         # A link inside the package may not lead out of it either.
-        if file.is_file() and file.is_relative_to(folder.resolve()):
+        if is_file(file) and file.is_relative_to(folder.resolve()):
             return file
     raise EnsembleError(
         f"the package {name or 'ensemble-cbir'!r} has no file {inside!r}, which the weights {weights!r} name: install "
@@ -108,3 +108,11 @@ def read_checked(file: Path, sha256: str | None, member: str) -> bytes:
             reason="WEIGHTS_MISMATCH",
         )
     return data
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is a file; a name that no system would take is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
