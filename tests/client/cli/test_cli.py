@@ -539,3 +539,10 @@ def test_labels_are_right_in_either_spelling(form: str) -> None:
     assert not same_label("cafe", "café")
     assert not same_label(None, "café")
     assert same_label(None, None)
+
+
+def test_codes_that_a_terminal_obeys_are_shown_and_not_sent(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["search", str(tmp_path / "\x1b[2J\x1b]0;owned\x07.jpg"), "--target", "127.0.0.1:1"]) == 1
+    out, err = capsys.readouterr()
+    assert "owned" in err
+    assert not {"\x1b", "\x07"} & {*out, *err}

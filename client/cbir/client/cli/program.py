@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
+from cbir.client.cli.terminal import printable
+
 __all__ = ["COMMANDS", "Command", "main"]
 
 
@@ -151,7 +153,7 @@ def _forget_output() -> None:
 
 
 def _fail(sentence: str) -> int:
-    sys.stderr.write(f"cbir: {sentence}\n")
+    sys.stderr.write(f"cbir: {printable(sentence)}\n")
     return 1
 
 

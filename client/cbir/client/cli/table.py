@@ -12,6 +12,7 @@ from rich.text import Text
 from cbir.client import SearchResult
 from cbir.client.cli.labels import same_label
 from cbir.client.cli.palette import contributions
+from cbir.client.cli.terminal import printable
 
 __all__ = ["print_result"]
 
@@ -60,7 +61,7 @@ def print_result(
     table.add_column("id", overflow="fold", min_width=12)
     if wide:
         for contributor, colour in colours.items():
-            table.add_column(Text(_printable(contributor), style=colour), no_wrap=True)
+            table.add_column(Text(printable(contributor), style=colour), no_wrap=True)
     else:
         table.add_column("contributions", no_wrap=True)
     longest = max((sum(max(share, 0.0) for share in row.values()) for row in shares), default=0.0)
@@ -70,14 +71,14 @@ def print_result(
         bars = [_bar([part], highest, _BAR, console).append(f" {part[0]:.2f}") for part in parts]
         table.add_row(
             str(rank),
-            Text(_printable(hit.label or "-"), style=_label_style(hit.label, expected)),
+            Text(printable(hit.label or "-"), style=_label_style(hit.label, expected)),
             f"{hit.score:.3f}",
-            Text(_printable(hit.image_id)),
+            Text(printable(hit.image_id)),
             *(bars if wide else [_bar(parts, longest, _STACKED_BAR, console)]),
         )
     console.print(table)
     if not wide:
-        legend = Text("  ").join(Text(f"{_block(console)} {_printable(who)}", style=c) for who, c in colours.items())
+        legend = Text("  ").join(Text(f"{_block(console)} {printable(who)}", style=c) for who, c in colours.items())
         console.print(legend, Text())
 
 
@@ -90,10 +91,10 @@ def _wide(result: SearchResult, colours: Mapping[str, str]) -> int:
 
 
 def _heading(name: str, result: SearchResult, expected: str | None) -> Text:
-    heading = Text(_printable(name), style="bold")
+    heading = Text(printable(name), style="bold")
     for prediction in result.labels[:3]:
         style = _label_style(prediction.label, expected)
-        heading.append(f"   {_printable(prediction.label)} {prediction.probability:.0%}", style=f"not bold {style}")
+        heading.append(f"   {printable(prediction.label)} {prediction.probability:.0%}", style=f"not bold {style}")
     facts = [f"index {result.index_version}", f"{result.timings.total * 1000:.1f} ms"]
     if result.crop is not None:
         facts.append(f"crop {result.crop.width} x {result.crop.height} at {result.crop.left}, {result.crop.top}")
@@ -103,7 +104,7 @@ def _heading(name: str, result: SearchResult, expected: str | None) -> Text:
 
 def _examples(positives: Sequence[str], negatives: Sequence[str]) -> Text:
     sides = (("like", positives), ("unlike", negatives))
-    return Text(" · ").join(Text(f"{side} {_printable(', '.join(ids))}", style="dim") for side, ids in sides if ids)
+    return Text(" · ").join(Text(f"{side} {printable(', '.join(ids))}", style="dim") for side, ids in sides if ids)
 
 
 def _label_style(label: str | None, expected: str | None) -> str:
@@ -134,8 +135,3 @@ def _smooth(cells: float, console: Console) -> str:
 
 def _block(console: Console) -> str:
     return _FULL if (console.encoding or "").lower().startswith("utf") else "#"
-
-
-def _printable(text: str) -> str:
-    """Remove control characters from labels and names, which come from outside, before they reach the terminal."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

@@ -30,6 +30,7 @@ __all__ = [
     "amount",
     "positive",
     "print_json",
+    "printable",
     "progress_printer",
     "signing_key",
     "stderr",
@@ -83,6 +84,11 @@ def writing_to(folder: Path) -> Iterator[None]:
         place = getattr(error, "filename", None) or folder
         message = f"the disk of {place} is full: free some space there, then give the same command again"
         raise ConfigurationError(message, reason="DISK_FULL", path=place) from error
+
+
+def printable(text: str) -> str:
+    """The text with a mark in place of each control character: names of files may hold codes that a terminal obeys."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def stderr() -> Console:

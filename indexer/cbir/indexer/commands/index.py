@@ -16,6 +16,7 @@ from cbir.indexer.commands.console import (
     amount,
     positive,
     print_json,
+    printable,
     progress_printer,
     signing_key,
     stderr,
@@ -104,7 +105,8 @@ def run(args: argparse.Namespace) -> int:
 def _say(result: IndexReport) -> None:
     console = stderr()
     for skipped in result.skipped[:_SHOWN]:
-        console.print(f"skipped {skipped.uri}: {skipped.reason}", style="yellow", soft_wrap=True, markup=False)
+        line = printable(f"skipped {skipped.uri}: {skipped.reason}")
+        console.print(line, style="yellow", soft_wrap=True, markup=False)
     if len(result.skipped) > _SHOWN:
         console.print(f"... and {len(result.skipped) - _SHOWN} more (--json lists all)", style="yellow")
     state = "published" if result.published else "nothing changed, still"

@@ -27,6 +27,7 @@ from cbir.client.cli.document import search_document
 from cbir.client.cli.palette import member_colours
 from cbir.client.cli.query_files import NamedQuery, named_queries
 from cbir.client.cli.table import print_result
+from cbir.client.cli.terminal import printable
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
 
@@ -116,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
         for query, outcome in zip(queries, _in_order(_outcomes(client, queries, _options(args))), strict=True):
             outcomes.append(outcome)
             if isinstance(outcome, CbirClientError):
-                sys.stderr.write(f"cbir: {query.name}: {outcome}\n")
+                sys.stderr.write(f"cbir: {printable(query.name)}: {printable(str(outcome))}\n")
             elif not args.json:
                 colours = member_colours([outcome])
                 print_result(console, query.name, outcome, colours, query.expected, args.like, args.unlike)
