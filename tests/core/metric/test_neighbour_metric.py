@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from precision import f32
 
-from cbir.core.metric import neighbour_metric, neighbour_metrics, normalise
+from cbir.core.metric import neighbour_metrics, normalise
 from cbir.core.metric.glrt import glrt_metric
 from cbir.core.metric.neighbour_metric import neighbour_pairs
 
@@ -76,18 +75,6 @@ def test_small_galleries_of_small_classes_are_not_blurred() -> None:
         return float((truth[np.argsort(-scores, axis=1)[:, :9]] == truth[:, None]).mean())
 
     assert precision(normalise(z @ neighbour_metrics([z])[0].T)) > precision(z)
-
-
-def test_large_galleries_are_not_clustered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbour_metric, "CLUSTERED", 50)
-    rng = np.random.default_rng(4)
-    z = normalise(rng.normal(size=(120, 5)).astype(np.float32))
-
-    def never(vectors: np.ndarray) -> np.ndarray:
-        raise AssertionError
-
-    monkeypatch.setattr(neighbour_metric, "cluster", never)
-    assert neighbour_metrics([z])[0].shape == (5, 5)
 
 
 def test_the_order_of_the_gallery_does_not_matter() -> None:

@@ -1,10 +1,10 @@
-"""The GLRT metric without labels: clusters, and in large galleries pairs of neighbours, take the place of classes.
+"""The GLRT metric without labels: pairs of neighbours take the place of images of one class.
 
-There are two rounds.  The differences between neighbours by plain cosine estimate a first within-class covariance,
-which gives a first metric.  With it, and after augmentation, clusters are found that take the place of classes.  In
-galleries too large to be clustered, further neighbours do.  Both are found with all members together, each counting by
-its weight, so that a weak member benefits from strong ones.  On the development classes this is better than k-means
-clusters, and it does not depend on a random start.
+Their differences estimate the within-class covariance.  There are two rounds: neighbours by plain cosine give a first
+metric; with it, and after augmentation, more neighbours are of the same class, and these give the final metric.  The
+neighbours are found with all members together, each counting by its weight, so that a weak member benefits from strong
+ones.  On the development classes this is better than k-means clusters as pseudo-labels, and it does not depend on a
+random start; Ward clusters, which need none either, are no better.
 
 N images, d_m components of member m, P pairs.
 """
@@ -16,9 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.metric.clusters import cluster
 from cbir.core.metric.expansion import augmented, nearest
-from cbir.core.metric.glrt import fit_glrt, glrt_metric
+from cbir.core.metric.glrt import glrt_metric
 from cbir.core.metric.unit_vectors import normalise
 
 __all__ = ["SAMPLE", "neighbour_metrics", "neighbour_pairs"]
@@ -26,12 +25,10 @@ __all__ = ["SAMPLE", "neighbour_metrics", "neighbour_pairs"]
 Floats = NDArray[np.float32]
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
-#: How many nearest neighbours are considered for pairs in the first round and in the second.
+#: How many nearest neighbours are considered for pairs in the first round, and at most in the second: one for so many
+#: images of the gallery, as more would reach beyond the classes of a small one.
 FIRST, SECOND = 5, 20
-#: Galleries up to this size are clustered, which takes time and memory with its square (5,000: 4 s, 300 MB).
-CLUSTERED = 5_000
-#: Components of each member that clusters are found with: more hold more noise than they tell.
-_CLUSTER_DIM = 256
+_IMAGES_PER_NEIGHBOUR = 60
 #: Images that suffice to estimate the covariances.
 SAMPLE = 20_000
 #: Neighbours and exponent of the augmentation between the rounds.
@@ -47,24 +44,20 @@ def neighbour_metrics(
     Args:
         parts: (N, d_m) projected unit vectors of each member, for the same N >= 2 images.
         ridge: Added to the covariances, relative to their mean eigenvalue.
-        weights: How much each member counts when neighbours and clusters are found; equal by default.
+        weights: How much each member counts when neighbours are found; equal by default.
 
     Returns:
         A (d_m, d_m) float32 matrix for each member, as from :func:`cbir.core.metric.glrt.fit_glrt`.
     """
     share = np.ones(len(parts), np.float32) if weights is None else np.array(weights, np.float32)
     share /= share.sum()
-    small = len(parts[0]) <= CLUSTERED
-    seen = [normalise(part[:, :_CLUSTER_DIM]) for part in parts] if small else list(parts)
-    dims = [part.shape[1] for part in seen]
-    metrics = _fit(seen, neighbour_pairs(_joined(seen, share), FIRST), ridge)
-    first = [normalise(part @ metric.T) for part, metric in zip(seen, metrics, strict=True)]
+    dims = [part.shape[1] for part in parts]
+    metrics = _fit(parts, neighbour_pairs(_joined(parts, share), FIRST), ridge)
+    first = [normalise(part @ metric.T) for part, metric in zip(parts, metrics, strict=True)]
     sharp = augmented(np.concatenate(first, axis=1), dims, _AUGMENTATION, _EXPONENT, share)
     joined = _joined(np.split(sharp, np.cumsum(dims)[:-1], axis=1), share)
-    if not small:
-        return _fit(parts, neighbour_pairs(joined, SECOND), ridge)
-    codes = cluster(joined)
-    return [fit_glrt(part, codes, ridge) for part in parts]
+    count = min(SECOND, max(FIRST, len(joined) // _IMAGES_PER_NEIGHBOUR))
+    return _fit(parts, neighbour_pairs(joined, count), ridge)
 
 
 def neighbour_pairs(vectors: Floats, count: int) -> Pairs:
