@@ -100,7 +100,7 @@ def bare_webp(data: bytes) -> BareFile:
     else:
         raise too_many_parts("WEBP", _MOST_CHUNKS)
     # Counted as promised: where the picture itself is cut, it goes on being told as cut.
-    bare = b"RIFF" + (4 + promised).to_bytes(4, "little") + b"WEBP" + b"".join(kept)
+    bare = b"RIFF" + min(4 + promised, 2**32 - 1).to_bytes(4, "little") + b"WEBP" + b"".join(kept)
     return BareFile(bare, orientation or xmp or 1, profile)
 
 

@@ -82,7 +82,8 @@ def open_image(data: bytes, limits: DecodeLimits) -> Iterator[OpenedImage]:
     if kind == "JXL":
         # Its decoder tells the size only after it has decoded the picture.
         _check_jpeg_xl(data, limits)
-    bare = bare_file(data, kind)
+    with decoder_errors(kind):
+        bare = bare_file(data, kind)
     with warnings.catch_warnings():
         # Pillow warns of large images, odd EXIF blocks and palette transparency, all of which are handled here.
         warnings.simplefilter("ignore")
