@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import cbir.client
 from cbir.client._client import Client
 from cbir.client._errors import DeadlineExceeded, FailedPrecondition, InvalidQuery, NotFound, ServerError, TooLarge
 from cbir.client._queries import Crop, Embedding, Fusion, ImageId, Text
@@ -336,3 +337,27 @@ def test_ctrl_c_ends_a_waiting_stream() -> None:
             assert process.communicate(timeout=10)[0] == "interrupted\n"
         finally:
             process.kill()
+
+
+async def test_a_trace_goes_on_with_the_call(server: Any) -> None:
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+
+    span = TracerProvider().get_tracer("caller").start_span("work")
+
+    def carried() -> tuple[int, int]:
+        _, trace_id, span_id, _ = dict(server.metadata)["traceparent"].split("-")
+        return int(trace_id, 16), int(span_id, 16)
+
+    expected = span.get_span_context().trace_id, span.get_span_context().span_id
+    with cbir.client.Client(server.target) as client:
+        client.search(b"image")
+        assert "traceparent" not in dict(server.metadata)
+        with trace.use_span(span):
+            client.search(b"image")
+            assert carried() == expected
+    server.metadata = []
+    async with cbir.client.AsyncClient(server.target) as other:
+        with trace.use_span(span):
+            await other.search(b"image")
+            assert carried() == expected

@@ -18,6 +18,7 @@ from cbir.client._errors import CbirClientError, DeadlineExceeded, Unavailable, 
 from cbir.client._queries import SearchOptions
 from cbir.client._retry import Budget, RetryPolicy
 from cbir.client._status import from_rpc_error
+from cbir.client._tracing import trace_context
 from cbir.v1 import admin_pb2_grpc, search_pb2_grpc
 
 __all__ = ["NO_SERVICE", "SERVING", "Patience", "Session"]
@@ -100,8 +101,9 @@ class Session:
 
     @property
     def _metadata(self) -> tuple[tuple[str, str], ...]:
-        """What is sent with every call; a token in a file is read anew."""
-        return self._plain_metadata if self._token is None else (*self._plain_metadata, self._token.header())
+        """What is sent with every call: a token in a file is read anew, and a trace that is under way goes on."""
+        token = () if self._token is None else (self._token.header(),)
+        return (*self._plain_metadata, *token, *trace_context())
 
     @property
     def target(self) -> str:
