@@ -250,7 +250,7 @@ def test_an_index_is_doubled_by_links(tiny: Any) -> None:
 
 
 def test_a_drawn_gallery_is_an_index_like_any_other(tmp_path: Path) -> None:
-    file = Path(__file__).parents[2] / "benchmarks/synthetic_gallery.py"
+    file = Path(__file__).parents[3] / "benchmarks/synthetic_gallery.py"
     spec = importlib.util.spec_from_file_location("synthetic_gallery", file)
     assert spec is not None
     assert spec.loader is not None
