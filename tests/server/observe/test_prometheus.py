@@ -16,7 +16,7 @@ from cbir.core.errors import ConfigurationError
 from cbir.server.deployment import EngineConfig
 from cbir.server.engine import Engine
 from cbir.server.limits import Limits
-from cbir.server.queue import Histogram
+from cbir.server.queue import Histogram, Lane
 from cbir.server.transport import Server
 from cbir.v1 import admin_pb2
 from cbir.v1 import search_pb2 as pb
@@ -66,7 +66,7 @@ async def test_what_queries_leave_behind(own_tiny: Any, publish: Any, engine: En
                 assert (await search(request)).hits
             with pytest.raises(grpc.aio.AioRpcError):
                 await search(by_id("nobody"))
-            server.pipeline.admission.take("somebody", 1, 77, 0)
+            server.pipeline.admission.take(Lane("somebody"), 1, 77, 0)
             with pytest.raises(grpc.aio.AioRpcError):
                 await search(by_id("red-rings-1"))
             seen = await scrape(server)
