@@ -57,7 +57,10 @@ async def test_what_queries_leave_behind(own_tiny: Any, publish: Any, engine: En
     assert loading["cbir_admitted_total", ()] == 0
     try:
         await server.load()
-        async with grpc.aio.insecure_channel(server.address) as channel:
+        async with (
+            grpc.aio.insecure_channel(server.address) as channel,
+            grpc.aio.insecure_channel(server.admin_address) as private,
+        ):
             from cbir.v1 import admin_pb2_grpc, search_pb2_grpc
 
             search = search_pb2_grpc.SearchServiceStub(channel).Search
@@ -70,7 +73,7 @@ async def test_what_queries_leave_behind(own_tiny: Any, publish: Any, engine: En
             with pytest.raises(grpc.aio.AioRpcError):
                 await search(by_id("red-rings-1"))
             seen = await scrape(server)
-            admin = admin_pb2_grpc.AdminServiceStub(channel)
+            admin = admin_pb2_grpc.AdminServiceStub(private)
             with pytest.raises(grpc.aio.AioRpcError):
                 await admin.ReloadIndex(admin_pb2.ReloadIndexRequest(version="nobody"))
             new = publish(own_tiny.index)
