@@ -360,7 +360,10 @@ def test_ctrl_c_leaves_the_index_as_it_was(indexed: Path) -> None:
         }
 
     before = contents()
-    command = [sys.executable, "-m", "cbir.client.cli.program", "tune", str(indexed), "--trials", "100000000"]
+    # Whoever runs the tests in the background has the signal ignored, which children inherit.
+    heeding = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program = heeding + "from cbir.client.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "tune", str(indexed), "--trials", "100000000"]
     with subprocess.Popen(
         [*command, "--device", "cpu", "--runtime", "torch"],
         stderr=subprocess.PIPE,
