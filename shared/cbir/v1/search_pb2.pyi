@@ -255,7 +255,7 @@ class MemberInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., backend: _Optional[str] = ..., model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., weight: _Optional[float] = ..., embedding_dim: _Optional[int] = ..., dim: _Optional[int] = ..., metric: _Optional[str] = ..., runtime: _Optional[str] = ..., text: bool = ...) -> None: ...
 
 class GetIndexInfoResponse(_message.Message):
-    __slots__ = ("version", "created_at", "images", "labels", "ensemble", "members", "crop", "max_limit", "max_image_bytes", "server_version", "index")
+    __slots__ = ("version", "created_at", "images", "labels", "ensemble", "members", "crop", "max_limit", "max_image_bytes", "server_version", "index", "query_side")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
@@ -267,6 +267,7 @@ class GetIndexInfoResponse(_message.Message):
     MAX_IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
+    QUERY_SIDE_FIELD_NUMBER: _ClassVar[int]
     version: str
     created_at: _timestamp_pb2.Timestamp
     images: int
@@ -278,7 +279,8 @@ class GetIndexInfoResponse(_message.Message):
     max_image_bytes: int
     server_version: str
     index: str
-    def __init__(self, version: _Optional[str] = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., images: _Optional[int] = ..., labels: _Optional[int] = ..., ensemble: _Optional[str] = ..., members: _Optional[_Iterable[_Union[MemberInfo, _Mapping]]] = ..., crop: _Optional[_Union[Crop, str]] = ..., max_limit: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., server_version: _Optional[str] = ..., index: _Optional[str] = ...) -> None: ...
+    query_side: int
+    def __init__(self, version: _Optional[str] = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., images: _Optional[int] = ..., labels: _Optional[int] = ..., ensemble: _Optional[str] = ..., members: _Optional[_Iterable[_Union[MemberInfo, _Mapping]]] = ..., crop: _Optional[_Union[Crop, str]] = ..., max_limit: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., server_version: _Optional[str] = ..., index: _Optional[str] = ..., query_side: _Optional[int] = ...) -> None: ...
 
 class GetImageRequest(_message.Message):
     __slots__ = ("image_id", "thumbnail")
@@ -297,3 +299,87 @@ class GetImageResponse(_message.Message):
     media_type: str
     total_bytes: int
     def __init__(self, chunk: _Optional[bytes] = ..., media_type: _Optional[str] = ..., total_bytes: _Optional[int] = ...) -> None: ...
+
+class ListImagesRequest(_message.Message):
+    __slots__ = ("filter", "id_prefix", "page_size", "page_token")
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    ID_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    filter: Filter
+    id_prefix: str
+    page_size: int
+    page_token: str
+    def __init__(self, filter: _Optional[_Union[Filter, _Mapping]] = ..., id_prefix: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class GalleryImage(_message.Message):
+    __slots__ = ("image_id", "label", "width", "height", "metadata")
+    class MetadataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    IMAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    image_id: str
+    label: str
+    width: int
+    height: int
+    metadata: _containers.ScalarMap[str, str]
+    def __init__(self, image_id: _Optional[str] = ..., label: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class ListImagesResponse(_message.Message):
+    __slots__ = ("images", "next_page_token", "total", "index_version")
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    INDEX_VERSION_FIELD_NUMBER: _ClassVar[int]
+    images: _containers.RepeatedCompositeFieldContainer[GalleryImage]
+    next_page_token: str
+    total: int
+    index_version: str
+    def __init__(self, images: _Optional[_Iterable[_Union[GalleryImage, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., total: _Optional[int] = ..., index_version: _Optional[str] = ...) -> None: ...
+
+class GetFacetsRequest(_message.Message):
+    __slots__ = ("limit",)
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    limit: int
+    def __init__(self, limit: _Optional[int] = ...) -> None: ...
+
+class FacetValue(_message.Message):
+    __slots__ = ("value", "images")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    value: str
+    images: int
+    def __init__(self, value: _Optional[str] = ..., images: _Optional[int] = ...) -> None: ...
+
+class Facet(_message.Message):
+    __slots__ = ("values", "distinct")
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    DISTINCT_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedCompositeFieldContainer[FacetValue]
+    distinct: int
+    def __init__(self, values: _Optional[_Iterable[_Union[FacetValue, _Mapping]]] = ..., distinct: _Optional[int] = ...) -> None: ...
+
+class GetFacetsResponse(_message.Message):
+    __slots__ = ("labels", "metadata", "index_version")
+    class MetadataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Facet
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Facet, _Mapping]] = ...) -> None: ...
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    INDEX_VERSION_FIELD_NUMBER: _ClassVar[int]
+    labels: Facet
+    metadata: _containers.MessageMap[str, Facet]
+    index_version: str
+    def __init__(self, labels: _Optional[_Union[Facet, _Mapping]] = ..., metadata: _Optional[_Mapping[str, Facet]] = ..., index_version: _Optional[str] = ...) -> None: ...

@@ -59,6 +59,16 @@ class SearchServiceStub(object):
                 request_serializer=cbir_dot_v1_dot_search__pb2.GetImageRequest.SerializeToString,
                 response_deserializer=cbir_dot_v1_dot_search__pb2.GetImageResponse.FromString,
                 _registered_method=True)
+        self.ListImages = channel.unary_unary(
+                '/cbir.v1.SearchService/ListImages',
+                request_serializer=cbir_dot_v1_dot_search__pb2.ListImagesRequest.SerializeToString,
+                response_deserializer=cbir_dot_v1_dot_search__pb2.ListImagesResponse.FromString,
+                _registered_method=True)
+        self.GetFacets = channel.unary_unary(
+                '/cbir.v1.SearchService/GetFacets',
+                request_serializer=cbir_dot_v1_dot_search__pb2.GetFacetsRequest.SerializeToString,
+                response_deserializer=cbir_dot_v1_dot_search__pb2.GetFacetsResponse.FromString,
+                _registered_method=True)
 
 
 class SearchServiceServicer(object):
@@ -98,6 +108,22 @@ class SearchServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListImages(self, request, context):
+        """ListImages lists the images of the gallery in the order of their ids, page by page: the ids that image_id,
+        positive_ids and GetImage take.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetFacets(self, request, context):
+        """GetFacets says what a filter can name: the labels and the metadata columns of the gallery, with the values that
+        most images have.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SearchServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -120,6 +146,16 @@ def add_SearchServiceServicer_to_server(servicer, server):
                     servicer.GetImage,
                     request_deserializer=cbir_dot_v1_dot_search__pb2.GetImageRequest.FromString,
                     response_serializer=cbir_dot_v1_dot_search__pb2.GetImageResponse.SerializeToString,
+            ),
+            'ListImages': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListImages,
+                    request_deserializer=cbir_dot_v1_dot_search__pb2.ListImagesRequest.FromString,
+                    response_serializer=cbir_dot_v1_dot_search__pb2.ListImagesResponse.SerializeToString,
+            ),
+            'GetFacets': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFacets,
+                    request_deserializer=cbir_dot_v1_dot_search__pb2.GetFacetsRequest.FromString,
+                    response_serializer=cbir_dot_v1_dot_search__pb2.GetFacetsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -235,6 +271,60 @@ class SearchService(object):
             '/cbir.v1.SearchService/GetImage',
             cbir_dot_v1_dot_search__pb2.GetImageRequest.SerializeToString,
             cbir_dot_v1_dot_search__pb2.GetImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListImages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cbir.v1.SearchService/ListImages',
+            cbir_dot_v1_dot_search__pb2.ListImagesRequest.SerializeToString,
+            cbir_dot_v1_dot_search__pb2.ListImagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFacets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cbir.v1.SearchService/GetFacets',
+            cbir_dot_v1_dot_search__pb2.GetFacetsRequest.SerializeToString,
+            cbir_dot_v1_dot_search__pb2.GetFacetsResponse.FromString,
             options,
             channel_credentials,
             insecure,

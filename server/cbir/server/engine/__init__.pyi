@@ -1,4 +1,9 @@
 from .engine import Engine as Engine
+from .listing import Facet as Facet
+from .listing import Facets as Facets
+from .listing import Page as Page
+from .listing import facets as facets
+from .listing import list_page as list_page
 from .picture import Picture as Picture
 from .picture import PictureError as PictureError
 from .picture import read_picture as read_picture

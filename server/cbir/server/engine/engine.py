@@ -196,15 +196,10 @@ class Engine:
             for member, weight, raw_dim, dim in facts
         )
         return EngineInfo(
-            version=self.version,
-            created=manifest.created,
-            images=len(self.gallery),
-            labels=len(self.gallery.labels),
-            ensemble=manifest.ensemble.name,
-            members=members,
-            crop=manifest.ensemble.crop,
-            index=searcher.index_name,
-        )
+            version=self.version, created=manifest.created, images=len(self.gallery), labels=len(self.gallery.labels),
+            ensemble=manifest.ensemble.name, members=members, crop=manifest.ensemble.crop, index=searcher.index_name,
+            query_side=self._prepare.query_side,
+        )  # fmt: skip
 
     def warm_up(
         self, buckets: Sequence[int] = (1,), on_device: Callable[[Callable[[], None]], None] | None = None

@@ -77,6 +77,11 @@ class Preparation:
         self._gallery, self._members, self._crop, self._limits, self._words = gallery, members, crop, limits, words
         self._forms = tuple(dict.fromkeys(forms))
 
+    @property
+    def query_side(self) -> int:
+        """See :attr:`.query.EngineInfo.query_side`; never less than the input of any member."""
+        return max(self._limits.decode.draft_side or 0, *(side for side, _ in self._forms))
+
     @staticmethod
     def is_light(query: EngineQuery) -> bool:
         """Whether preparing the query takes only microseconds, so that another thread would not pay."""

@@ -246,6 +246,8 @@ class EngineInfo:
         created: When the version was published, ISO 8601.
         labels: Number of distinct labels.
         index: How the gallery is searched, such as ``exact``.
+        query_side: Of a query image whose shorter side is longer than this in pixels, no more is used than of one that
+            was shrunk to it.
     """
 
     version: str
@@ -256,3 +258,4 @@ class EngineInfo:
     members: tuple[MemberInfo, ...]
     crop: Crop
     index: str
+    query_side: int

@@ -13,14 +13,28 @@ from cbir.core.errors import QueryError
 from cbir.core.images import Crop
 from cbir.core.version import __version__
 from cbir.core.vote import Fusion
-from cbir.server.engine import Embedding, EngineInfo, EngineQuery, Filter, ImageBytes, Source, StoredImage, Text
+from cbir.server.engine import (
+    Embedding,
+    EngineInfo,
+    EngineQuery,
+    Facet,
+    Facets,
+    Filter,
+    ImageBytes,
+    Page,
+    Source,
+    StoredImage,
+    Text,
+)
 from cbir.server.limits import Limits
 from cbir.v1 import search_pb2
 
-__all__ = ["DEFAULT_LIMIT", "index_info", "query_from_request"]
+__all__ = ["DEFAULT_LIMIT", "facets_response", "filter_from", "index_info", "page_response", "query_from_request"]
 
 #: What an unset limit means.
 DEFAULT_LIMIT = 10
+#: Letters of the values of labels, and of those of all metadata columns, that are told of facets.
+_FACET_BYTES = 2**20
 
 _FUSIONS: Mapping[search_pb2.Fusion, Fusion] = {
     search_pb2.FUSION_UNSPECIFIED: Fusion.WEIGHTED_VOTE,
@@ -54,7 +68,6 @@ def query_from_request(request: search_pb2.SearchRequest, image: bytes) -> Engin
         raise QueryError(f"fusion is {options.fusion}, which this server does not know", reason="BAD_FUSION")
     if options.crop not in _CROPS:
         raise QueryError(f"crop is {options.crop}, which this server does not know", reason="BAD_CROP")
-    condition = options.filter
     return EngineQuery(
         source=source,
         positive_ids=positives,
@@ -63,13 +76,18 @@ def query_from_request(request: search_pb2.SearchRequest, image: bytes) -> Engin
         min_score=options.min_score if options.HasField("min_score") else None,
         fusion=_FUSIONS[options.fusion],
         weights=dict(options.weights) or None,
-        filter=Filter(
-            tuple(condition.labels),
-            tuple(condition.exclude_labels),
-            {column: tuple(alternatives.values) for column, alternatives in condition.metadata.items()},
-        ),
+        filter=filter_from(options.filter),
         exclude_query=options.exclude_query,
         crop=_CROPS[options.crop],
+    )
+
+
+def filter_from(condition: search_pb2.Filter) -> Filter:
+    """Read a condition on images."""
+    return Filter(
+        tuple(condition.labels),
+        tuple(condition.exclude_labels),
+        {column: tuple(alternatives.values) for column, alternatives in condition.metadata.items()},
     )
 
 
@@ -112,7 +130,45 @@ def index_info(info: EngineInfo, limits: Limits) -> search_pb2.GetIndexInfoRespo
         max_image_bytes=limits.max_image_bytes,
         server_version=__version__,
         index=info.index,
+        query_side=info.query_side,
     )
+
+
+def page_response(page: Page, version: str) -> search_pb2.ListImagesResponse:
+    """Write a page of the gallery."""
+    return search_pb2.ListImagesResponse(
+        images=[
+            search_pb2.GalleryImage(
+                image_id=image.id, label=image.label, width=image.width, height=image.height, metadata=image.metadata
+            )
+            for image in page.images
+        ],
+        next_page_token=page.token,
+        total=page.total,
+        index_version=version,
+    )
+
+
+def facets_response(found: Facets, limit: int, version: str) -> search_pb2.GetFacetsResponse:
+    """Write what filters can name, the first ``limit`` values of each facet."""
+    return search_pb2.GetFacetsResponse(
+        labels=_facet(found.labels, limit, _FACET_BYTES),
+        # Shared out, so that many columns of long values do not make a message that clients refuse.
+        metadata={
+            name: _facet(facet, limit, _FACET_BYTES // len(found.metadata)) for name, facet in found.metadata.items()
+        },
+        index_version=version,
+    )
+
+
+def _facet(facet: Facet, limit: int, most_bytes: int) -> search_pb2.Facet:
+    written = search_pb2.Facet(distinct=facet.distinct)
+    for value, images in facet.values[:limit]:
+        most_bytes -= len(value)
+        if most_bytes < 0:
+            break
+        written.values.add(value=value, images=images)
+    return written
 
 
 def _timestamp(text: str) -> Timestamp | None:

@@ -45,6 +45,8 @@ _SCOPES = {
     "SearchStream": Scope.SEARCH,
     "GetIndexInfo": Scope.SEARCH,
     "GetImage": Scope.IMAGE,
+    "ListImages": Scope.SEARCH,
+    "GetFacets": Scope.SEARCH,
     "ReloadIndex": Scope.ADMIN,
 }
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import monotonic, perf_counter
+from typing import TypeVar
 
 import grpc
 
@@ -14,10 +16,11 @@ from cbir.core.errors import CbirError
 from cbir.core.images import Decoder
 from cbir.server.access import audit, caller_lane, identity_of
 from cbir.server.deployment import Deployment
-from cbir.server.engine import Picture, read_picture
+from cbir.server.engine import Picture, facets, list_page, read_picture
 from cbir.server.limits import Limits
-from cbir.server.queue import Admission, NotReadyError, Pipeline
+from cbir.server.queue import Admission, Lane, NotReadyError, Pipeline
 from cbir.server.transport import conversion, status
+from cbir.server.transport.bounded_parsing import aside, parse
 from cbir.server.transport.intake import Intake
 from cbir.server.transport.query_watch import QueryWatch
 from cbir.server.transport.search_call import answer_search
@@ -28,12 +31,16 @@ _log = logging.getLogger(__name__)
 
 __all__ = ["AdminService", "SearchService"]
 
+T = TypeVar("T")
+
 # Methods have the names of the protocol.
 # ruff: noqa: N802
 
 _CHUNK = 64 * 2**10
 #: Bytes a second below which one who reads a picture only holds up others.
 _SLOWEST_READER = 256 * 2**10
+#: Images of a listing, and values of a facet, where a request does not say how many.
+_PAGE = 100
 #: Guess of what reading one picture takes, in seconds; it only times retries.
 _PICTURE_SECONDS = 0.05
 
@@ -82,6 +89,12 @@ class SearchService:
                 self.GetIndexInfo,
                 search_pb2.GetIndexInfoRequest.FromString,
                 search_pb2.GetIndexInfoResponse.SerializeToString,
+            ),
+            "ListImages": grpc.stream_unary_rpc_method_handler(self.ListImages),
+            "GetFacets": grpc.unary_unary_rpc_method_handler(
+                self.GetFacets,
+                search_pb2.GetFacetsRequest.FromString,
+                search_pb2.GetFacetsResponse.SerializeToString,
             ),
             "GetImage": grpc.unary_stream_rpc_method_handler(
                 self.GetImage,
@@ -149,6 +162,38 @@ class SearchService:
                 await self._send_picture(picture, context)
         except Exception as error:  # noqa: BLE001 - every failure becomes a status
             await status.abort(context, error)
+
+    async def ListImages(self, requests: object, context: grpc.aio.ServicerContext) -> bytes:
+        """See the API."""
+        try:
+            self._check_running()
+            caller = caller_lane(context)
+            data = await self._intake.read_one(context, caller)
+            request, _ = await aside(partial(parse, search_pb2.ListImagesRequest), data)
+            engine = self._deployment.engine
+            size, condition = request.page_size or _PAGE, conversion.filter_from(request.filter)
+            page = await self._look_up(
+                caller, list_page, engine.gallery, condition, request.id_prefix, size, request.page_token
+            )
+            return conversion.page_response(page, engine.version).SerializeToString()
+        except Exception as error:  # noqa: BLE001 - every failure becomes a status
+            return status.fail(context, error)
+
+    async def GetFacets(
+        self, request: search_pb2.GetFacetsRequest, context: grpc.aio.ServicerContext
+    ) -> search_pb2.GetFacetsResponse:
+        """See the API."""
+        try:
+            engine = self._deployment.engine
+            found = await self._look_up(caller_lane(context), facets, engine.gallery)
+            return conversion.facets_response(found, request.limit or _PAGE, engine.version)
+        except Exception as error:  # noqa: BLE001 - every failure becomes a status
+            await status.abort(context, error)
+
+    async def _look_up(self, caller: Lane, read: Callable[..., T], *arguments: object) -> T:
+        """Read in the gallery on a thread, when it is the caller's turn."""
+        with self._downloads.admit(caller, 1, 0, self._downloads.used * _PICTURE_SECONDS):
+            return await asyncio.get_running_loop().run_in_executor(self._readers, read, *arguments)
 
     async def _send_picture(self, picture: Picture, context: grpc.aio.ServicerContext) -> None:
         """Send a picture, in chunks, to one who reads it."""

@@ -63,6 +63,7 @@ _FIELDS = {
     "BAD_FUSION": "options.fusion",
     "BAD_LIMIT": "options.limit",
     "BAD_MIN_SCORE": "options.min_score",
+    "BAD_PAGE_TOKEN": "page_token",
     "BAD_THUMBNAIL": "thumbnail",
     "BAD_WEIGHT": "options.weights",
     "CONTRADICTORY_EXAMPLES": "query",

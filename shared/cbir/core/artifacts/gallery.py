@@ -259,6 +259,24 @@ class Gallery:
             self._metadata[key] = values
         return self._metadata[key]
 
+    def metadata_counts(self, columns: int, values: int) -> dict[str, tuple[tuple[tuple[str, int], ...], int]]:
+        """By metadata column: its most frequent values with the number of images of each, and how many there are.
+
+        Args:
+            columns: Most columns, the first by name.
+            values: Most values of a column, those of most images first.
+        """
+        entries = self._columns["metadata"]
+        pairs = pa.table({"column": entries.keys, "value": entries.items})
+        counted = pairs.group_by(["column", "value"]).aggregate([([], "count_all")])
+        found: dict[str, tuple[tuple[tuple[str, int], ...], int]] = {}
+        for column in sorted(pc.unique(counted["column"]).to_pylist())[:columns]:
+            own = counted.filter(pc.equal(counted["column"], column))
+            first = own.sort_by([("count_all", "descending"), ("value", "ascending")]).slice(0, values)
+            pairs_of = zip(first["value"].to_pylist(), first["count_all"].to_pylist(), strict=True)
+            found[column] = (tuple(pairs_of), own.num_rows)
+        return found
+
     @cached_property
     def _metadata_ends(self) -> NDArray[np.int32]:
         column = self._columns["metadata"]
