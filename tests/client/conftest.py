@@ -200,6 +200,27 @@ class FakeServer(search_pb2_grpc.SearchServiceServicer, admin_pb2_grpc.AdminServ
             first = {"media_type": media_type, "total_bytes": total} if number == 0 else {}
             yield search_pb2.GetImageResponse(chunk=piece, **first)
 
+    def ListImages(self, request: Any, context: Any) -> Any:
+        self.requests.append(request)
+        ids = [f"{name}/{row}.png" for name in ("cat", "dog") for row in range(5)]
+        ids = [name for name in ids if name.startswith(request.id_prefix)]
+        start = int(request.page_token or 0)
+        end = start + min(request.page_size, 3)
+        return search_pb2.ListImagesResponse(
+            images=[
+                search_pb2.GalleryImage(image_id=name, label=name[:3], width=40, height=30, metadata={"shelf": "1"})
+                for name in ids[start:end]
+            ],
+            next_page_token=str(end) if end < len(ids) else "",
+            total=len(ids),
+            index_version="v1",
+        )
+
+    def GetFacets(self, request: Any, context: Any) -> Any:
+        values = [search_pb2.FacetValue(value=name, images=5) for name in ("cat", "dog")][: request.limit]
+        labels = search_pb2.Facet(values=values, distinct=2)
+        return search_pb2.GetFacetsResponse(labels=labels, metadata={"shelf": labels}, index_version="v1")
+
     def ReloadIndex(self, request: Any, context: Any) -> Any:
         if request.version == "broken":
             self.abort(context, "FAILED_PRECONDITION", "version 'broken' cannot be loaded", reason="INDEX_CORRUPT")

@@ -13,7 +13,7 @@ from cbir.client._async_client import AsyncClient
 from cbir.client._client import Client
 from cbir.client._errors import Cancelled, DeadlineExceeded, FailedPrecondition, InvalidQuery, Overloaded, Unavailable
 from cbir.client._queries import Embedding, ImageId
-from cbir.client._results import SearchResult
+from cbir.client._search_result import SearchResult
 from cbir.v1 import search_pb2
 
 

@@ -27,6 +27,8 @@ from cbir.client._errors import (
     Unavailable,
     Unsupported,
 )
+from cbir.client._gallery import Facet, Facets, GalleryImage, ImagePage
+from cbir.client._options import Compression, Keepalive, Limits, Proxy
 from cbir.client._queries import Crop, Embedding, Fusion, ImageId, Query, SearchOptions, Text
 from cbir.client._results import (
     Box,
@@ -36,10 +38,11 @@ from cbir.client._results import (
     LabelPrediction,
     MemberInfo,
     Reloaded,
-    SearchResult,
     Timings,
     Vote,
 )
+from cbir.client._retry import Retry
+from cbir.client._search_result import SearchResult
 
 __all__ = [
     "AsyncClient",
@@ -47,24 +50,33 @@ __all__ = [
     "Cancelled",
     "CbirClientError",
     "Client",
+    "Compression",
     "Crop",
     "DeadlineExceeded",
     "Embedding",
+    "Facet",
+    "Facets",
     "FailedPrecondition",
     "FieldViolation",
     "Fusion",
+    "GalleryImage",
     "Hit",
     "ImageBytes",
     "ImageId",
+    "ImagePage",
     "IndexInfo",
     "InvalidQuery",
+    "Keepalive",
     "LabelPrediction",
+    "Limits",
     "MemberInfo",
     "NotFound",
     "Overloaded",
     "PermissionDenied",
+    "Proxy",
     "Query",
     "Reloaded",
+    "Retry",
     "SearchOptions",
     "SearchResult",
     "ServerError",

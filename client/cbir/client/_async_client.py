@@ -19,12 +19,18 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 import grpc.aio
 
-from cbir.client._conversion import ImageAssembly, RequestTemplate, index_info, one_query, reloaded, search_result
-from cbir.client._dialogue import Dialogue
-from cbir.client._errors import Cancelled, CbirClientError
-from cbir.client._queries import Embedding, Query, SearchOptions
-from cbir.client._results import ImageBytes, IndexInfo, Reloaded, SearchResult
+from cbir.client._arguments import whole
+from cbir.client._client import Client
+from cbir.client._conversion import ImageAssembly, facets, image_page, index_info, reloaded, search_result
+from cbir.client._display.pictures import Pictures
+from cbir.client._errors import CbirClientError, Unsupported
+from cbir.client._gallery import Facets, GalleryImage, ImagePage
+from cbir.client._queries import Embedding, Query, SearchOptions, Text
+from cbir.client._requests import Filled, RequestTemplate, image_listing, image_request, one_query
+from cbir.client._results import ImageBytes, IndexInfo, Reloaded
+from cbir.client._search_result import SearchResult
 from cbir.client._session import NO_SERVICE, SERVING, Patience, Session
+from cbir.client._stream.tasks import converse
 from cbir.v1 import admin_pb2, search_pb2
 
 __all__ = ["AsyncClient"]
@@ -44,6 +50,7 @@ class AsyncClient(Session):
 
     def _start(self) -> None:
         # Made at the first call, because a channel belongs to the event loop that is running when it is made.
+        self._pictures = Pictures(partial(Client, **self._given))
         self._channel: Any = None
         self._loop: Any = None
 
@@ -54,11 +61,11 @@ class AsyncClient(Session):
             return
         # A channel of another loop can be neither used nor closed here; it hangs up when it is forgotten.
         target, options = self._settings.target, self._settings.options()
-        credentials = self._settings.credentials
+        credentials, compression = self._settings.credentials, self._settings.channel_compression
         if credentials is None:
-            self._bind(grpc.aio.insecure_channel(target, options))
+            self._bind(grpc.aio.insecure_channel(target, options, compression))
         else:
-            self._bind(grpc.aio.secure_channel(target, credentials, options))
+            self._bind(grpc.aio.secure_channel(target, credentials, options, compression))
         self._loop = loop
 
     async def search(
@@ -73,8 +80,20 @@ class AsyncClient(Session):
     ) -> SearchResult:
         """Find the images of the gallery that are most like the query; see :meth:`Client.search`."""
         template = self._template(**options)
-        request = await _fill(template, one_query(query, image_id, embedding, text, template.has_positives))
-        return search_result(await self._call(self._stub().Search, request, timeout))
+        filled = await self._fill(template, one_query(query, image_id, embedding, text, template.has_positives))
+        answer = await self._call(self._stub().Search, filled.message, timeout)
+        self._sight.answered(answer.index_version)
+        return search_result(answer, filled.ratio, self._pictures)
+
+    async def search_text(
+        self,
+        text: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109
+        **options: Unpack[SearchOptions],
+    ) -> SearchResult:
+        """Find the images of the gallery that words describe; see :meth:`Client.search_text`."""
+        return await self.search(Text(text), timeout=timeout, **options)
 
     def search_stream(
         self,
@@ -96,12 +115,61 @@ class AsyncClient(Session):
         Returns:
             As in :meth:`Client.search_stream`; to stop early, close it (``contextlib.aclosing``).
         """
-        return self._converse(queries, self._template(**options), self._dialogue(timeout, window), window)
+        template, dialogue = self._template(**options), self._dialogue(timeout, window)
+
+        def call(messages: AsyncIterator[search_pb2.SearchStreamRequest]) -> Any:
+            return self._stub().SearchStream(messages, metadata=self._metadata)
+
+        return converse(queries, partial(self._fill, template), call, dialogue, window)
 
     async def index_info(self, *, timeout: float | None = None) -> IndexInfo:  # noqa: ASYNC109
         """Describe the index the server has loaded; see :meth:`Client.index_info`."""
         request = search_pb2.GetIndexInfoRequest()
-        return index_info(await self._call(self._stub().GetIndexInfo, request, timeout))
+        info = index_info(await self._call(self._stub().GetIndexInfo, request, timeout))
+        self._sight.told(info.query_side, info.version)
+        return info
+
+    async def images(
+        self,
+        *,
+        labels: str | Iterable[str] | None = None,
+        exclude_labels: str | Iterable[str] | None = None,
+        metadata: Mapping[str, str | Iterable[str]] | None = None,
+        prefix: str = "",
+        page_size: int = 1000,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> AsyncGenerator[GalleryImage, None]:
+        """List the images of the gallery in the order of their ids; see :meth:`Client.images`."""
+        token = ""
+        while True:
+            page = await self.image_page(
+                labels=labels, exclude_labels=exclude_labels, metadata=metadata, prefix=prefix, page_size=page_size,
+                page_token=token, timeout=timeout,
+            )  # fmt: skip
+            for image in page:
+                yield image
+            if not (token := page.next_page_token):
+                return
+
+    async def image_page(
+        self,
+        *,
+        labels: str | Iterable[str] | None = None,
+        exclude_labels: str | Iterable[str] | None = None,
+        metadata: Mapping[str, str | Iterable[str]] | None = None,
+        prefix: str = "",
+        page_size: int = 100,
+        page_token: str = "",
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> ImagePage:
+        """Fetch one page of the gallery's listing; see :meth:`Client.image_page`."""
+        request = image_listing(labels, exclude_labels, metadata, prefix, page_size, page_token)
+        return image_page(await self._call(self._stub().ListImages, request, timeout))
+
+    async def facets(self, *, limit: int = 100, timeout: float | None = None) -> Facets:  # noqa: ASYNC109
+        """Tell what filters can name; see :meth:`Client.facets`."""
+        request = search_pb2.GetFacetsRequest(limit=whole("limit", limit, "at least 1 value"))
+        return facets(await self._call(self._stub().GetFacets, request, timeout))
 
     async def image(
         self,
@@ -111,10 +179,10 @@ class AsyncClient(Session):
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> ImageBytes:
         """Fetch an image of the gallery; see :meth:`Client.image`."""
-        request = search_pb2.GetImageRequest(image_id=image_id, thumbnail=thumbnail)
+        request = image_request(image_id, thumbnail)
 
         async def fetch(request: search_pb2.GetImageRequest, **call: Any) -> ImageBytes:
-            whole = ImageAssembly(image_id, self._settings.max_message_bytes)
+            whole = ImageAssembly(image_id, self._settings.limits.received_bytes)
             chunks = self._stub().GetImage(request, **call)
             try:
                 async for chunk in chunks:
@@ -130,6 +198,12 @@ class AsyncClient(Session):
         self._connect()
         request = admin_pb2.ReloadIndexRequest(version=version or "")
         return reloaded(await self._call(self._admin.ReloadIndex, request, timeout))
+
+    async def health(self, *, timeout: float | None = None) -> bool:  # noqa: ASYNC109
+        """Tell whether the server is ready to answer queries; see :meth:`Client.health`."""
+        self._connect()
+        answer: bytes = await self._call(self._health, NO_SERVICE, timeout)
+        return answer == SERVING
 
     async def wait_ready(self, timeout: float = 60.0) -> IndexInfo:  # noqa: ASYNC109
         """Wait until the server has started and serves an index; see :meth:`Client.wait_ready`."""
@@ -165,6 +239,17 @@ class AsyncClient(Session):
         self._connect()
         return self._searching
 
+    async def _fill(self, template: RequestTemplate, query: Query | None) -> Filled:
+        """Make the message of a query; the first large image asks the server how much of it is of use."""
+        if self._sight.unknown and template.is_large(query):
+            try:
+                await self.index_info()
+            except Unsupported:
+                self._sight.told(0, "")
+        if template.blocks(query):
+            return await asyncio.to_thread(template.fill, query, self._sight.side)
+        return template.fill(query, self._sight.side)
+
     async def _call(self, method: Callable[..., Awaitable[T]], request: Any, timeout: float | None) -> T:  # noqa: ASYNC109
         budget = self._budget(timeout)
         while True:
@@ -173,110 +258,3 @@ class AsyncClient(Session):
             except grpc.RpcError as error:
                 pause = budget.pause(error)
             await asyncio.sleep(pause)
-
-    async def _converse(
-        self,
-        queries: Iterable[tuple[K, Query | None]] | AsyncIterable[tuple[K, Query | None]],
-        template: RequestTemplate,
-        dialogue: Dialogue[K],
-        window: int,
-    ) -> AsyncGenerator[tuple[K, SearchResult | CbirClientError], None]:
-        # As in the synchronous client, but with tasks instead of threads.
-        events: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
-        room = asyncio.Semaphore(window)
-        outgoing: asyncio.Queue[search_pb2.SearchStreamRequest | None] = asyncio.Queue()
-        call: Any = None
-        tasks = [asyncio.create_task(_draw(queries, template, dialogue, events, room))]
-        try:
-            while True:
-                if dialogue.must_connect():
-                    outgoing = asyncio.Queue()
-                    call = self._stub().SearchStream(_messages(outgoing), metadata=self._metadata)
-                    tasks.append(asyncio.create_task(_listen(call, dialogue, events)))
-                for message in dialogue.send():
-                    outgoing.put_nowait(message)
-                if dialogue.must_half_close():
-                    outgoing.put_nowait(None)
-                while (answer := dialogue.take()) is not None:
-                    room.release()
-                    yield answer
-                if dialogue.finished():
-                    return
-                try:
-                    async with asyncio.timeout(dialogue.patience()):
-                        happened = await events.get()
-                except TimeoutError:
-                    dialogue.check()
-                else:
-                    happened()
-        finally:
-            outgoing.put_nowait(None)
-            if call is not None:
-                call.cancel()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _fill(template: RequestTemplate, query: Query | None) -> search_pb2.SearchRequest:
-    return await asyncio.to_thread(template.fill, query) if template.blocks(query) else template.fill(query)
-
-
-async def _pairs(
-    queries: Iterable[tuple[K, Query | None]] | AsyncIterable[tuple[K, Query | None]],
-) -> AsyncIterator[tuple[K, Query | None]]:
-    if isinstance(queries, AsyncIterable):
-        async for pair in queries:
-            yield pair
-    else:
-        for pair in queries:
-            yield pair
-
-
-async def _messages(
-    outgoing: asyncio.Queue[search_pb2.SearchStreamRequest | None],
-) -> AsyncIterator[search_pb2.SearchStreamRequest]:
-    while (message := await outgoing.get()) is not None:
-        yield message
-
-
-async def _draw(
-    queries: Iterable[tuple[K, Query | None]] | AsyncIterable[tuple[K, Query | None]],
-    template: RequestTemplate,
-    dialogue: Dialogue[K],
-    events: asyncio.Queue[Callable[[], None]],
-    room: asyncio.Semaphore,
-) -> None:
-    """Take queries from the iterable while the window has room, and report each of them."""
-    try:
-        pairs = _pairs(queries)
-        while True:
-            await room.acquire()
-            try:
-                key, query = await anext(pairs)
-            except StopAsyncIteration:
-                break
-            try:
-                event = partial(dialogue.query, key, await _fill(template, query))
-            except CbirClientError as error:
-                event = partial(dialogue.refused, key, error)
-            events.put_nowait(event)
-    except Exception as error:  # noqa: BLE001 - raised again where the caller waits
-        events.put_nowait(partial(dialogue.failed, error))
-    else:
-        events.put_nowait(dialogue.exhausted)
-
-
-async def _listen(call: Any, dialogue: Dialogue[Any], events: asyncio.Queue[Callable[[], None]]) -> None:
-    """Report the server's answers until the call ends."""
-    try:
-        async for response in call:
-            events.put_nowait(partial(dialogue.answer, response))
-    except grpc.RpcError as error:
-        events.put_nowait(partial(dialogue.closed, error))
-    except asyncio.CancelledError:
-        # This is also how close() shows here; a caller that still waits for answers must learn of it.
-        events.put_nowait(partial(dialogue.failed, Cancelled("the client was closed while queries were unanswered")))
-        raise
-    else:
-        events.put_nowait(partial(dialogue.closed, None))

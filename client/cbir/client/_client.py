@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 
-from cbir.client._conversion import ImageAssembly, RequestTemplate, index_info, one_query, reloaded, search_result
-from cbir.client._dialogue import Dialogue
-from cbir.client._errors import CbirClientError
-from cbir.client._queries import Embedding, Query, SearchOptions
-from cbir.client._results import ImageBytes, IndexInfo, Reloaded, SearchResult
+from cbir.client._arguments import whole
+from cbir.client._conversion import ImageAssembly, facets, image_page, index_info, reloaded, search_result
+from cbir.client._display.pictures import Pictures
+from cbir.client._errors import CbirClientError, Unsupported
+from cbir.client._gallery import Facets, GalleryImage, ImagePage
+from cbir.client._queries import Embedding, Query, SearchOptions, Text
+from cbir.client._requests import Filled, RequestTemplate, image_listing, image_request, one_query
+from cbir.client._results import ImageBytes, IndexInfo, Reloaded
+from cbir.client._search_result import SearchResult
 from cbir.client._session import NO_SERVICE, SERVING, Patience, Session
+from cbir.client._stream.threads import converse
 from cbir.v1 import admin_pb2, search_pb2
 
 __all__ = ["Client"]
@@ -34,12 +37,13 @@ class Client(Session):
     """
 
     def _start(self) -> None:
+        self._pictures = Pictures(partial(Client, **self._given))
         target, options = self._settings.target, self._settings.options()
-        credentials = self._settings.credentials
+        credentials, compression = self._settings.credentials, self._settings.channel_compression
         if credentials is None:
-            self._bind(grpc.insecure_channel(target, options))
+            self._bind(grpc.insecure_channel(target, options, compression))
         else:
-            self._bind(grpc.secure_channel(target, credentials, options))
+            self._bind(grpc.secure_channel(target, credentials, options, compression))
 
     def search(
         self,
@@ -68,8 +72,23 @@ class Client(Session):
             TypeError: More than one query, none at all, or an unknown option.
         """
         template = self._template(**options)
-        request = template.fill(one_query(query, image_id, embedding, text, template.has_positives))
-        return search_result(self._call(self._searching.Search, request, timeout))
+        filled = self._fill(template, one_query(query, image_id, embedding, text, template.has_positives))
+        answer = self._call(self._searching.Search, filled.message, timeout)
+        self._sight.answered(answer.index_version)
+        return search_result(answer, filled.ratio, self._pictures)
+
+    def search_text(self, text: str, *, timeout: float | None = None, **options: Unpack[SearchOptions]) -> SearchResult:
+        """Find the images of the gallery that words describe; short for ``search(text=...)``.
+
+        Args:
+            text: At most 1,000 characters; the ensemble needs a member with a text tower.
+            timeout: As in :meth:`search`.
+            options: See :class:`SearchOptions`.
+
+        Raises:
+            CbirClientError: The subclass says what went wrong.
+        """
+        return self.search(Text(text), timeout=timeout, **options)
 
     def search_stream(
         self,
@@ -99,7 +118,12 @@ class Client(Session):
             CbirClientError: The server cannot be reached, or sends nothing for too long.
             TypeError: A query of an unknown kind, or an unknown option.
         """
-        return self._converse(queries, self._template(**options), self._dialogue(timeout, window), window)
+        template, dialogue = self._template(**options), self._dialogue(timeout, window)
+
+        def call(messages: Iterator[search_pb2.SearchStreamRequest]) -> Any:
+            return self._searching.SearchStream(messages, metadata=self._metadata)
+
+        return converse(queries, partial(self._fill, template), call, dialogue, window)
 
     def index_info(self, *, timeout: float | None = None) -> IndexInfo:
         """Describe the index that the server has loaded, and the server's limits.
@@ -107,7 +131,77 @@ class Client(Session):
         Raises:
             CbirClientError: The subclass says what went wrong.
         """
-        return index_info(self._call(self._searching.GetIndexInfo, search_pb2.GetIndexInfoRequest(), timeout))
+        info = index_info(self._call(self._searching.GetIndexInfo, search_pb2.GetIndexInfoRequest(), timeout))
+        self._sight.told(info.query_side, info.version)
+        return info
+
+    def images(
+        self,
+        *,
+        labels: str | Iterable[str] | None = None,
+        exclude_labels: str | Iterable[str] | None = None,
+        metadata: Mapping[str, str | Iterable[str]] | None = None,
+        prefix: str = "",
+        page_size: int = 1000,
+        timeout: float | None = None,
+    ) -> Generator[GalleryImage, None, None]:
+        """List the images of the gallery in the order of their ids; they are fetched page by page as they are taken.
+
+        Args:
+            labels: Labels of which an image must carry one.
+            exclude_labels: Labels that an image must not carry.
+            metadata: Metadata columns with the values of which an image must carry one.
+            prefix: What the ids begin with.
+            page_size: Most images that are fetched at a time; the server may send fewer (it sends at most 1,000).
+            timeout: Deadline of each page in seconds; None for the client's.
+
+        Raises:
+            InvalidQuery: A label or column that no image has.
+            CbirClientError: Another subclass says what else went wrong.
+        """
+        token = ""
+        while True:
+            page = self.image_page(
+                labels=labels, exclude_labels=exclude_labels, metadata=metadata, prefix=prefix, page_size=page_size,
+                page_token=token, timeout=timeout,
+            )  # fmt: skip
+            yield from page
+            if not (token := page.next_page_token):
+                return
+
+    def image_page(
+        self,
+        *,
+        labels: str | Iterable[str] | None = None,
+        exclude_labels: str | Iterable[str] | None = None,
+        metadata: Mapping[str, str | Iterable[str]] | None = None,
+        prefix: str = "",
+        page_size: int = 100,
+        page_token: str = "",
+        timeout: float | None = None,
+    ) -> ImagePage:
+        """Fetch one page of the listing that :meth:`images` goes through, with the number of images on all pages.
+
+        Args:
+            page_token: :attr:`ImagePage.next_page_token` of the page before; empty for the first.
+
+        Raises:
+            CbirClientError: As :meth:`images`.
+        """
+        request = image_listing(labels, exclude_labels, metadata, prefix, page_size, page_token)
+        return image_page(self._call(self._searching.ListImages, request, timeout))
+
+    def facets(self, *, limit: int = 100, timeout: float | None = None) -> Facets:
+        """Tell what filters can name: labels and metadata columns, with how many images have each value.
+
+        Args:
+            limit: Most values of each; those that most images have come first (the server sends at most 1,000).
+
+        Raises:
+            CbirClientError: The subclass says what went wrong.
+        """
+        request = search_pb2.GetFacetsRequest(limit=whole("limit", limit, "at least 1 value"))
+        return facets(self._call(self._searching.GetFacets, request, timeout))
 
     def image(self, image_id: str, thumbnail: int | None = None, *, timeout: float | None = None) -> ImageBytes:
         """Fetch an image of the gallery.
@@ -125,10 +219,10 @@ class Client(Session):
             TooLarge: The file has more bytes than ``max_message_bytes``.
             CbirClientError: Another subclass says what else went wrong.
         """
-        request = search_pb2.GetImageRequest(image_id=image_id, thumbnail=thumbnail)
+        request = image_request(image_id, thumbnail)
 
         def fetch(request: search_pb2.GetImageRequest, **call: Any) -> ImageBytes:
-            whole = ImageAssembly(image_id, self._settings.max_message_bytes)
+            whole = ImageAssembly(image_id, self._settings.limits.received_bytes)
             chunks = self._searching.GetImage(request, **call)
             try:
                 for chunk in chunks:
@@ -152,6 +246,20 @@ class Client(Session):
         """
         request = admin_pb2.ReloadIndexRequest(version=version or "")
         return reloaded(self._call(self._admin.ReloadIndex, request, timeout))
+
+    def health(self, *, timeout: float | None = None) -> bool:
+        """Tell whether the server is ready to answer queries.
+
+        Returns:
+            False: it answers, but loads an index still, or is about to stop.
+
+        Raises:
+            Unavailable: Nothing answers.
+            Unsupported: The server has no health service.
+            CbirClientError: Another subclass says what else went wrong.
+        """
+        answer: bytes = self._call(self._health, NO_SERVICE, timeout)
+        return answer == SERVING
 
     def wait_ready(self, timeout: float = 60.0) -> IndexInfo:
         """Wait until the server has started and serves an index; return its description.
@@ -184,6 +292,15 @@ class Client(Session):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _fill(self, template: RequestTemplate, query: Query | None) -> Filled:
+        """Make the message of a query; the first large image asks the server how much of it is of use."""
+        if self._sight.unknown and template.is_large(query):
+            try:
+                self.index_info()
+            except Unsupported:
+                self._sight.told(0, "")
+        return template.fill(query, self._sight.side)
+
     def _call(self, method: Callable[..., T], request: Any, timeout: float | None) -> T:
         budget = self._budget(timeout)
         while True:
@@ -192,87 +309,3 @@ class Client(Session):
             except grpc.RpcError as error:
                 pause = budget.pause(error)
             time.sleep(pause)
-
-    def _converse(
-        self, queries: Iterable[tuple[K, Query | None]], template: RequestTemplate, dialogue: Dialogue[K], window: int
-    ) -> Generator[tuple[K, SearchResult | CbirClientError], None, None]:
-        # Two threads put events into a queue: one takes queries from the iterable, one listens to the server. Only this
-        # thread touches the dialogue.
-        events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        room = threading.Semaphore(window)
-        stop = threading.Event()
-        outgoing: queue.SimpleQueue[search_pb2.SearchStreamRequest | None] = queue.SimpleQueue()
-        call: Any = None
-        drawing = partial(_draw, queries, template, dialogue, events, room, stop)
-        threading.Thread(target=drawing, name="cbir-queries", daemon=True).start()
-        try:
-            while True:
-                if dialogue.must_connect():
-                    # Ends gRPC's thread that reads the requests of the previous call.
-                    outgoing.put(None)
-                    outgoing = queue.SimpleQueue()
-                    call = self._searching.SearchStream(iter(outgoing.get, None), metadata=self._metadata)
-                    listening = partial(_listen, call, dialogue, events)
-                    threading.Thread(target=listening, name="cbir-answers", daemon=True).start()
-                for message in dialogue.send():
-                    outgoing.put(message)
-                if dialogue.must_half_close():
-                    outgoing.put(None)
-                while (answer := dialogue.take()) is not None:
-                    room.release()
-                    yield answer
-                if dialogue.finished():
-                    return
-                try:
-                    happened = events.get(timeout=dialogue.patience())
-                except queue.Empty:
-                    dialogue.check()
-                else:
-                    happened()
-        finally:
-            stop.set()
-            room.release()
-            outgoing.put(None)
-            if call is not None:
-                call.cancel()
-
-
-def _draw(
-    queries: Iterable[tuple[K, Query | None]],
-    template: RequestTemplate,
-    dialogue: Dialogue[K],
-    events: queue.SimpleQueue[Callable[[], None]],
-    room: threading.Semaphore,
-    stop: threading.Event,
-) -> None:
-    """Take queries from the iterable while the window has room, and report each of them."""
-    try:
-        pairs = iter(queries)
-        while True:
-            room.acquire()
-            if stop.is_set():
-                return
-            try:
-                key, query = next(pairs)
-            except StopIteration:
-                break
-            try:
-                event = partial(dialogue.query, key, template.fill(query))
-            except CbirClientError as error:
-                event = partial(dialogue.refused, key, error)
-            events.put(event)
-    except BaseException as error:  # noqa: BLE001 - raised again where the caller waits
-        events.put(partial(dialogue.failed, error))
-    else:
-        events.put(dialogue.exhausted)
-
-
-def _listen(call: Any, dialogue: Dialogue[Any], events: queue.SimpleQueue[Callable[[], None]]) -> None:
-    """Report the server's answers until the call ends."""
-    try:
-        for response in call:
-            events.put(partial(dialogue.answer, response))
-    except grpc.RpcError as error:
-        events.put(partial(dialogue.closed, error))
-    else:
-        events.put(partial(dialogue.closed, None))

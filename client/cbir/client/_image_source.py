@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import PIL.Image
     from typing_extensions import TypeIs
 
-__all__ = ["image_bytes", "is_pil_image"]
+__all__ = ["PILLOW_ERRORS", "encode_photo", "from_array", "image_bytes", "is_array", "is_pil_image", "orientation_of",
+           "read_file", "upright"]  # fmt: skip
 
 #: PIL images with more pixels than this are sent as JPEG: as PNG, a photo of that size takes tens of megabytes.
 _LOSSLESS_PIXELS = 1_000_000
@@ -24,7 +25,7 @@ _LOSSLESS_PIXELS = 1_000_000
 _JPEG_SIDE = 65_500
 
 #: What Pillow raises on damaged files and metadata.
-_PILLOW_ERRORS = (
+PILLOW_ERRORS = (
     OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, AttributeError, ZeroDivisionError,
     OverflowError, RuntimeError, struct.error,
 )  # fmt: skip
@@ -34,6 +35,57 @@ def is_pil_image(value: object) -> TypeIs[PIL.Image.Image]:
     """Whether the value is a PIL image. Does not load Pillow: if there is such an image, Pillow is loaded already."""
     module = sys.modules.get("PIL.Image")
     return module is not None and isinstance(value, module.Image)
+
+
+def is_array(value: object) -> bool:
+    """Whether the value is a NumPy array, or another one that shows its memory likewise. Loads nothing."""
+    return hasattr(value, "__array_interface__") and not is_pil_image(value)
+
+
+def from_array(array: Any) -> PIL.Image.Image:
+    """Return the image that an array holds.
+
+    Args:
+        array: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA; uint8, or bool for black and white.
+
+    Raises:
+        InvalidQuery: It has another shape or type.
+    """
+    from PIL import Image
+
+    shape, kind = tuple(array.shape), str(array.dtype)
+    if len(shape) == 3 and shape[2] == 1:
+        array, shape = array[:, :, 0], shape[:2]
+    if not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))) or 0 in shape:
+        raise InvalidQuery(
+            f"an array of shape {shape} is no image: give (height, width), or (height, width, 3) of RGB",
+            reason="IMAGE_FORMAT",
+        )
+    if kind == "bool":
+        array, kind = array.astype("uint8") * 255, "uint8"
+    if kind != "uint8":
+        raise InvalidQuery(
+            f"an array of {kind} does not say which of its values are black and white: scale it to 0..255 and give "
+            "array.astype('uint8')",
+            reason="IMAGE_FORMAT",
+        )
+    # The shape says which of the modes it is.
+    return Image.fromarray(array)
+
+
+def read_file(file: Any, max_bytes: int) -> bytes:
+    """Return what is left to read of an open file, up to one byte more than allowed.
+
+    Raises:
+        InvalidQuery: It cannot be read, or holds text.
+    """
+    try:
+        data = file.read(max_bytes + 1)
+    except (OSError, ValueError) as error:
+        raise InvalidQuery(f"the file cannot be read ({error}): open it again", reason="FILE_UNREADABLE") from error
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise InvalidQuery("the file was opened for text: open it with mode 'rb'", reason="FILE_UNREADABLE")
+    return bytes(data)
 
 
 def image_bytes(
@@ -114,7 +166,7 @@ def _shrink(file: Any, max_side: int) -> bytes | None:
         if "truncated" in str(error) or error.reason == "IMAGE_FORMAT":
             raise
         return None
-    except _PILLOW_ERRORS:
+    except PILLOW_ERRORS:
         return None
 
 
@@ -128,19 +180,17 @@ def _encode(image: PIL.Image.Image, max_side: int | None) -> bytes:
         )
     buffer = io.BytesIO()
     try:
-        upright = _upright(image)
-        if max_side is not None and max(upright.size) > max_side:
-            upright.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=3.0)
-        pixels = upright.width * upright.height
-        deep = upright.mode.startswith("I")
-        if pixels > _LOSSLESS_PIXELS and max(upright.size) <= _JPEG_SIDE and not deep:
-            profile = upright.info.get("icc_profile")
-            _opaque(upright).save(buffer, "JPEG", quality=95, subsampling=0, icc_profile=profile)
-        else:
-            if upright.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
-                upright = upright.convert("I").convert("I;16") if deep else upright.convert("RGB")
-            upright.save(buffer, "PNG", compress_level=1, exif=b"")
-    except _PILLOW_ERRORS as error:
+        standing = upright(image)
+        if max_side is not None and max(standing.size) > max_side:
+            standing.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=3.0)
+        pixels = standing.width * standing.height
+        deep = standing.mode.startswith("I")
+        if pixels > _LOSSLESS_PIXELS and max(standing.size) <= _JPEG_SIDE and not deep:
+            return encode_photo(standing)
+        if standing.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
+            standing = standing.convert("I").convert("I;16") if deep else standing.convert("RGB")
+        standing.save(buffer, "PNG", compress_level=1, exif=b"")
+    except PILLOW_ERRORS as error:
         raise InvalidQuery(
             f"the image of mode {image.mode!r} and size {image.size} cannot be written ({error})",
             reason="IMAGE_CORRUPT",
@@ -148,30 +198,38 @@ def _encode(image: PIL.Image.Image, max_side: int | None) -> bytes:
     return buffer.getvalue()
 
 
-def _upright(image: PIL.Image.Image) -> PIL.Image.Image:
+def encode_photo(image: PIL.Image.Image) -> bytes:
+    """Write an upright image as a JPEG of high quality, its transparency on white."""
+    buffer = io.BytesIO()
+    profile = image.info.get("icc_profile")
+    _opaque(image).save(buffer, "JPEG", quality=95, subsampling=0, icc_profile=profile)
+    return buffer.getvalue()
+
+
+def upright(image: PIL.Image.Image) -> PIL.Image.Image:
     """Return a copy that stands upright and says no more that it does not."""
     from PIL import Image
 
     image.load()
-    orientation = _orientation(image)
+    orientation = orientation_of(image)
     turns = {
         2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_90,
     }  # fmt: skip
-    upright = image.transpose(turns[orientation]) if orientation in turns else image.copy()
+    turned = image.transpose(turns[orientation]) if orientation in turns else image.copy()
     for name in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"):
-        upright.info.pop(name, None)
-    return upright
+        turned.info.pop(name, None)
+    return turned
 
 
-def _orientation(image: PIL.Image.Image) -> object:
+def orientation_of(image: PIL.Image.Image) -> object:
     """Return the EXIF orientation alone; what else is broken there does not matter, as on the server."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             return image.getexif().get(0x0112)
-        except _PILLOW_ERRORS:
+        except PILLOW_ERRORS:
             return None
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeAlias, TypedDict, Union
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypedDict, Union
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -68,10 +68,30 @@ class Text:
     text: str
 
 
-#: What to search for: the bytes of an image file, the path of one, a PIL image, or one of the values above.
+class ImageFile(Protocol):
+    """An open file, or anything that is read like one."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return the next bytes."""
+
+
+class ImageArray(Protocol):
+    """A NumPy array, or another that shows its memory in the same way: (H, W), (H, W, 3) or (H, W, 4), uint8."""
+
+    @property
+    def __array_interface__(self) -> Mapping[str, Any]: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height and width in pixels, and the number of channels."""
+
+
+#: What to search for: an image as bytes of its file, the file's path, the open file, a PIL image or an array, or one of
+#: the values above.
 Query: TypeAlias = Union[
-    bytes, bytearray, memoryview, str, os.PathLike[str], "PIL.Image.Image", ImageId, Embedding, Text
-]
+    bytes, bytearray, memoryview, str, os.PathLike[str], ImageFile, "PIL.Image.Image", ImageArray, ImageId, Embedding,
+    Text,
+]  # fmt: skip
 
 
 class SearchOptions(TypedDict, total=False):
@@ -102,5 +122,5 @@ class SearchOptions(TypedDict, total=False):
     negative_ids: Iterable[str] | None
     """Ids of gallery images that do not show what is meant: the query moves away from them. They do not come back."""
     max_side: int | None
-    """An image whose longer side has more pixels is shrunk to this before it is sent (needs Pillow). The crop box in
-    the result is then in pixels of the smaller image. Default: images are sent as they are."""
+    """An image whose longer side has more pixels is shrunk to this before it is sent (needs Pillow), in place of what
+    the client's ``downscale`` would do. The crop box in the result is then in pixels of the smaller image."""

@@ -16,7 +16,6 @@ __all__ = [
     "LabelPrediction",
     "MemberInfo",
     "Reloaded",
-    "SearchResult",
     "Timings",
     "Vote",
 ]
@@ -46,7 +45,8 @@ class Hit:
 
     Attributes:
         image_id: The image's id.
-        uri: Where the indexer found the image.
+        uri: The image's id again; where the server was started with ``--expose-paths``, the place where the indexer
+            found the image.
         label: Its label, if it has one.
         score: How likely the hit is relevant, 0..1; descending with the rank. In text queries it is not calibrated: it
             is ``fused_score``, or 0 if that is negative.
@@ -124,25 +124,6 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
-class SearchResult:
-    """The answer to one query.
-
-    Attributes:
-        hits: The hits, best first.
-        labels: The classes the query most likely belongs to, best first; empty when the gallery has no labels.
-        crop: The part of the query image that was embedded; ``None`` if the query was not an image.
-        index_version: The version of the index that answered.
-        timings: Time that the server spent on each stage.
-    """
-
-    hits: tuple[Hit, ...]
-    labels: tuple[LabelPrediction, ...]
-    crop: Box | None
-    index_version: str
-    timings: Timings
-
-
-@dataclass(frozen=True, slots=True)
 class MemberInfo:
     """One member of the ensemble.
 
@@ -187,6 +168,8 @@ class IndexInfo:
         max_image_bytes: Size in bytes of the largest image file that a query may send.
         server_version: The server's software version.
         index: How the gallery is searched, such as ``exact`` or ``faiss:HNSW32``.
+        query_side: Of a query image whose shorter side is longer than this in pixels, the server uses no more than of
+            one that was shrunk to it; 0 if it does not say.
     """
 
     version: str
@@ -200,6 +183,7 @@ class IndexInfo:
     max_image_bytes: int
     server_version: str
     index: str
+    query_side: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,20 +11,22 @@ from dataclasses import dataclass
 import grpc
 
 from cbir.client._errors import CbirClientError, Overloaded
+from cbir.client._options import number
 from cbir.client._status import from_rpc_error
 
-__all__ = ["Budget", "RetryPolicy"]
+__all__ = ["Budget", "Retry"]
 
 #: The shortest pause before another try in seconds, even if the server says 0.
 _SHORTEST_PAUSE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class Retry:
     """When a call is tried again.
 
     Attributes:
-        attempts: Most tries of a call, 1 (no retry) to 5 (gRPC makes no more).
+        attempts: Most tries of a call, 1 (no retry) to 5 (gRPC makes no more). A call is tried again if no server could
+            be reached, or after the time that an overloaded server names.
         first_pause: Seconds before the second try if the server names no time; doubled with each further try.
         longest_pause: Upper bound of that pause in seconds. A time that the server names is not bounded.
     """
@@ -34,8 +36,10 @@ class RetryPolicy:
     longest_pause: float = 2.0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.attempts <= 5:
-            raise ValueError(f"attempts is {self.attempts}: give 1 (never try again) to 5")
+        if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or not 1 <= self.attempts <= 5:
+            raise ValueError(f"attempts is {self.attempts!r}: give 1 (never try again) to 5")
+        for name in ("first_pause", "longest_pause"):
+            number(name, getattr(self, name), "a positive number of seconds", above=0)
 
     def backoff(self, tries: int) -> float:
         """Seconds to wait after ``tries`` failures in a row, with jitter."""
@@ -60,11 +64,8 @@ class RetryPolicy:
 class Budget:
     """The time and the tries that are left to one call."""
 
-    def __init__(
-        self, timeout: float, policy: RetryPolicy, target: str, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        if not timeout > 0:
-            raise ValueError(f"timeout is {timeout}: give a positive number of seconds, or math.inf to wait for ever")
+    def __init__(self, timeout: float, policy: Retry, target: str, clock: Callable[[], float] = time.monotonic) -> None:
+        number("timeout", timeout, "a positive number of seconds, or math.inf to wait for ever", above=0)
         self._clock = clock
         self._end = clock() + timeout
         self._policy = policy

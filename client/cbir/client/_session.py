@@ -6,22 +6,25 @@ import itertools
 import math
 import time
 from collections.abc import Mapping
-from typing import Any, Unpack
+from typing import Any, TypeVar, Unpack
 
 import grpc
 
-from cbir.client._channel import ChannelSettings
-from cbir.client._conversion import RequestTemplate
+from cbir.client._channel import ChannelSettings, trace_context
+from cbir.client._conversion import NO_PICTURES
 from cbir.client._credentials import Tls, Token, check_secrecy
-from cbir.client._dialogue import Dialogue
 from cbir.client._errors import CbirClientError, DeadlineExceeded, Unavailable, Unsupported
+from cbir.client._options import Compression, Keepalive, Limits, Proxy, checked, number
 from cbir.client._queries import SearchOptions
-from cbir.client._retry import Budget, RetryPolicy
+from cbir.client._requests import RequestTemplate
+from cbir.client._retry import Budget, Retry
 from cbir.client._status import from_rpc_error
-from cbir.client._tracing import trace_context
+from cbir.client._stream.dialogue import Dialogue
 from cbir.v1 import admin_pb2_grpc, search_pb2_grpc
 
-__all__ = ["NO_SERVICE", "SERVING", "Patience", "Session"]
+__all__ = ["NO_SERVICE", "SERVING", "Patience", "Session", "Sight"]
+
+T = TypeVar("T")
 
 # The standard health service without its package: the two messages needed are constants.
 _HEALTH_METHOD = "/grpc.health.v1.Health/Check"
@@ -39,53 +42,79 @@ class Session:
         target: str = "localhost:50051",
         *,
         timeout: float = 10.0,
-        attempts: int = 4,
-        max_message_bytes: int = 64 * 2**20,
-        keepalive: float = 300.0,
-        credentials: grpc.ChannelCredentials | None = None,
         tls: Tls | None = None,
         token: Token | str | None = None,
+        retry: Retry | None = None,
+        keepalive: Keepalive | float | None = None,
+        limits: Limits | None = None,
+        compression: Compression | str = Compression.NONE,
+        proxy: Proxy | str | bool | None = None,
         metadata: Mapping[str, str] | None = None,
-        proxy: str | bool | None = None,
+        downscale: bool = True,
+        attempts: int | None = None,
+        max_message_bytes: int | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         """Make a client; it connects at the first call.
 
         Args:
             target: gRPC target: ``host:port``, ``unix:path``, ``dns:///name:port``.
             timeout: Default deadline of a call in seconds, retries included; ``math.inf`` for none.
-            attempts: Most tries of a call, 1 (no retry) to 5. A call is tried again if no server could be reached, or
-                after the time that an overloaded server names.
-            max_message_bytes: Size in bytes of the largest message in either direction, and of the largest image.
-            keepalive: Seconds between pings on an idle connection; servers may refuse less than 5 minutes.
-            credentials: gRPC's own credentials, where ``tls`` does not say enough; ``None``: a plain connection.
-            tls: Connect by TLS.
+            tls: Connect by TLS; with a certificate of its own, by mutual TLS.
             token: Shows who asks; a text is short for ``Token(text)``.
-            metadata: Sent with every call, such as ``{"authorization": "Bearer ..."}``; lower-case names.
-            proxy: URL of the HTTP proxy for servers elsewhere, such as ``http://proxy:3128``; ``False``: none;
-                ``None``: the one of the environment. A server on this machine is never asked through a proxy.
+            retry: When a call is tried again; :class:`Retry` has the defaults.
+            keepalive: Pings on an idle connection; a number is short for ``Keepalive(number)``.
+            limits: The largest messages, and so the largest images.
+            compression: Of requests: ``none``, ``deflate`` or ``gzip``.
+            proxy: The HTTP proxy for servers elsewhere; its URL is short for ``Proxy(URL)``, ``False`` for
+                ``Proxy(None)``; ``None``: the one of the environment.
+            metadata: Sent with every call, such as ``{"x-request-id": "photo-7"}``; lower-case names.
+            downscale: Large images are shrunk before they are sent, to the pixels that the server can use (it says how
+                many; needs Pillow). Boxes in results are in pixels of the original nevertheless.
+            attempts: Short for ``Retry(attempts)``.
+            max_message_bytes: Short for ``Limits(number, number)``.
+            credentials: gRPC's own credentials, where ``tls`` does not say enough; ``None``: a plain connection.
 
         Raises:
             ValueError: A setting out of range, an address that cannot work, or a token that would be sent in the clear
                 to another machine.
+            TypeError: A setting of another type.
             OSError: A file of ``tls`` or ``token`` cannot be read.
         """
         if tls is not None and credentials is not None:
             raise ValueError("give either tls or credentials, not both")
-        self._token = Token(token) if isinstance(token, str) else token
-        check_secrecy(target, self._token, tls is not None or credentials is not None)
+        if retry is not None and attempts is not None:
+            raise ValueError("give either retry or attempts, not both")
+        if limits is not None and max_message_bytes is not None:
+            raise ValueError("give either limits or max_message_bytes, not both")
+        if max_message_bytes is not None:
+            number("max_message_bytes", max_message_bytes, "a positive number of bytes", above=0)
+        self._token = Token(token) if isinstance(token, str) else _of("token", token, Token)
+        _of("tls", tls, Tls)
+        check_secrecy(str(target), self._token, tls is not None or credentials is not None)
         self._settings = ChannelSettings(
             target=target,
             timeout=timeout,
-            retry=RetryPolicy(attempts),
-            max_message_bytes=max_message_bytes,
-            keepalive=keepalive,
+            retry=_of("retry", retry, Retry) or (Retry() if attempts is None else Retry(attempts)),
+            limits=_of("limits", limits, Limits)
+            or (Limits() if max_message_bytes is None else Limits(max_message_bytes, max_message_bytes)),
+            keepalive=_keepalive(keepalive),
+            compression=_compression(compression),
             credentials=tls.credentials() if tls else credentials,
             server_name=tls.server_name if tls else None,
-            metadata=dict(metadata or {}),
-            proxy=proxy,
+            metadata=checked(metadata),
+            proxy=_proxy(proxy),
         )
         self._address = self._settings.address
         self._plain_metadata = tuple(self._settings.metadata.items())
+        self._sight = Sight(downscale)
+        #: To connect once more, for the pictures of results.
+        self._given: dict[str, Any] = {
+            "target": target, "timeout": timeout, "tls": tls, "token": self._token, "retry": self._settings.retry,
+            "limits": self._settings.limits, "proxy": self._settings.proxy, "metadata": self._settings.metadata,
+            "credentials": credentials,
+        }  # fmt: skip
+        self._pictures = NO_PICTURES
         self._closed = False
         self._start()
 
@@ -122,16 +151,67 @@ class Session:
         return Budget(self._seconds(timeout), self._settings.retry, self._address)
 
     def _template(self, **options: Unpack[SearchOptions]) -> RequestTemplate:
-        return RequestTemplate(self._settings.max_message_bytes, **options)
+        return RequestTemplate(self._settings.limits.sent_bytes, **options)
 
     def _dialogue(self, timeout: float | None, window: int) -> Dialogue[Any]:
         self._check_open()
-        if window < 1:
-            raise ValueError(f"window is {window}: give the number of queries that may be on their way, at least 1")
-        return Dialogue(self._settings.retry, self._seconds(timeout), self._address)
+        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+            raise ValueError(f"window is {window!r}: give the number of queries that may be on their way, at least 1")
+        seconds = self._seconds(timeout)
+        number("timeout", seconds, "a positive number of seconds, or math.inf to wait for ever", above=0)
+        return Dialogue(self._settings.retry, seconds, self._address, self._pictures)
 
     def _seconds(self, timeout: float | None) -> float:
         return self._settings.timeout if timeout is None else timeout
+
+
+class Sight:
+    """How many pixels of a query image the server can use, as far as it has said so.
+
+    Attributes:
+        unknown: Whether it should be asked before an image is shrunk.
+        side: Length in pixels of the shorter side to which images may be shrunk; None: not at all.
+    """
+
+    def __init__(self, wanted: bool) -> None:
+        self.unknown, self._version, self._wanted = wanted, "", wanted
+        self.side: int | None = None
+
+    def told(self, side: int, version: str) -> None:
+        """The server has said it, of an index version; 0: it does not say."""
+        self.unknown, self.side, self._version = False, side or None, version
+
+    def answered(self, version: str) -> None:
+        """An index version has answered; if it is another one, what was said may no longer hold."""
+        if not self.unknown and version != self._version:
+            self.unknown, self._version = self._wanted, version
+
+
+def _of(name: str, value: T, kind: type[Any]) -> T:
+    """Check that an option is of its type, or None."""
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{name} is {value!r}: give a {kind.__name__}(...) of cbir.client")
+    return value
+
+
+def _keepalive(given: Keepalive | float | None) -> Keepalive:
+    if given is None:
+        return Keepalive()
+    return given if isinstance(given, Keepalive) else Keepalive(given)
+
+
+def _compression(given: Compression | str) -> Compression:
+    try:
+        return Compression(given)
+    except ValueError:
+        raise ValueError(f"compression is {given!r}: choose one of {', '.join(Compression)}") from None
+
+
+def _proxy(given: Proxy | str | bool | None) -> Proxy | None:
+    if given is None or isinstance(given, Proxy):
+        return given
+    # An empty text is what a shell gives for "none".
+    return Proxy(None if given is False or given == "" else given)  # type: ignore[arg-type]
 
 
 class Patience:
@@ -142,8 +222,7 @@ class Patience:
     """
 
     def __init__(self, timeout: float, target: str) -> None:
-        if not timeout > 0:
-            raise ValueError(f"timeout is {timeout}: give a positive number of seconds, or math.inf to wait for ever")
+        number("timeout", timeout, "a positive number of seconds, or math.inf to wait for ever", above=0)
         self.ask_health = True
         self._timeout = timeout
         self._end = time.monotonic() + timeout

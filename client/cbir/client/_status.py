@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import grpc
@@ -28,6 +29,45 @@ _KINDS: dict[Any, type[errors.CbirClientError]] = {
 #: Message of grpc.aio when a call had just ended as a message was to be sent. The server's status is lost, but will
 #: show when the call is tried again.
 _LOST_STATUS = "Internal error from Core"
+#: What gRPC says of a connection on which the two sides do not understand each other; by TLS or not, None: either.
+_HANDSHAKES: tuple[tuple[str, bool | None, str], ...] = (
+    (
+        "WRONG_VERSION_NUMBER",
+        True,
+        "{target} answers, but not by TLS: leave tls= out, or give the port at which the server takes TLS",
+    ),
+    (
+        "certificate has expired|CERTIFICATE_EXPIRED",
+        True,
+        "the certificate of {target} has expired: tell whoever runs the server, and look at this machine's clock",
+    ),
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        True,
+        "{target} shows a certificate that no authority known here has signed: give tls=Tls(ca=FILE) with the server's",
+    ),
+    (
+        "Hostname Verification Check failed",
+        True,
+        "{target} shows a certificate of another name: give tls=Tls(server_name=NAME) with the name that it is of",
+    ),
+    (
+        "failed to connect.*(Socket closed|reset by peer|CERTIFICATE_REQUIRED|HANDSHAKE_FAILURE)",
+        True,
+        "{target} closed the connection at once: it may ask for a certificate, which "
+        "tls=Tls(certificate=FILE, key=FILE) shows",
+    ),
+    (
+        "Failed parsing HTTP/2|http2 exception|Trying to connect an http1.x server",
+        None,
+        "{target} answers, but is no gRPC server: give the port at which 'cbir serve' listens",
+    ),
+    (
+        "failed to connect.*(Socket closed|reset by peer)",
+        False,
+        "{target} closed the connection at once: it may want TLS, which tls=Tls() asks for, or be no gRPC server",
+    ),
+)
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -86,10 +126,8 @@ def _message(code: Any, text: str, explained: bool, target: str) -> str:
         return text
     text = text or "no details were given"
     hint = getattr(target, "hint", "")
-    if code == grpc.StatusCode.UNAVAILABLE and hint:
-        return f"no server answers at {target}; {hint} ({text})"
     if code == grpc.StatusCode.UNAVAILABLE:
-        return f"no server answers at {target}: start one with 'cbir serve INDEX' or correct the address ({text})"
+        return _unreachable(text, target, hint)
     if code == grpc.StatusCode.DEADLINE_EXCEEDED and hint:
         return f"{target} did not answer in time; {hint}, or raise the timeout ({text})"
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -101,3 +139,14 @@ def _message(code: Any, text: str, explained: bool, target: str) -> str:
     if code in _KINDS:
         return text
     return f"the server at {target} failed with {code.name}: look at its log ({text})"
+
+
+def _unreachable(text: str, target: str, hint: str) -> str:
+    """Why there is no connection, as far as gRPC's words tell."""
+    secure = getattr(target, "secure", False)
+    for mark, applies, sentence in _HANDSHAKES:
+        if applies in (None, secure) and re.search(mark, text):
+            return f"{sentence.format(target=target)} ({text})"
+    if hint:
+        return f"no server answers at {target}; {hint} ({text})"
+    return f"no server answers at {target}: start one with 'cbir serve INDEX' or correct the address ({text})"

@@ -27,15 +27,17 @@ class Address(str):
 
     Attributes:
         hint: What else may be why it is not reached; a clause, empty if nothing.
+        secure: Whether it is asked by TLS.
     """
 
     hint: str = ""
+    secure: bool = False
 
     @classmethod
-    def of(cls, target: str, hint: str) -> Address:
+    def of(cls, target: str, hint: str = "", *, secure: bool = False) -> Address:
         """An address with a hint."""
         address = cls(target)
-        address.hint = hint
+        address.hint, address.secure = hint, secure
         return address
 
 

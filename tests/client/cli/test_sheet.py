@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from cbir.client._results import Box, Hit, LabelPrediction, SearchResult, Timings, Vote
+from cbir.client._display.palette import LABEL_VOTE, MEMBER_COLOURS, member_colours
+from cbir.client._results import Box, Hit, LabelPrediction, Timings, Vote
+from cbir.client._search_result import SearchResult
 from cbir.client.cli.canvas import Canvas, contain
-from cbir.client.cli.palette import LABEL_VOTE, MEMBER_COLOURS, member_colours
 from cbir.client.cli.pictures import Picture, open_picture
 from cbir.client.cli.sheet import SheetRow, draw_sheet
 
@@ -161,7 +162,7 @@ def test_more_members_than_colours_and_more_hits_than_a_line() -> None:
 
 
 def test_members_keep_their_colours_in_the_ensembles_order() -> None:
-    colours = member_colours([result(["cat"], members=("b", "a"))])
+    colours = member_colours(result(["cat"], members=("b", "a")).hits)
     assert colours == {"b": MEMBER_COLOURS[0], "a": MEMBER_COLOURS[1]}
     assert LABEL_VOTE not in colours
 

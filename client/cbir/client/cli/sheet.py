@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from cbir.client import Box, SearchResult
+from cbir.client._display.palette import contributions, member_colours
 from cbir.client.cli.canvas import Canvas, backdrop, contain
 from cbir.client.cli.labels import same_label
-from cbir.client.cli.palette import contributions, member_colours
 from cbir.client.cli.pictures import Picture
 
 __all__ = ["PICTURE_SIDE", "SheetRow", "draw_sheet"]
@@ -81,7 +81,7 @@ def draw_sheet(rows: Sequence[SheetRow]) -> Image.Image:
     """
     heights = [_row_height(row) for row in rows]
     canvas = Canvas((_WIDTH, _HEADER + sum(heights) + len(rows) * _GAP + _MARGIN - _GAP), _PAPER)
-    colours = member_colours(row.result for row in rows if row.result is not None)
+    colours = member_colours(hit for row in rows if row.result is not None for hit in row.result.hits)
     _draw_header(canvas, rows, colours)
     top = _HEADER
     for row, height in zip(rows, heights, strict=True):
@@ -235,7 +235,7 @@ def _draw_answer(canvas: Canvas, row: SheetRow, colours: Mapping[str, str], left
     if not row.outcome.hits:
         canvas.text((left, top + 30), "No hits", 24, _SOFT, strong=True)
         return
-    shares = contributions(row.outcome)
+    shares = contributions(row.outcome.hits)
     longest = max(sum(max(share, 0.0) for share in hit.values()) for hit in shares) or 1.0
     for place, (hit, share) in enumerate(zip(row.outcome.hits, shares, strict=True)):
         line, column = divmod(place, _COLUMNS)

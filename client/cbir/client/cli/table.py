@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cbir.client import SearchResult
+from cbir.client._display.palette import contributions
 from cbir.client.cli.labels import same_label
-from cbir.client.cli.palette import contributions
 from cbir.client.cli.terminal import printable
 
 __all__ = ["print_result"]
@@ -41,7 +41,7 @@ def print_result(
         console: The console to print to.
         name: The query's name.
         result: Its result.
-        colours: Colours of the contributors, see :func:`cbir.client.cli.palette.member_colours`.
+        colours: Colours of the contributors, see :func:`cbir.client._display.palette.member_colours`.
         expected: The label that hits should have; right and wrong labels are then coloured.
         positives: Ids of the query's positive examples.
         negatives: Ids of its negative examples.
@@ -52,7 +52,7 @@ def print_result(
     if not result.hits:
         console.print(Text("no hits\n", style="dim"))
         return
-    shares = contributions(result)
+    shares = contributions(result.hits)
     wide = _wide(result, colours) <= console.width
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     table.add_column("#", justify="right", no_wrap=True)

@@ -22,9 +22,9 @@ from cbir.client import (
     SearchResult,
     Text,
 )
+from cbir.client._display.palette import member_colours
 from cbir.client.cli.connection import add_connection_arguments, connection
 from cbir.client.cli.document import search_document
-from cbir.client.cli.palette import member_colours
 from cbir.client.cli.query_files import NamedQuery, named_queries
 from cbir.client.cli.table import print_result
 from cbir.client.cli.terminal import printable
@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
             if isinstance(outcome, CbirClientError):
                 sys.stderr.write(f"cbir: {printable(query.name)}: {printable(str(outcome))}\n")
             elif not args.json:
-                colours = member_colours([outcome])
+                colours = member_colours(outcome.hits)
                 print_result(console, query.name, outcome, colours, query.expected, args.like, args.unlike)
         if args.json:
             document = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cbir.client import SearchResult
+from cbir.client._results import Hit
 
 __all__ = ["LABEL_VOTE", "LABEL_VOTE_COLOUR", "MEMBER_COLOURS", "contributions", "member_colours"]
 
@@ -16,12 +16,12 @@ LABEL_VOTE = "label vote"
 LABEL_VOTE_COLOUR = "#5C6573"
 
 
-def member_colours(results: Iterable[SearchResult]) -> dict[str, str]:
-    """Assign a colour to each contributor in the results, in the ensemble's order.
+def member_colours(hits: Iterable[Hit]) -> dict[str, str]:
+    """Assign a colour to each contributor to the hits, in the ensemble's order.
 
     The label vote comes last, and only if it contributed.
     """
-    hits = [hit for result in results for hit in result.hits]
+    hits = list(hits)
     names = dict.fromkeys(vote.member for hit in hits for vote in hit.votes)
     colours = {name: MEMBER_COLOURS[place % len(MEMBER_COLOURS)] for place, name in enumerate(names)}
     if any(hit.label_contribution for hit in hits):
@@ -29,9 +29,8 @@ def member_colours(results: Iterable[SearchResult]) -> dict[str, str]:
     return colours
 
 
-def contributions(result: SearchResult) -> list[dict[str, float]]:
+def contributions(hits: Iterable[Hit]) -> list[dict[str, float]]:
     """Return, for each hit, what each contributor added to its fused score."""
     return [
-        {vote.member: vote.contribution for vote in hit.votes} | {LABEL_VOTE: hit.label_contribution}
-        for hit in result.hits
+        {vote.member: vote.contribution for vote in hit.votes} | {LABEL_VOTE: hit.label_contribution} for hit in hits
     ]

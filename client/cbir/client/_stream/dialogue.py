@@ -16,10 +16,12 @@ from typing import Generic, NoReturn, TypeVar
 
 import grpc
 
-from cbir.client._conversion import search_result
+from cbir.client._conversion import NO_PICTURES, search_result
+from cbir.client._display.pictures import Pictures
 from cbir.client._errors import CbirClientError, DeadlineExceeded, Unavailable
-from cbir.client._results import SearchResult
-from cbir.client._retry import RetryPolicy
+from cbir.client._requests import Filled
+from cbir.client._retry import Retry
+from cbir.client._search_result import SearchResult
 from cbir.client._status import from_rpc_error, from_status
 from cbir.v1 import search_pb2
 
@@ -31,11 +33,14 @@ K = TypeVar("K")
 class _Asked(Generic[K]):
     """A query that has been taken and is not answered yet."""
 
-    __slots__ = ("key", "message", "tries")
+    __slots__ = ("key", "message", "ratio", "tries")
 
-    def __init__(self, key: K, message: search_pb2.SearchStreamRequest) -> None:
+    def __init__(
+        self, key: K, message: search_pb2.SearchStreamRequest, ratio: tuple[float, float] | None = None
+    ) -> None:
         self.key = key
         self.message = message
+        self.ratio = ratio
         self.tries = 1
 
 
@@ -46,12 +51,19 @@ class Dialogue(Generic[K]):
         policy: When to try again after an overload or a broken connection.
         timeout: Longest wait for the next answer in seconds.
         target: The server's address, for messages.
+        pictures: What results show their hits with.
         clock: A monotonic clock in seconds.
     """
 
     def __init__(
-        self, policy: RetryPolicy, timeout: float, target: str, clock: Callable[[], float] = time.monotonic
+        self,
+        policy: Retry,
+        timeout: float,
+        target: str,
+        pictures: Pictures = NO_PICTURES,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._pictures = pictures
         self._policy = policy
         self._timeout = timeout
         self._target = target
@@ -71,11 +83,12 @@ class Dialogue(Generic[K]):
 
     # Events.
 
-    def query(self, key: K, request: search_pb2.SearchRequest) -> None:
+    def query(self, key: K, filled: Filled) -> None:
         """There is another query to send."""
         # The caller's keys may be of any type and may repeat, so queries are numbered on the wire.
         name = str(next(self._numbers))
-        self._pending[name] = _Asked(key, search_pb2.SearchStreamRequest(request_id=name, request=request))
+        message = search_pb2.SearchStreamRequest(request_id=name, request=filled.message)
+        self._pending[name] = _Asked(key, message, filled.ratio)
         self._unsent.append(name)
 
     def refused(self, key: K, error: CbirClientError) -> None:
@@ -98,7 +111,7 @@ class Dialogue(Generic[K]):
         if asked is None or response.request_id in self._later:
             return  # sent twice because a connection broke, and answered twice
         if response.WhichOneof("outcome") == "response":
-            outcome: SearchResult | CbirClientError = search_result(response.response)
+            outcome: SearchResult | CbirClientError = search_result(response.response, asked.ratio, self._pictures)
         else:
             outcome = from_status(response.error, self._target)
             pause = self._policy.pause(outcome, asked.tries, self._timeout)

@@ -1,0 +1,1 @@
+"""How results are shown and taken apart: tables, notebooks, colours."""

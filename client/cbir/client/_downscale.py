@@ -1,0 +1,73 @@
+"""Large images are made smaller before they are sent, to what the server would make of them anyway."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from cbir.client._image_source import PILLOW_ERRORS, encode_photo, orientation_of, upright
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+__all__ = ["WORTHWHILE_BYTES", "WORTHWHILE_PIXELS", "downscaled"]
+
+#: Smaller files are sent as they are: there is little to gain.
+WORTHWHILE_BYTES = 2**17
+#: Likewise of images that are no files yet.
+WORTHWHILE_PIXELS = 2**19
+#: Modes whose colours survive; others are left to the server, which knows more of them.
+_PLAIN_MODES = ("L", "LA", "P", "RGB", "RGBA")
+
+
+def downscaled(source: bytes | os.PathLike[str] | str | PIL.Image.Image, side: int) -> tuple[bytes, Any] | None:
+    """Make an image smaller whose shorter side is at least twice as long as the server can use.
+
+    A JPEG is decoded at the same reduced scale at which the server would decode it; of others, squares of so many
+    pixels are averaged.
+
+    Args:
+        source: The bytes or the path of an image file, or a PIL image.
+        side: What the server can use of the shorter side, in pixels.
+
+    Returns:
+        The bytes of a JPEG, and the width and height in pixels of the upright original divided by those of what is
+        sent; None where the image is to be sent as it is: it is small, or this Pillow cannot read it.
+    """
+    try:
+        import PIL.Image
+    except ModuleNotFoundError:
+        return None
+    with warnings.catch_warnings():
+        # Pillow warns of odd metadata and of many pixels; the server will say what matters.
+        warnings.simplefilter("ignore")
+        try:
+            if isinstance(source, PIL.Image.Image):
+                return _smaller(source, side)
+            with PIL.Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                return _smaller(image, side)
+        except (*PILLOW_ERRORS, MemoryError, PIL.Image.DecompressionBombError):
+            return None
+
+
+def _smaller(image: PIL.Image.Image, side: int) -> tuple[bytes, Any] | None:
+    width, height = image.size
+    if min(width, height) < 2 * side or image.mode not in _PLAIN_MODES:
+        return None
+    # Of 16 bits Pillow keeps the upper 8; the server looks at the others too.
+    if any(";16" in str(tile) for tile in getattr(image, "tile", ())):
+        return None
+    turned = orientation_of(image) in (5, 6, 7, 8)
+    if getattr(image, "format", None) == "JPEG":
+        scale = side / min(width, height)
+        # The same numbers as on the server, and so the same pixels.
+        image.draft("RGB", (int(width * scale), int(height * scale)))
+    standing = upright(image)
+    factor = min(standing.size) // side
+    if factor > 1:
+        standing = standing.convert("RGBA" if standing.has_transparency_data else "RGB").reduce(factor)
+    original = (height, width) if turned else (width, height)
+    ratio = (original[0] / standing.width, original[1] / standing.height)
+    return encode_photo(standing), ratio

@@ -1,0 +1,1 @@
+"""Search streams: what is asked over one call, by threads or by tasks."""
