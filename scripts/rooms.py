@@ -21,7 +21,7 @@ PICTURE = ROOT / "docs/images/rooms.svg"
 ORDER = {
     "cbir.core": (
         "errors", "version", "machine", "files", "images", "vector_index", "ensemble", "metric", "vote", "artifacts",
-        "search", "evaluation",
+        "search", "milvus", "evaluation",
     ),
     "cbir.server": ("limits", "engine", "queue", "access", "deployment", "observe", "transport", "bench", "commands"),
     "cbir.indexer": ("samples", "sources", "build", "evaluate", "tune", "train", "dedup", "commands"),

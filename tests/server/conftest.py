@@ -30,7 +30,8 @@ from cbir.core.artifacts import Gallery, GalleryImage, IndexStore, Manifest
 from cbir.core.ensemble import Embedder, EnsembleSpec, load_embedder, load_ensemble, member_fingerprint
 from cbir.core.images import decode_image, find_content, perceptual_hash, prepare
 from cbir.core.metric import fit_projection
-from cbir.core.search import Retriever
+from cbir.core.milvus import vector_store
+from cbir.core.search import LocalStore, VectorStore
 from cbir.core.vote import VoteSettings
 from cbir.server.access import Access
 from cbir.server.deployment import EngineConfig
@@ -91,8 +92,15 @@ def write_pictures(folder: Path) -> None:
     shutil.copy(folder / "red-checks-0.png", folder / f"{TWIN}.png")
 
 
-def build(index: Path, pictures: Path, spec: EnsembleSpec, vote: VoteSettings | None = None) -> str:
+def build(
+    index: Path,
+    pictures: Path,
+    spec: EnsembleSpec,
+    vote: VoteSettings | None = None,
+    vectors: VectorStore | None = None,
+) -> str:
     """Publish a version and return its name."""
+    vectors = vectors or LocalStore()
     images, pixels = [], []
     for path in sorted(pictures.glob("*.png")):
         data = path.read_bytes()
@@ -114,7 +122,7 @@ def build(index: Path, pictures: Path, spec: EnsembleSpec, vote: VoteSettings | 
         )
         pixels.append((decoded.pixels, box))
     gallery = Gallery.from_images(images)
-    store = IndexStore(index)
+    store = IndexStore(index, on_live=vectors.make_live)
     with store.lock():
         writer = store.begin()
         gallery.write(writer.file("images.parquet"))
@@ -145,6 +153,7 @@ def build(index: Path, pictures: Path, spec: EnsembleSpec, vote: VoteSettings | 
             ensemble=spec,
             members=members,
             files={},
+            store=vectors.keep(writer.path, gallery, list(members), lambda done, total: None),
         )
         return writer.publish(manifest).name
 
@@ -163,38 +172,52 @@ class Tiny:
     pictures: Path
     ensemble: Path
     version: str
+    vectors: VectorStore = field(default_factory=LocalStore)
 
     def bytes_of(self, image_id: str) -> bytes:
         return (self.pictures / f"{image_id}.png").read_bytes()
 
 
 @pytest.fixture(scope="session")
-def make_tiny() -> Callable[[Path], Tiny]:
-    """Make an index in a folder."""
+def make_tiny() -> Callable[..., Tiny]:
+    """Make an index in a folder; its vectors are in Milvus where an address is given."""
 
-    def make(folder: Path) -> Tiny:
+    def make(folder: Path, milvus: str | None = None) -> Tiny:
+        (folder / "index").mkdir()
+        vectors = vector_store(folder / "index", milvus)
         torch.manual_seed(1)
         state = timm.create_model("test_resnet", pretrained=False).state_dict()
         safetensors.torch.save_file(state, folder / "resnet.safetensors")
         (folder / "tiny.toml").write_text(ENSEMBLE)
         write_pictures(folder / "pictures")
-        version = build(folder / "index", folder / "pictures", load_ensemble(folder / "tiny.toml"))
-        return Tiny(folder / "index", folder / "pictures", folder / "tiny.toml", version)
+        spec = load_ensemble(folder / "tiny.toml")
+        version = build(folder / "index", folder / "pictures", spec, vectors=vectors)
+        return Tiny(folder / "index", folder / "pictures", folder / "tiny.toml", version, vectors)
 
     return make
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory, make_tiny: Callable[[Path], Tiny]) -> Tiny:
+def kept_in(request: pytest.FixtureRequest) -> str:
+    """Where the vectors of the index most tests read are kept; tests may ask for ``milvus``."""
+    return str(getattr(request, "param", "local"))
+
+
+@pytest.fixture(scope="session")
+def tiny(kept_in: str, tmp_path_factory: pytest.TempPathFactory, make_tiny: Callable[..., Tiny]) -> Tiny:
     """The index most tests read."""
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
+    folder = tmp_path_factory.mktemp("tiny")
+    if kept_in == "local":
+        return make_tiny(folder)
+    pytest.importorskip("milvus_lite", reason="Milvus Lite is not installed")
+    return make_tiny(folder, str(folder / "milvus.db"))
 
 
 @pytest.fixture
 def own_tiny(tiny: Tiny, tmp_path: Path) -> Tiny:
     """A copy of the index that a test may spoil; pictures and weights stay where they are."""
     shutil.copytree(tiny.index, tmp_path / "index")
-    return Tiny(tmp_path / "index", tiny.pictures, tiny.ensemble, tiny.version)
+    return Tiny(tmp_path / "index", tiny.pictures, tiny.ensemble, tiny.version, tiny.vectors)
 
 
 @pytest.fixture(scope="session")
@@ -211,7 +234,7 @@ def publish(tiny: Tiny) -> Callable[[Path], str]:
 @pytest.fixture(scope="session")
 def engine(tiny: Tiny) -> Engine:
     """The engine most tests use."""
-    return Engine.load(tiny.index, device="cpu", runtime="torch")
+    return Engine.load(tiny.index, device="cpu", runtime="torch", store=tiny.vectors)
 
 
 class GatedEmbedder:
@@ -249,7 +272,7 @@ def gated(tiny: Tiny) -> tuple[GatedEmbedder, Engine]:
     version = IndexStore(tiny.index).open()
     members = {m.name: load_embedder(m, "cpu", "torch") for m in version.manifest.ensemble.members}
     gate = GatedEmbedder(members["resnet"])
-    return gate, Engine(version, Retriever.load(version, "cpu"), {**members, "resnet": gate}, Limits())
+    return gate, Engine(version, tiny.vectors.open(version, "cpu"), {**members, "resnet": gate}, Limits())
 
 
 class Running:
@@ -279,7 +302,7 @@ def serve(tiny: Tiny, engine: Engine) -> Serve:
         if config is None:
             if limits:
                 opened = IndexStore(tiny.index).open()
-                engine = Engine(opened, Retriever.load(opened, "cpu"), engine.embedders, bounds)
+                engine = Engine(opened, tiny.vectors.open(opened, "cpu"), engine.embedders, bounds)
             config = Preloaded(tiny.index, limits=bounds, engine=engine)
         async with (
             Server(config, access=access) as server,

@@ -7,7 +7,8 @@ CbirError
 ├── ArtifactError         an index on disk is absent, incomplete, damaged or of another ensemble
 ├── QueryError            a query's options cannot be met
 │   └── UnknownImageError the query names an image that the gallery does not hold
-└── ConfigurationError    a setting of this machine or command line cannot be met
+├── ConfigurationError    a setting of this machine or command line cannot be met
+└── StoreUnavailableError a store of vectors does not answer
 
 Every message is one sentence that says what was wrong, with what value, and the way out.
 """
@@ -22,6 +23,7 @@ __all__ = [
     "ImageError",
     "QueryError",
     "SourceError",
+    "StoreUnavailableError",
     "UnknownImageError",
     "forget_frames",
 ]
@@ -67,6 +69,10 @@ class UnknownImageError(QueryError):
 
 class ConfigurationError(CbirError):
     """A setting of this machine or command line cannot be met."""
+
+
+class StoreUnavailableError(CbirError):
+    """A store of vectors does not answer; it may answer again."""
 
 
 def forget_frames(error: BaseException) -> None:

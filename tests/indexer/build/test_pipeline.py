@@ -23,7 +23,7 @@ from cbir.core.ensemble import load_ensemble
 from cbir.core.errors import ArtifactError, ConfigurationError, SourceError
 from cbir.core.search import Retriever
 from cbir.core.vote import SearchSpec
-from cbir.indexer.build import EmbeddingRun, FitSettings, IndexReport, RunSettings, build
+from cbir.indexer.build import EmbeddingRun, FitSettings, IndexReport, RawEmbeddings, RunSettings, build
 from cbir.indexer.sources import open_sources
 
 SETTINGS = RunSettings(device="cpu", runtime="torch", batch=16, workers=2)
@@ -142,7 +142,7 @@ def test_a_killed_indexer_leaves_the_old_version_and_its_work(
     assert died.returncode == -signal.SIGKILL, died.stderr.decode()
     store = IndexStore(out)
     assert store.open(verify=True).name == old.version
-    kept = EmbeddingRun(load_ensemble(tiny), out / "cache", SETTINGS)
+    kept = RawEmbeddings(out / "cache", load_ensemble(tiny))
     digests = {bytes.fromhex(image.sha256) for image in store.open().gallery.images()}
     committed = sum(1 for _ in kept._facts._place)
     # The eight pictures of the small folder are among those of the large one; two batches of ten follow.

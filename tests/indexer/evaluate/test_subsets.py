@@ -146,7 +146,7 @@ def test_near_duplicates_by_hand() -> None:
     plain = Projection(np.zeros(2, np.float32), None, None)
     # The ensemble sees the first two at 0 and 10 degrees (cosine 0.985), the third at a right angle to both.
     vectors = angles(0, 10, 90).astype(np.float16)
-    appearance = Appearance([plain], np.ones(1, np.float32), [vectors])
+    appearance = Appearance([plain], np.ones(1, np.float32), vectors.__getitem__)
     found = find_near_duplicates(pictures, appearance, asked, Judge.of(pictures, asked))
     # The first has its own bytes as image 1, so image 0 (four bits away) is its near duplicate; the third is far.
     assert [(pair.query, pair.row, pair.bits, pair.images) for pair in found] == [(0, 0, 4, 1), (1, 1, 1, 2)]

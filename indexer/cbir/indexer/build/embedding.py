@@ -12,19 +12,17 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.artifacts import EmbeddingCache
-from cbir.core.ensemble import Embedder, EnsembleSpec, MemberSpec, Pictures, load_embedder, member_fingerprint
+from cbir.core.ensemble import Embedder, EnsembleSpec, Pictures, load_embedder
 from cbir.core.errors import ImageError
 from cbir.core.images import (
-    CROP_VERSION,
     Box,
     Crop,
     DecodedImage,
@@ -36,13 +34,35 @@ from cbir.core.images import (
     prepare,
 )
 from cbir.indexer.build.image_facts import ImageFacts, SkippedImage
-from cbir.indexer.build.runner import ImageReader
+from cbir.indexer.build.raw_embeddings import RawEmbeddings
+from cbir.indexer.build.runner import EmbeddedBlock, ImageReader
 from cbir.indexer.sources import SourceImage
 
-__all__ = ["EmbeddingRun", "Progress", "RunSettings"]
+__all__ = ["EmbeddingRun", "Progress", "RaySettings", "RunSettings", "decoding_pool"]
 
+#: Most images of a block.
+_BLOCK = 4096
 #: Most CPU seconds for decoding one image; more than in the server, where somebody waits for the answer.
 _DECODE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class RaySettings:
+    """How a run uses a Ray cluster.
+
+    Attributes:
+        address: Of the cluster, such as ``10.0.0.1:6379`` or ``auto``; None starts one on this machine.
+        workers: How many; 0 for as many as fit, more while there is work.
+        cpus: CPUs of a worker; it decodes with as many processes.
+        gpus: GPUs of a worker; parts of one let workers share it.
+        blocks: fsspec address where workers leave what they embedded; None where all machines see the index's folder.
+    """
+
+    address: str | None = None
+    workers: int = 0
+    cpus: float = 1.0
+    gpus: float = 0.0
+    blocks: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +75,7 @@ class RunSettings:
         commit_seconds: Seconds between commits: the most work that a killed process loses.
         precision: Precision of the models (:func:`cbir.core.ensemble.load_embedder`).  Fingerprints do not include one
             that is asked for, so such a run needs a cache of its own.
+        runner: Where embedding runs: ``local`` or ``ray``.
     """
 
     device: str = "auto"
@@ -64,6 +85,13 @@ class RunSettings:
     commit_seconds: float = 2.0
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     precision: str = "auto"
+    runner: str = "local"
+    ray: RaySettings = field(default_factory=RaySettings)
+
+    def for_a_worker(self) -> RunSettings:
+        """The settings of a worker of a Ray cluster."""
+        device = self.device if self.device != "auto" else "cuda" if self.ray.gpus else "cpu"
+        return replace(self, runner="local", device=device, workers=max(1, round(self.ray.cpus)))
 
 
 @dataclass(frozen=True)
@@ -83,8 +111,14 @@ class _Decoded:
     inputs: dict[tuple[int, str], NDArray[np.uint8]]
 
 
+def decoding_pool(settings: RunSettings) -> DecodingPool:
+    """Processes that decode the images of a run."""
+    workers = settings.workers or os.cpu_count() or 1
+    return DecodingPool(workers, seconds=_DECODE_SECONDS, max_pixels=settings.limits.max_pixels, niceness=0)
+
+
 class EmbeddingRun:
-    """Embeds images with every member of an ensemble, through the cache of one index.
+    """Embeds images with every member of an ensemble; implements :class:`cbir.indexer.build.Runner` on this machine.
 
     Models are loaded when the first image needs them, so a run that finds everything in the cache loads none.
 
@@ -105,55 +139,32 @@ class EmbeddingRun:
         self.ensemble, self.settings, self._pictures = ensemble, settings, pictures
         self._given_decoder = decoder
         self._report = on_progress or (lambda _: None)
-        self.fingerprints = {m.name: member_fingerprint(m, ensemble.crop) for m in ensemble.members}
-        self._caches = {name: EmbeddingCache(cache, print_) for name, print_ in self.fingerprints.items()}
-        # Facts depend only on the crop and the limits of decoding, so all ensembles share them.
-        self._facts = EmbeddingCache(cache, f"facts-{ensemble.crop}-{CROP_VERSION}")
+        self.embeddings = RawEmbeddings(cache, ensemble)
         self._embedders: dict[str, Embedder] = {}
         self._loading = threading.Lock()
         self._stopped = threading.Event()
+        #: Decoded, and not yet embedded.
         self._pending: list[_Decoded] = []
-        self._vectors: dict[str, tuple[list[bytes], list[NDArray[np.float32]]]] = {m: ([], []) for m in self._caches}
+        #: Embedded, and not yet in the cache.
+        self._vectors: dict[str, tuple[list[bytes], list[NDArray[np.float32]]]] = {}
         self._new_facts: dict[bytes, ImageFacts] = {}
-        self._committed = time.monotonic()
-        #: Digests of the contents that this run embedded with at least one member.
-        self.embedded: set[bytes] = set()
+        #: What the next block tells.
+        self._done: list[tuple[SourceImage, ImageFacts]] = []
+        self._skipped: list[SkippedImage] = []
+        self._fresh: set[bytes] = set()
 
-    def known(self, sha256: bytes) -> bool:
-        """Whether the cache holds everything about the image with this digest."""
-        return sha256 in self._facts and all(sha256 in cache for cache in self._caches.values())
-
-    def facts(self, sha256: bytes) -> ImageFacts:
-        """The facts of an image that is :meth:`known`."""
-        return ImageFacts.from_row(sha256, self._facts.get([sha256])[0])
-
-    def raw(self, member: str, digests: Sequence[bytes]) -> NDArray[np.float32]:
-        """(N, D) unit vectors of a member before projection, in the order of the digests."""
-        return np.asarray(self._caches[member].get(digests), dtype=np.float32)
-
-    def run(
-        self, images: Sequence[SourceImage], reader: ImageReader
-    ) -> tuple[dict[str, ImageFacts], list[SkippedImage]]:
-        """Embed images.
-
-        Returns:
-            The facts of the embedded images by id, and the images that were left out.
-
-        Raises:
-            KeyboardInterrupt: The user interrupted; finished work was committed.
-        """
+    def run(self, images: Iterable[SourceImage], reader: ImageReader, total: int = 0) -> Iterator[EmbeddedBlock]:
+        """See :class:`cbir.indexer.build.Runner`."""
         self._stopped.clear()
-        facts: dict[str, ImageFacts] = {}
-        skipped: list[SkippedImage] = []
         workers = self.settings.workers or os.cpu_count() or 1
-        started = time.monotonic()
-        todo = iter(images)
+        started = committed = time.monotonic()
+        count, todo = 0, iter(images)
         flight: deque[tuple[SourceImage, Future[_Decoded | bytes]]] = deque()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-        decoding = DecodingPool(
-            workers, seconds=_DECODE_SECONDS, max_pixels=self.settings.limits.max_pixels, niceness=0
-        )
-        self._decoder = self._given_decoder or decoding
+        decoding = decoding_pool(self.settings) if self._given_decoder is None else None
+        decoder = self._given_decoder or decoding
+        assert decoder is not None
+        self._decoder: Decoder = decoder
         try:
             while True:
                 while len(flight) < 2 * self.settings.batch + workers and (image := next(todo, None)) is not None:
@@ -162,20 +173,32 @@ class EmbeddingRun:
                     break
                 image, future = flight.popleft()
                 try:
-                    facts[image.id] = self._take(future.result())
+                    self._done.append((image, self._take(future.result())))
                 except ImageError as error:
-                    skipped.append(SkippedImage(image.uri, str(error), error.reason, image.stamp))
-                done = len(facts) + len(skipped)
-                rate = done / max(1e-9, time.monotonic() - started)
-                self._report(Progress("embed", done, len(images), rate, (len(images) - done) / max(rate, 1e-9)))
+                    self._skipped.append(SkippedImage(image.uri, str(error), error.reason, image.stamp))
+                count += 1
+                rate = count / max(1e-9, time.monotonic() - started)
+                left = (total - count) / max(rate, 1e-9) if total else None
+                self._report(Progress("embed", count, total, rate, left))
+                full = len(self._done) + len(self._skipped) >= _BLOCK
+                if full:
+                    self._forward()
+                # Otherwise a block ends with a batch.
+                if not self._pending and (full or time.monotonic() - committed >= self.settings.commit_seconds):
+                    yield self._commit()
+                    committed = time.monotonic()
             self._forward()
+            if self._done or self._skipped:
+                yield self._commit()
         finally:
             # On Ctrl-C too: embeddings are kept, queued images are dropped, and no further model is loaded.
             self._stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
-            decoding.close()
+            if decoding is not None:
+                decoding.close()
             self._commit()
-        return facts, skipped
+            self._pending.clear()
+            self._new_facts.clear()
 
     def _load(self) -> None:
         with self._loading:
@@ -191,7 +214,7 @@ class EmbeddingRun:
         """Runs in a worker thread: returns the prepared inputs, or only the digest if the cache holds the image."""
         data = reader.read(image)
         digest = hashlib.sha256(data).digest()
-        if self.known(digest):
+        if self.embeddings.known(digest):
             return digest
         decoded = self._decoder.decode(data, self.settings.limits, lambda: not self._stopped.is_set())
         facts, box = _look(digest, decoded, self.ensemble.crop)
@@ -199,23 +222,20 @@ class EmbeddingRun:
         if len(self._embedders) < len(self.ensemble.members):
             self._load()
         inputs: dict[tuple[int, str], NDArray[np.uint8]] = {}
-        for member in self._missing(digest):
+        for name in self.embeddings.missing(digest):
             if self._stopped.is_set():
                 break  # the run was stopped and does not need the result
-            embedder = self._embedders[member.name]
+            embedder = self._embedders[name]
             spec = (embedder.size, embedder.interpolation)
             if spec not in inputs:
                 inputs[spec] = prepare(decoded.pixels, box, *spec)
         return _Decoded(facts, inputs)
 
-    def _missing(self, digest: bytes) -> Iterable[MemberSpec]:
-        return (m for m in self.ensemble.members if digest not in self._caches[m.name])
-
     def _take(self, result: _Decoded | bytes) -> ImageFacts:
         if isinstance(result, bytes):
-            return self.facts(result)
+            return self.embeddings.facts(result)
         digest = result.facts.sha256
-        if digest not in self._new_facts and not self.known(digest):
+        if digest not in self._new_facts and not self.embeddings.known(digest):
             # The same bytes may come twice before they are committed; they are embedded once.
             self._new_facts[digest] = result.facts
             self._pending.append(result)
@@ -224,37 +244,29 @@ class EmbeddingRun:
         return result.facts
 
     def _forward(self) -> None:
-        for member in self.ensemble.members:
-            embedder = self._embedders.get(member.name)
-            rows = [p for p in self._pending if p.facts.sha256 not in self._caches[member.name]]
-            if embedder is None or not rows:
+        for name, embedder in self._embedders.items():
+            rows = [p for p in self._pending if (embedder.size, embedder.interpolation) in p.inputs]
+            rows = [p for p in rows if name in self.embeddings.missing(p.facts.sha256)]
+            if not rows:
                 continue
             batch = np.stack([p.inputs[embedder.size, embedder.interpolation] for p in rows])
-            keys, vectors = self._vectors[member.name]
+            keys, vectors = self._vectors.setdefault(name, ([], []))
             vectors.append(embedder.embed(batch))
             keys.extend(p.facts.sha256 for p in rows)
-            self.embedded.update(p.facts.sha256 for p in rows)
+            self._fresh.update(p.facts.sha256 for p in rows)
         self._pending.clear()
-        if time.monotonic() - self._committed >= self.settings.commit_seconds:
-            self._commit()
 
-    def _commit(self) -> None:
-        for member, (keys, vectors) in self._vectors.items():
-            if keys:
-                self._caches[member].put(keys, np.concatenate(vectors).astype(np.float16))
-                keys.clear()
-                vectors.clear()
-        # Facts are written last: their presence means that the members' rows are complete.
-        waiting = {p.facts.sha256: p.facts for p in self._pending}
-        ready = [f for d, f in self._new_facts.items() if d not in waiting]
-        self._facts.put([f.sha256 for f in ready], np.array([f.to_row() for f in ready], np.int64))
-        self._new_facts = waiting
-        self._committed = time.monotonic()
-
-    def compact(self) -> None:
-        """Compact the cache; to be called at the end of a run, while the index's lock is held."""
-        for cache in (*self._caches.values(), self._facts):
-            cache.compact()
+    def _commit(self) -> EmbeddedBlock:
+        """Bring what is embedded into the cache, and tell of it."""
+        embedded = {name: (keys, np.concatenate(vectors)) for name, (keys, vectors) in self._vectors.items()}
+        self._vectors = {}
+        waiting = {p.facts.sha256 for p in self._pending}
+        ready = {digest: facts for digest, facts in self._new_facts.items() if digest not in waiting}
+        files = self.embeddings.put(embedded, list(ready.values()))
+        block = EmbeddedBlock(tuple(self._done), tuple(self._skipped), frozenset(self._fresh), tuple(files))
+        self._new_facts = {digest: f for digest, f in self._new_facts.items() if digest not in ready}
+        self._done, self._skipped, self._fresh = [], [], set()
+        return block
 
 
 def _look(digest: bytes, decoded: DecodedImage, crop: Crop) -> tuple[ImageFacts, Box]:

@@ -1,4 +1,4 @@
-"""The ensemble that an index was made with, which it keeps until another is named."""
+"""The ensemble that an index was made with, and the store of its vectors, which it keeps until others are named."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cbir.core.artifacts import IndexStore
 from cbir.core.ensemble import EnsembleSpec
 from cbir.core.errors import ArtifactError
 
-__all__ = ["ensemble_of_index"]
+__all__ = ["ensemble_of_index", "store_of_index"]
 
 
 def ensemble_of_index(out: Path) -> EnsembleSpec | None:
@@ -26,3 +26,12 @@ def ensemble_of_index(out: Path) -> EnsembleSpec | None:
         raise ArtifactError(
             f"{error}; or name the ensemble (--ensemble), and the index is built anew", reason=error.reason
         ) from error
+
+
+def store_of_index(out: Path) -> str | None:
+    """The kind of store that keeps the vectors of the index at ``out``; None where nothing tells."""
+    store = IndexStore(out)
+    try:
+        return str(store.open().manifest.store.get("kind", "local")) if store.has_current() else None
+    except ArtifactError:
+        return None

@@ -12,13 +12,16 @@ from cbir.core.artifacts import Gallery, GalleryImage, IndexStore, IndexVersion,
 from cbir.core.ensemble import EnsembleSpec, has_text_tower
 from cbir.core.errors import ArtifactError, SourceError
 from cbir.core.machine import keep_compiled
+from cbir.core.search import LocalStore, VectorStore
 from cbir.core.vote import VoteSettings
 from cbir.indexer.build.decoding import decoding_facts
-from cbir.indexer.build.embedding import EmbeddingRun, Progress, RunSettings
+from cbir.indexer.build.embedding import Progress, RunSettings
 from cbir.indexer.build.image_facts import ImageFacts, SkippedImage
 from cbir.indexer.build.publishing import VersionContent, write_version
+from cbir.indexer.build.raw_embeddings import RawEmbeddings
 from cbir.indexer.build.requirements import check_requirements
-from cbir.indexer.build.runner import Runner
+from cbir.indexer.build.runner import gathered
+from cbir.indexer.build.runners import open_runner
 from cbir.indexer.sources import ScanProblem, SourceImage
 
 __all__ = ["FitSettings", "ImageSources", "IndexReport", "build"]
@@ -103,11 +106,13 @@ def build(
     on_progress: Callable[[Progress], None] | None = None,
     *,
     key: SigningKey | None = None,
+    vectors: VectorStore | None = None,
 ) -> IndexReport:
     """Bring the index at ``out`` up to date with the sources and publish a new version.
 
     Args:
         key: Signs the version.
+        vectors: Where the vectors are kept; None: in the index's files.
 
     Raises:
         SourceError: There is no image that can be indexed; the live version stays.
@@ -120,15 +125,17 @@ def build(
     run_settings, fit = run_settings or RunSettings(), fit or FitSettings()
     report = on_progress or (lambda _: None)
     check_requirements(ensemble, fit.index, out / "cache")
-    store = IndexStore(out, key=key)
+    vectors = vectors or LocalStore()
+    vectors.check([member.name for member in ensemble.members])
+    store = IndexStore(out, key=key, on_live=vectors.make_live)
     report(Progress("scan", 0, 0))
     # Rows are in the order of ids, so that ties between equal scores are broken by id.
     found = sorted(sources.scan(), key=lambda image: image.id)
     with store.lock():
         previous = _open_live(store)
-        run = EmbeddingRun(ensemble, out / "cache", run_settings, on_progress)
+        run = open_runner(ensemble, out / "cache", run_settings, on_progress)
         decoding = decoding_facts(run_settings.limits)
-        plan = _Plan.make(found, None if fit.rebuild else previous, run, decoding)
+        plan = _Plan.make(found, None if fit.rebuild else previous, run.embeddings, decoding)
         settings = {
             "decoding": decoding,
             "pseudo_labels": fit.pseudo_labels,
@@ -137,7 +144,7 @@ def build(
             "keep_tuning": fit.keep_tuning,
         }
         problems = [SkippedImage(p.uri, p.reason, "SOURCE_PROBLEM", "") for p in sources.problems]
-        facts, newly_skipped = run.run(plan.todo, sources)
+        facts, newly_skipped, fresh = gathered(run.run(plan.todo, sources, len(plan.todo)))
         skipped = (*problems, *plan.skipped, *newly_skipped)
         # Without keep_tuning, a live version that was tuned cannot stay, even if nothing else has changed.
         stays = previous is not None and (fit.keep_tuning or not previous.vote.tuned)
@@ -146,7 +153,8 @@ def build(
             and stays
             and plan.unchanged
             and not facts
-            and _same_make(previous, run, ensemble, settings, skipped)
+            and previous.manifest.store.get("kind", "local") == vectors.kind
+            and _same_make(previous, run.embeddings, ensemble, settings, skipped)
         ):
             count = len(previous.gallery)
             return IndexReport(
@@ -166,8 +174,8 @@ def build(
             content = VersionContent(
                 gallery,
                 ensemble,
-                lambda member: run.raw(member, digests),
-                run.fingerprints,
+                lambda member: run.embeddings.raw(member, digests),
+                run.embeddings.fingerprints,
                 _vote(previous, ensemble, fit),
                 fit.pseudo_labels,
                 fit.index,
@@ -175,12 +183,12 @@ def build(
                 [{"uri": s.uri, "reason": s.reason, "code": s.code, "stamp": s.stamp} for s in skipped],
                 run_settings.device,
             )
-            version = write_version(writer, content, report)
+            version = write_version(writer, content, report, vectors)
         except BaseException:
             writer.abandon()
             raise
-        run.compact()
-    embedded = _count_embedded(images, run)
+        run.embeddings.compact()
+    embedded = len({image.sha256 for image in images} & {digest.hex() for digest in fresh})
     added, changed, removed = _differences(previous, images)
     return IndexReport(
         str(out), version.name, len(images), embedded, len(images) - embedded, added, changed, removed, skipped,
@@ -215,7 +223,11 @@ class _Plan:
 
     @classmethod
     def make(
-        cls, found: Sequence[SourceImage], previous: IndexVersion | None, run: Runner, decoding: Mapping[str, Any]
+        cls,
+        found: Sequence[SourceImage],
+        previous: IndexVersion | None,
+        embeddings: RawEmbeddings,
+        decoding: Mapping[str, Any],
     ) -> _Plan:
         before: dict[str, GalleryImage] = {}
         refused: dict[tuple[str, str], Mapping[str, str]] = {}
@@ -230,8 +242,8 @@ class _Plan:
         for image in found:
             old = before.get(image.id)
             digest = bytes.fromhex(old.sha256) if old else b""
-            if old and (old.uri, old.stamp) == (image.uri, image.stamp) and run.known(digest):
-                plan.facts[image.id] = run.facts(digest)
+            if old and (old.uri, old.stamp) == (image.uri, image.stamp) and embeddings.known(digest):
+                plan.facts[image.id] = embeddings.facts(digest)
                 same = old.label == image.label and dict(old.metadata) == dict(image.metadata)
                 plan.unchanged = plan.unchanged and same
                 kept += 1
@@ -245,7 +257,7 @@ class _Plan:
 
 def _same_make(
     previous: IndexVersion,
-    run: Runner,
+    embeddings: RawEmbeddings,
     ensemble: EnsembleSpec,
     settings: Mapping[str, Any],
     skipped: Sequence[SkippedImage],
@@ -254,7 +266,7 @@ def _same_make(
     manifest = previous.manifest
     prints = {name: facts["fingerprint"] for name, facts in manifest.members.items()}
     return (
-        prints == run.fingerprints
+        prints == embeddings.fingerprints
         and all(bool(manifest.members[m.name].get("text")) == has_text_tower(m) for m in ensemble.members)
         and manifest.ensemble.to_json() == ensemble.to_json()
         and dict(manifest.settings) == dict(settings)
@@ -276,11 +288,6 @@ def _vote(previous: IndexVersion | None, ensemble: EnsembleSpec, fit: FitSetting
             return previous.vote
         return replace(previous.vote, label_share=fit.label_share, calibration=None)
     return VoteSettings({m.name: m.weight for m in ensemble.members}, label_share=fit.label_share or 0.0)
-
-
-def _count_embedded(images: Sequence[GalleryImage], run: Runner) -> int:
-    """Number of images embedded in this run; of images with the same bytes one counts."""
-    return len({image.sha256 for image in images} & {digest.hex() for digest in run.embedded})
 
 
 def _differences(previous: IndexVersion | None, images: Sequence[GalleryImage]) -> tuple[int, int, int]:

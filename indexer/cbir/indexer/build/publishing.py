@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cbir.core.artifacts import Gallery, IndexVersion, Manifest, VersionWriter
 from cbir.core.ensemble import EnsembleSpec, MemberSpec
 from cbir.core.metric import MIN_IMAGES, SAMPLE, Projection, augmented, enough_labels, fit_projection, neighbour_metrics
+from cbir.core.search import VectorStore
 from cbir.core.vector_index import build_index, index_file, resolve_index
 from cbir.core.version import __version__
 from cbir.core.vote import LinearHead, VoteSettings, fit_head
@@ -56,8 +57,17 @@ class VersionContent:
         return self.gallery.label_codes if self.gallery.labels and not self.pseudo_labels else None
 
 
-def write_version(writer: VersionWriter, content: VersionContent, report: Callable[[Progress], None]) -> IndexVersion:
-    """Fit everything to the gallery, write it, and publish it."""
+def write_version(
+    writer: VersionWriter,
+    content: VersionContent,
+    report: Callable[[Progress], None],
+    vectors: VectorStore | None = None,
+) -> IndexVersion:
+    """Fit everything to the gallery, write it, and publish it.
+
+    Args:
+        vectors: Where the vectors are kept; None: in files of the version.
+    """
     from safetensors.numpy import save_file
 
     gallery, vote, members = content.gallery, content.vote, content.ensemble.members
@@ -71,10 +81,10 @@ def write_version(writer: VersionWriter, content: VersionContent, report: Callab
         report(Progress(f"project {member.name}", i, len(members)))
         projection, fitted_on = fitted[member.name]
         raw = content.raw(member.name)
-        vectors = projection.apply(raw)
+        projected = projection.apply(raw)
         save_file(projection.arrays(), writer.file(f"members/{member.name}/projection.safetensors"))
         if len(gallery.labels) >= 2 and len(gallery) >= MIN_IMAGES:
-            heads[member.name] = fit_head(vectors, gallery.label_codes, len(gallery.labels))
+            heads[member.name] = fit_head(projected, gallery.label_codes, len(gallery.labels))
         facts[member.name] = {
             "fingerprint": content.fingerprints[member.name],
             "raw_dim": int(raw.shape[1]),
@@ -88,12 +98,12 @@ def write_version(writer: VersionWriter, content: VersionContent, report: Callab
         }
         if vote.augmentation_neighbours > 0:
             # Neighbours are found with all members together, so all members' vectors are needed at once.
-            plain.append(vectors)
+            plain.append(projected)
             # The vectors before averaging are stored too: averaged ones resemble their neighbours, which would hide
             # which images are near duplicates.
-            np.save(writer.file(f"members/{member.name}/plain.npy"), vectors.astype(np.float16))
+            np.save(writer.file(f"members/{member.name}/plain.npy"), projected.astype(np.float16))
         else:
-            _write_member(writer, member.name, vectors, facts, report)
+            _write_member(writer, member.name, projected, facts, report)
     if plain:
         report(Progress("augment", 0, 0))
         dims = [part.shape[1] for part in plain]
@@ -105,6 +115,12 @@ def write_version(writer: VersionWriter, content: VersionContent, report: Callab
             _write_member(writer, member.name, part, facts, report)
     writer.write_heads(heads)
     writer.write_json("vote.json", vote.to_json())
+    names = [member.name for member in members]
+    kept: Mapping[str, Any] = {}
+    if vectors is not None:
+        kept = vectors.keep(
+            writer.path, gallery, names, lambda done, total: report(Progress(f"send to {vectors.kind}", done, total))
+        )
     report(Progress("publish", 0, 0))
     return writer.publish(
         Manifest(
@@ -118,6 +134,7 @@ def write_version(writer: VersionWriter, content: VersionContent, report: Callab
             settings=content.settings,
             skipped=tuple(content.skipped),
             libraries=_libraries(),
+            store=kept,
         )
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -22,11 +22,15 @@ from cbir.core.artifacts import SigningKey
 from cbir.core.errors import CbirError, ConfigurationError
 from cbir.indexer.build import Progress
 
+if TYPE_CHECKING:
+    from cbir.core.search import VectorStore
+
 __all__ = [
     "USER_ERRORS",
     "add_device_arguments",
     "add_exclude_argument",
     "add_sign_argument",
+    "add_store_arguments",
     "amount",
     "positive",
     "print_json",
@@ -34,6 +38,7 @@ __all__ = [
     "progress_printer",
     "signing_key",
     "stderr",
+    "vectors_of",
     "writing_to",
 ]
 
@@ -127,6 +132,30 @@ def signing_key(args: argparse.Namespace) -> SigningKey | None:
         ConfigurationError: ``KEY_UNUSABLE`` or ``EXTRA_MISSING``.
     """
     return SigningKey.read(args.sign_key) if args.sign_key else None
+
+
+def add_store_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of every command that needs the vectors of an index, or changes which version is live."""
+    parser.add_argument(
+        "--milvus-uri", default=None, metavar="URI",
+        help="where Milvus has the vectors, for indexes made with --store milvus: http://host:19530, or a path ending "
+        "in .db for Milvus Lite",
+    )  # fmt: skip
+    parser.add_argument(
+        "--milvus-token-file", type=Path, default=None, metavar="FILE", help="file that holds user:password or a key"
+    )
+
+
+def vectors_of(args: argparse.Namespace, index: Path) -> VectorStore:
+    """The store that the options name.
+
+    Raises:
+        ConfigurationError: ``STORE_URI``, ``STORE_TOKEN`` or ``EXTRA_MISSING``.
+    """
+    # Imported here, so that help and wrong usage do not wait for torch.
+    from cbir.core.milvus import vector_store
+
+    return vector_store(index, args.milvus_uri, args.milvus_token_file)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from cbir.core.artifacts import IndexStore
 from cbir.core.search import BITS
-from cbir.indexer.commands.console import USER_ERRORS, print_json, stderr
+from cbir.indexer.commands.console import USER_ERRORS, add_store_arguments, print_json, stderr, vectors_of
 from cbir.indexer.dedup import GROUPS_SHOWN, DedupReport, StoredFile, draw_duplicates, find_duplicates, size_text
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"most bits of 64 in which the perceptual hashes differ, 0 to {_MOST_BITS} (default: %(default)s)",
     )
+    add_store_arguments(parser)
     parser.add_argument("--version-name", default=None, metavar="VERSION", help="default: the live version")
     parser.add_argument("--save", type=_picture_path, metavar="FILE", help="draw the groups into a .png, .jpg or .webp")
     output = parser.add_mutually_exclusive_group()
@@ -65,7 +66,9 @@ def _picture_path(text: str) -> Path:
 
 def run(args: argparse.Namespace) -> int:
     """Find near duplicates, list them, and draw them if asked to."""
-    report = find_duplicates(str(args.index), IndexStore(args.index).open(args.version_name), args.bits)
+    version = IndexStore(args.index).open(args.version_name)
+    searcher = vectors_of(args, args.index).open(version) if version.manifest.store else None
+    report = find_duplicates(str(args.index), version, args.bits, searcher)
     if args.json:
         print_json(report.to_json())
     elif args.list_extra:

@@ -10,16 +10,18 @@ from rich.table import Table
 
 from cbir.core.artifacts import IndexStore
 from cbir.core.errors import ConfigurationError
-from cbir.core.search import Retriever, Searcher
+from cbir.core.search import Searcher
 from cbir.indexer.build import Progress, RunSettings, index_limits
 from cbir.indexer.commands.console import (
     USER_ERRORS,
     add_device_arguments,
     add_exclude_argument,
+    add_store_arguments,
     positive,
     print_json,
     progress_printer,
     stderr,
+    vectors_of,
     writing_to,
 )
 from cbir.indexer.evaluate import (
@@ -58,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--exact", action="store_true", help="ignore approximate indexes")
     add_device_arguments(parser)
+    add_store_arguments(parser)
     parser.add_argument(
         "--precision",
         choices=("auto", "f32", "bf16", "f16", "int8"),
@@ -89,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigurationError(message, reason="BAD_OPTION")
         args.report.mkdir(parents=True, exist_ok=True)
     with progress_printer() as progress, writing_to(args.report or args.index):
-        retriever: Searcher = Retriever.load(version, args.device, "exact" if args.exact else None)
+        store = vectors_of(args, args.index)
+        retriever: Searcher = store.open(version, args.device, "exact" if args.exact else None)
         if args.leave_one_out:
             queries, name = gallery_queries(retriever, args.most, version=version), "leave-one-out on the gallery"
             if folds := fit_folds(version, retriever, cache, settings, progress):

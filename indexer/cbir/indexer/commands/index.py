@@ -6,13 +6,25 @@ import argparse
 from pathlib import Path
 
 from cbir.core.ensemble import BUILT_IN, DEFAULT_ENSEMBLE, load_ensemble
+from cbir.core.errors import ConfigurationError
 from cbir.core.images import DecodeLimits
-from cbir.indexer.build import FitSettings, IndexReport, RunSettings, build, ensemble_of_index
+from cbir.core.search import VectorStore
+from cbir.indexer.build import (
+    RUNNERS,
+    FitSettings,
+    IndexReport,
+    RaySettings,
+    RunSettings,
+    build,
+    ensemble_of_index,
+    store_of_index,
+)
 from cbir.indexer.commands.console import (
     USER_ERRORS,
     add_device_arguments,
     add_exclude_argument,
     add_sign_argument,
+    add_store_arguments,
     amount,
     positive,
     print_json,
@@ -20,6 +32,7 @@ from cbir.indexer.commands.console import (
     progress_printer,
     signing_key,
     stderr,
+    vectors_of,
     writing_to,
 )
 from cbir.indexer.sources import open_sources
@@ -42,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device_arguments(parser)
     parser.add_argument("--batch", type=positive, default=32, help="images a forward pass (default 32)")
     parser.add_argument("--workers", type=positive, default=None, help="decoding threads (default: one a core)")
+    _add_ray_arguments(parser)
     parser.add_argument(
         "--index", default=None, metavar="KIND", help="auto, exact, faiss:<factory string> or annoy:<trees>, for all"
     )
@@ -64,8 +78,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--forget-tuning", action="store_true", help="drop what `cbir tune` chose")
     parser.add_argument("--rebuild", action="store_true", help="publish anew though nothing changed (mends damage)")
+    parser.add_argument(
+        "--store", choices=("local", "milvus"), default=None,
+        help="where vectors are kept (default: milvus where --milvus-uri is given, else the index's files)",
+    )  # fmt: skip
+    add_store_arguments(parser)
     add_sign_argument(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON report to stdout")
+
+
+def _add_ray_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("a cluster that embeds", "see docs/scaling.md; extra `ray`")
+    group.add_argument("--runner", choices=tuple(RUNNERS), default="local", help="where embedding runs (local)")
+    group.add_argument("--ray-address", metavar="ADDRESS", help="of the cluster (default: one is started here)")
+    group.add_argument("--ray-workers", type=positive, metavar="N", help="workers (default: as many as fit)")
+    group.add_argument("--ray-cpus", type=_part, default=1.0, metavar="N", help="CPUs of a worker (1)")
+    group.add_argument("--ray-gpus", type=_part, default=0.0, metavar="N", help="GPUs of a worker, such as 0.5 (0)")
+    group.add_argument(
+        "--ray-blocks", metavar="URL",
+        help="where workers leave what they embedded, such as s3://bucket/run, if they do not see the index's folder",
+    )  # fmt: skip
+
+
+def _part(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1024:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1024")
+    return value
 
 
 def _share(text: str) -> float:
@@ -75,18 +114,38 @@ def _share(text: str) -> float:
     return value
 
 
+def _store(args: argparse.Namespace) -> VectorStore:
+    """The store that the options name; an index whose vectors are in Milvus stays there unless told otherwise."""
+    if args.store == "local" and args.milvus_uri:
+        raise ConfigurationError("--store local has no use for --milvus-uri: leave one out", reason="BAD_OPTION")
+    if args.store == "milvus" and not args.milvus_uri:
+        raise ConfigurationError("--store milvus needs --milvus-uri: say where Milvus is", reason="BAD_OPTION")
+    store = vectors_of(args, args.out)
+    if args.store is None and (kept := store_of_index(args.out)) not in (None, store.kind):
+        raise ConfigurationError(
+            f"the vectors of the index {args.out} are in the store {kept!r}: say where that is with --{kept}-uri, or "
+            f"move them with --store {store.kind}",
+            reason="STORE_MISMATCH",
+        )
+    return store
+
+
 def run(args: argparse.Namespace) -> int:
     """Build or update the index, and say what was done."""
+    vectors = _store(args)
     kept = None if args.ensemble else ensemble_of_index(args.out)
     ensemble = kept or load_ensemble(args.ensemble or DEFAULT_ENSEMBLE)
     key = signing_key(args)
     limits = DecodeLimits(max_bytes=args.max_bytes, max_pixels=args.max_pixels)
-    settings = RunSettings(args.device, args.runtime, args.batch, args.workers or 0, limits=limits)
+    cluster = RaySettings(args.ray_address, args.ray_workers or 0, args.ray_cpus, args.ray_gpus, args.ray_blocks)
+    settings = RunSettings(
+        args.device, args.runtime, args.batch, args.workers or 0, limits=limits, runner=args.runner, ray=cluster
+    )
     fit = FitSettings(args.pseudo_labels, args.label_vote, args.index, args.rebuild, not args.forget_tuning)
     sources = open_sources(args.sources, exclude=args.exclude, max_bytes=args.max_bytes)
     try:
         with progress_printer() as report, writing_to(args.out):
-            result = build(sources, args.out, ensemble, settings, fit, report, key=key)
+            result = build(sources, args.out, ensemble, settings, fit, report, key=key, vectors=vectors)
     except KeyboardInterrupt:
         stderr().print("stopped; what is embedded is kept: the same command goes on from here", soft_wrap=True)
         raise

@@ -17,11 +17,13 @@ from cbir.indexer.commands.console import (
     add_device_arguments,
     add_exclude_argument,
     add_sign_argument,
+    add_store_arguments,
     positive,
     print_json,
     progress_printer,
     signing_key,
     stderr,
+    vectors_of,
     writing_to,
 )
 from cbir.indexer.sources import open_sources
@@ -51,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=default.seed, help="of the search (default %(default)s)")
     add_device_arguments(parser)
     add_sign_argument(parser)
+    add_store_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON document to stdout")
 
 
@@ -72,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
                 progress,
                 use_labels=not args.without_labels,
                 key=key,
+                vectors=vectors_of(args, args.index),
             )
     except KeyboardInterrupt:
         stderr().print("interrupted: nothing was published, the live version stays", soft_wrap=True)

@@ -12,7 +12,15 @@ from rich.table import Table
 from cbir.core.artifacts import EmbeddingCache, IndexStore, IndexVersion, TrustedKeys, is_damaged
 from cbir.core.errors import ArtifactError, CbirError
 from cbir.indexer.build import class_name_digest
-from cbir.indexer.commands.console import USER_ERRORS, add_sign_argument, print_json, signing_key, stderr
+from cbir.indexer.commands.console import (
+    USER_ERRORS,
+    add_sign_argument,
+    add_store_arguments,
+    print_json,
+    signing_key,
+    stderr,
+    vectors_of,
+)
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
 
@@ -26,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--version-name", default=None, metavar="VERSION", help=f"default: {default}")
     if command == "rollback":
         add_sign_argument(parser)
+    if command in ("verify", "rollback", "gc"):
+        add_store_arguments(parser)
     if command == "verify":
         parser.add_argument(
             "--trust-key", type=Path, action="append", default=[], metavar="FILE",
@@ -116,6 +126,8 @@ def _summary(store: IndexStore, name: str) -> dict[str, Any]:
 def _verify(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
     trust = TrustedKeys.read(args.trust_key) if args.trust_key else None
     version: IndexVersion = IndexStore(store.path, trust).open(args.version_name, verify=True)
+    if version.manifest.store:
+        vectors_of(args, store.path).open(version)
     # Files of the cache are no part of a version, but the next ones are made of them.
     blocks = sorted((store.path / "cache").glob("*/*.safetensors"))
     for block in blocks:
@@ -133,7 +145,7 @@ def _verify(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _rollback(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
-    store = IndexStore(store.path, key=signing_key(args))
+    store = IndexStore(store.path, key=signing_key(args), on_live=vectors_of(args, store.path).make_live)
     before = store.current() if args.version_name is None else None
     with store.lock():
         now = store.rollback(args.version_name)
@@ -144,7 +156,10 @@ def _rollback(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
 def _gc(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
     store.current()
     with store.lock():
+        vectors = vectors_of(args, store.path)
+        store.open().manifest.check_store(vectors.kind, store.path)
         removed = store.collect(args.keep)
+        vectors.retain(store.open(name) for name in store.versions())
         kept: set[bytes] = set()
         prints: set[str] = set()
         for name in store.versions():

@@ -9,7 +9,7 @@ from typing import Any
 
 from cbir.core.artifacts import GalleryImage, IndexVersion
 from cbir.core.files import archive_members, split_uri
-from cbir.core.search import BITS, Appearance, group_near_duplicates
+from cbir.core.search import BITS, Appearance, Searcher, group_near_duplicates
 
 __all__ = ["DedupReport", "Duplicate", "ImageGroup", "StoredFile", "find_duplicates"]
 
@@ -103,7 +103,9 @@ class DedupReport:
         }
 
 
-def find_duplicates(index: str, version: IndexVersion, bits: int = BITS) -> DedupReport:
+def find_duplicates(
+    index: str, version: IndexVersion, bits: int = BITS, searcher: Searcher | None = None
+) -> DedupReport:
     """Group the near duplicates of an index version and choose which image of each group to keep.
 
     That is the image whose content (without uniform borders) has the most pixels, so that a photo is preferred to a
@@ -113,12 +115,13 @@ def find_duplicates(index: str, version: IndexVersion, bits: int = BITS) -> Dedu
     Args:
         index: Name of the index, for the report.
         bits: Near duplicates differ in at most this many of the 64 bits of their perceptual hashes.
+        searcher: Knows the vectors of a version that keeps them elsewhere than in its files.
 
     Raises:
         ArtifactError: A file of the version is damaged.
     """
     gallery = version.gallery
-    appearance = Appearance.of(version)
+    appearance = Appearance.of(version, searcher)
     files: dict[int, StoredFile] = {}
 
     def file(row: int) -> StoredFile:

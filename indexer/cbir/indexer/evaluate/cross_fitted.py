@@ -19,7 +19,7 @@ from cbir.core.ensemble import choose_runtime
 from cbir.core.metric import MIN_IMAGES, augmented
 from cbir.core.search import Retriever, Searcher
 from cbir.core.vote import Ranking, SearchSpec, fit_head
-from cbir.indexer.build import EmbeddingRun, Progress, RunSettings
+from cbir.indexer.build import Progress, RawEmbeddings, RunSettings
 from cbir.indexer.evaluate.answers import Judge
 from cbir.indexer.evaluate.cross_fit import Split, cross_splits, member_space
 from cbir.indexer.evaluate.fold_metrics import FoldMetrics
@@ -135,10 +135,10 @@ def fit_folds(
     by_labels = any(one["fitted_on"] == "labels" for one in facts.values())
     if not (by_labels or with_heads or vote.augmentation_neighbours) or len(gallery) < MIN_IMAGES:
         return None
-    run = EmbeddingRun(version.manifest.ensemble, cache, settings)
+    kept = RawEmbeddings(cache, version.manifest.ensemble)
     digests = [bytes.fromhex(gallery.sha256(row)) for row in range(len(gallery))]
     try:
-        raw = {member.name: run.raw(member.name, digests) for member in members}
+        raw = {member.name: kept.raw(member.name, digests) for member in members}
     except (KeyError, OSError):
         return None
     dims = [vote.dims.get(member.name, member.dim) for member in members]

@@ -182,7 +182,8 @@ def evaluate(
     return EvaluationReport(
         str(index), version.name, len(retriever.gallery), results[""],
         {name: results[name] for name in retriever.members}, results["rank fusion"], tuple(answers[""]),
-        tuple(find_near_duplicates(retriever.gallery, Appearance.of(version), queries, judge)), queries.skipped,
+        tuple(find_near_duplicates(retriever.gallery, Appearance.of(version, retriever), queries, judge)),
+        queries.skipped,
         queries.unlabelled, query_source, version.vote.calibration is not None,
         _caution(version, retriever) if own else None, unknown_classes, isinstance(retriever, CrossFitted),
     )  # fmt: skip

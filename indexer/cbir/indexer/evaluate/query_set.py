@@ -15,7 +15,7 @@ from cbir.core.artifacts import IndexVersion, gallery_pictures
 from cbir.core.errors import SourceError
 from cbir.core.files import nfc
 from cbir.core.search import JointSpace, Searcher
-from cbir.indexer.build import EmbeddingRun, ImageSources, Progress, RunSettings, SkippedImage
+from cbir.indexer.build import EmbeddingRun, ImageSources, Progress, RunSettings, SkippedImage, gathered
 
 __all__ = ["NamedClasses", "QuerySet", "gallery_queries", "source_queries"]
 
@@ -92,7 +92,7 @@ def source_queries(
         )
     with nullcontext(cache) if settings.precision == "auto" else TemporaryDirectory() as place:
         run = EmbeddingRun(ensemble, Path(place), settings, on_progress, gallery_pictures(version))
-        facts, skipped = run.run(labelled, sources)
+        facts, skipped, _ = gathered(run.run(labelled, sources, len(labelled)))
         good = [image for image in labelled if image.id in facts]
         if not good:
             raise SourceError(
@@ -100,7 +100,7 @@ def source_queries(
                 reason="SOURCE_EMPTY",
             )
         digests = [facts[image.id].sha256 for image in good]
-        raw = {m.name: run.raw(m.name, digests) for m in ensemble.members}
+        raw = {m.name: run.embeddings.raw(m.name, digests) for m in ensemble.members}
     space = JointSpace.load(version, "cpu")
     points = space.side_by_side(raw, len(good)) if space else None
     # A gallery that was made before may spell a class with its accents apart.

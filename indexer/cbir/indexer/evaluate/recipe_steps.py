@@ -20,7 +20,7 @@ from cbir.core.evaluation import Measures, bootstrap_interval
 from cbir.core.metric import MIN_IMAGES, Projection, augmented, fit_projection
 from cbir.core.search import Retriever, Searcher
 from cbir.core.vote import VoteSettings, fit_head
-from cbir.indexer.build import EmbeddingRun, Progress, RunSettings
+from cbir.indexer.build import Progress, RawEmbeddings, RunSettings
 from cbir.indexer.evaluate.answers import SHOWN, Judge, ask, measured
 from cbir.indexer.evaluate.query_set import QuerySet
 
@@ -139,15 +139,15 @@ def measure_recipe(
         cache: Folder with the raw embeddings of gallery and queries.
     """
     gallery, ensemble = published.gallery, version.manifest.ensemble
-    run = EmbeddingRun(ensemble, cache, settings)
+    kept = RawEmbeddings(cache, ensemble)
     width = sum(int(facts["raw_dim"]) for facts in version.manifest.members.values())
     if len(gallery) * width * 4 > MOST_BYTES:
         return RecipeTable((), f"the gallery's raw embeddings take more than {MOST_BYTES >> 30} GiB of memory")
     digests = [bytes.fromhex(gallery.sha256(row)) for row in range(len(gallery))]
     asked = [bytes.fromhex(digest) for digest in queries.sha256]
     try:
-        raw = {member: run.raw(member, digests) for member in published.members}
-        raw_queries = {member: run.raw(member, asked) for member in published.members}
+        raw = {member: kept.raw(member, digests) for member in published.members}
+        raw_queries = {member: kept.raw(member, asked) for member in published.members}
     except (KeyError, OSError):
         return RecipeTable(
             (),

@@ -33,7 +33,7 @@ from cbir.core.ensemble import (
 )
 from cbir.core.errors import EnsembleError
 from cbir.core.images import Crop
-from cbir.indexer.build import EmbeddingRun, ImageSources, Progress, RunSettings
+from cbir.indexer.build import EmbeddingRun, ImageSources, Progress, RunSettings, gathered
 from cbir.indexer.train.images import TrainingImages, prepared
 from cbir.indexer.train.network.student import dense_embeddings, probe
 
@@ -131,9 +131,9 @@ def learn_teachers(
         found[member.name] = mapped.learn(components)
     if pooled:
         embedded = EmbeddingRun(replace(teachers, members=tuple(pooled)), folder / "cache", settings, on_progress)
-        embedded.run(images.images, sources)
+        gathered(embedded.run(images.images, sources, len(images.images)))
         for member in pooled:
-            raw = embedded.raw(member.name, images.digests)
+            raw = embedded.embeddings.raw(member.name, images.digests)
             mean, basis, deviations = principal_components(raw, components)
             found[member.name] = Teacher(member.name, ((raw - mean) @ basis).astype(np.float16), deviations)
     return [found[member.name] for member in teachers.members]

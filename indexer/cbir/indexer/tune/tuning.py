@@ -10,6 +10,7 @@ import numpy as np
 
 from cbir.core.artifacts import IndexStore, IndexVersion, SigningKey
 from cbir.core.ensemble import choose_runtime
+from cbir.core.search import LocalStore, VectorStore
 from cbir.core.vote import VoteSettings
 from cbir.indexer.build import EmbeddingRun, ImageSources, Progress, RunSettings, VersionContent, write_version
 from cbir.indexer.tune.time_left import TimeLeft
@@ -30,6 +31,7 @@ def tune(
     *,
     use_labels: bool = True,
     key: SigningKey | None = None,
+    vectors: VectorStore | None = None,
 ) -> TuningReport:
     """Search for a better vote and publish it as a new version if it is a gain.
 
@@ -40,6 +42,7 @@ def tune(
         queries: Labelled query images; None for the gallery's own, each searched without images of the same bytes.
         use_labels: False tunes as if the gallery had no labels; whether the metric uses labels was chosen in indexing.
         key: Private key to sign the version with, if any.
+        vectors: Where the vectors are kept; None: in the index's files.
 
     Raises:
         ArtifactError: There is no index, or its cache of raw embeddings is gone.
@@ -47,9 +50,11 @@ def tune(
     """
     settings, budget = settings or RunSettings(), budget or SearchBudget()
     report = on_progress or (lambda _: None)
-    store = IndexStore(index, key=key)
+    vectors = vectors or LocalStore()
+    store = IndexStore(index, key=key, on_live=vectors.make_live)
     with store.lock():
         version = store.open()
+        version.manifest.check_store(vectors.kind, version.path)
         version.check_ensemble(version.manifest.ensemble)
         run = EmbeddingRun(version.manifest.ensemble, index / "cache", settings, on_progress)
         material = gather(version, run, queries)
@@ -58,7 +63,7 @@ def tune(
         result, worthwhile = _judged(choice, choice.whole() if use_labels else choice.without_labels(), version.vote)
         if not worthwhile:
             return replace(result, index=str(index))
-        published = _publish(store, version, material, result.vote, report)
+        published = _publish(store, version, material, result.vote, report, vectors)
     return replace(result, index=str(index), version=published.name)
 
 
@@ -68,6 +73,7 @@ def _publish(
     material: TuningMaterial,
     vote: VoteSettings,
     report: Callable[[Progress], None],
+    vectors: VectorStore,
 ) -> IndexVersion:
     manifest, count = version.manifest, len(version.gallery)
     content = VersionContent(
@@ -83,7 +89,7 @@ def _publish(
     )
     writer = store.begin()
     try:
-        return write_version(writer, content, report)
+        return write_version(writer, content, report, vectors)
     except BaseException:
         writer.abandon()
         raise

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cbir.core.artifacts import IndexVersion
 from cbir.core.errors import ArtifactError, SourceError
 from cbir.core.search import names_trust, zero_shot_probabilities
-from cbir.indexer.build import ImageSources, Runner
+from cbir.indexer.build import ImageSources, Runner, gathered
 from cbir.indexer.evaluate import Split, cross_splits
 
 __all__ = ["TuningMaterial", "gather"]
@@ -53,13 +53,13 @@ def gather(version: IndexVersion, run: Runner, queries: ImageSources | None) -> 
     """
     gallery, members = version.gallery, [m.name for m in version.manifest.ensemble.members]
     digests = [bytes.fromhex(gallery.sha256(row)) for row in range(len(gallery))]
-    if not all(run.known(digest) for digest in digests):
+    if not all(run.embeddings.known(digest) for digest in digests):
         raise ArtifactError(
             f"the raw embeddings of {version.path} are no longer in its cache, and tuning starts from them: run "
             "`cbir index` on the same images once more",
             reason="CACHE_MISSING",
         )
-    raw = {name: run.raw(name, digests) for name in members}
+    raw = {name: run.embeddings.raw(name, digests) for name in members}
     codes = gallery.label_codes.astype(np.int64)
     if queries is None:
         hashes = [gallery.sha256(row) for row in range(len(gallery))]
@@ -67,7 +67,7 @@ def gather(version: IndexVersion, run: Runner, queries: ImageSources | None) -> 
         return TuningMaterial(raw, codes, splits, _names(version, raw), "the gallery, cross-fitted in five folds")
     place = {label: code for code, label in enumerate(gallery.labels)}
     images = [image for image in queries.scan() if image.label in place]
-    facts, _ = run.run(images, queries)
+    facts, _, _ = gathered(run.run(images, queries, len(images)))
     own = set(digests)
     usable = [image for image in images if image.id in facts and facts[image.id].sha256 not in own]
     if not usable:
@@ -76,7 +76,7 @@ def gather(version: IndexVersion, run: Runner, queries: ImageSources | None) -> 
             "files",
             reason="NO_QUERIES",
         )
-    asked = {name: run.raw(name, [facts[image.id].sha256 for image in usable]) for name in members}
+    asked = {name: run.embeddings.raw(name, [facts[image.id].sha256 for image in usable]) for name in members}
     count = len(codes)
     both = np.concatenate([codes, [place[str(image.label)] for image in usable]])
     split = Split(np.flatnonzero(codes >= 0), np.arange(count), np.arange(count, len(both)))

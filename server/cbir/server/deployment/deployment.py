@@ -15,6 +15,7 @@ from cbir.core.ensemble import EnsembleSpec, load_ensemble
 from cbir.core.errors import CbirError
 from cbir.core.images import Decoder
 from cbir.core.machine import step_back
+from cbir.core.search import VectorStore
 from cbir.server.deployment.memory import available_bytes, check_memory
 from cbir.server.engine import Engine
 from cbir.server.limits import Limits
@@ -32,6 +33,7 @@ class EngineConfig:
         verify: Compare every file with its checksum before anything is made of it.
         trust: Who must have signed a version; None: nobody need have.
         expose_paths: Tell callers where images lie on this machine.
+        store: Where the vectors are kept; None: in the index's files.
         text: Load text towers, so that text queries can be answered if the ensemble has any.
     """
 
@@ -47,6 +49,7 @@ class EngineConfig:
     precision: str = "auto"
     trust: TrustedKeys | None = None
     expose_paths: bool = False
+    store: VectorStore | None = None
 
     def resolve(self, version: str | None = None) -> str:
         """The version that is asked for; without one, the live one.
@@ -92,6 +95,7 @@ class EngineConfig:
             precision=self.precision,
             decoder=decoder,
             on_step=on_step,
+            store=self.store,
         )
 
 

@@ -99,6 +99,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--traces", action="store_true",
         help="send a trace of every query by OpenTelemetry, as its environment variables say (extra `otel`)",
     )  # fmt: skip
+    parser.add_argument(
+        "--milvus-uri", metavar="URI",
+        help="where Milvus has the vectors, for indexes made with --store milvus: http://host:19530, or a path ending "
+        "in .db for Milvus Lite",
+    )  # fmt: skip
+    parser.add_argument("--milvus-token-file", type=Path, metavar="FILE", help="file that holds user:password or a key")
     _add_access_arguments(parser)
     parser.add_argument("--json", action="store_true", help="once ready, one line with address, port and version")
 
@@ -148,6 +154,7 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
     """The configuration of the engine that the command's arguments describe."""
     # Imported here, so that --help and wrong usage do not wait for torch.
     from cbir.core.artifacts import TrustedKeys
+    from cbir.core.milvus import vector_store
     from cbir.server.deployment.deployment import EngineConfig
 
     # Images are prepared on as many threads as there are cores, so each of them computes alone.
@@ -159,7 +166,7 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
     return EngineConfig(
         args.path, args.version_name, args.ensemble, args.device, args.runtime, args.search, args.verify, limits,
         not args.no_text, args.precision, TrustedKeys.read(args.trust_key) if args.trust_key else None,
-        args.expose_paths,
+        args.expose_paths, vector_store(args.path, args.milvus_uri, args.milvus_token_file),
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from cbir.core.ensemble import Embedder, EnsembleSpec, load_embedder
 from cbir.core.errors import ArtifactError, CbirError, ConfigurationError
 from cbir.core.images import Decoder
 from cbir.core.machine import search_alone
-from cbir.core.search import Appearance, Retriever, Searcher
+from cbir.core.search import Appearance, LocalStore, Searcher, VectorStore
 from cbir.server.engine.answering import Answering
 from cbir.server.engine.preparation import Preparation, PreparedQuery
 from cbir.server.engine.query import EngineInfo, EngineQuery, EngineResult, ImageBytes, MemberInfo, Text
@@ -82,7 +82,7 @@ class Engine:
             self._text_members,
             decoder,
         )
-        self._answer = Answering(searcher, self.embedders, text_search, Appearance.of(version), version.name)
+        self._answer = Answering(searcher, self.embedders, text_search, Appearance.of(version, searcher), version.name)
 
     @classmethod
     def load(
@@ -103,6 +103,7 @@ class Engine:
         precision: str = "auto",
         decoder: Decoder | None = None,
         on_step: Callable[[IndexVersion, EnsembleSpec], None] | None = None,
+        store: VectorStore | None = None,
     ) -> Engine:
         """Load an index version and its models, and answer queries with them.
 
@@ -120,6 +121,7 @@ class Engine:
             precision: ``auto``, ``f32``, ``bf16``, ``f16`` or ``int8``.
             decoder: Where query images are decoded; None: on the thread that prepares the query.
             on_step: Called before each model and what else takes long; what it raises ends the loading.
+            store: Where the vectors are kept; None: in the index's files.
 
         Raises:
             ArtifactError: The index is missing, incomplete, damaged, or was made with another ensemble or weights.
@@ -144,13 +146,12 @@ class Engine:
                 shared = known.get(_fingerprint(opened, member.name))
                 embedders[member.name] = shared or load_embedder(member, device, runtime, precision, pictures)
             step()
-            retriever = Retriever.load(opened, device, index)
+            searcher = (store or LocalStore()).open(opened, device, index)
             text_search = TextSearch.load(opened, spec, device, text)
-            if len(opened.gallery) * sum(retriever.dims) < _SEARCHED_ALONE:
+            if len(opened.gallery) * sum(searcher.dims) < _SEARCHED_ALONE:
                 search_alone(with_torch=all(e.runtime != "torch-cpu" for e in embedders.values()))
-            engine = cls(opened, retriever, embedders, limits or Limits(), text_search, decoder)
-            # Models taken over from ``beside`` are warm for every size; large batches would only delay the queries that
-            # it answers.
+            engine = cls(opened, searcher, embedders, limits or Limits(), text_search, decoder)
+            # Models taken over from ``beside`` are warm; large batches would only delay the queries that it answers.
             warm = all(_fingerprint(opened, name) in known for name in embedders)
             engine.warm_up((1,) if warm else engine.buckets, on_device)
         except CbirError:
@@ -219,8 +220,7 @@ class Engine:
         Raises:
             CbirError: The engine cannot answer.
         """
-        self.gallery.row(self.gallery.ids[0])
-        self.gallery.rows_with_sha256("")
+        self.gallery.prepare()
         ramp = np.arange(96 * 96 * 3, dtype=np.uint32).reshape(96, 96, 3)
         picture = io.BytesIO()
         Image.fromarray((ramp * 2654435761 >> 8).astype(np.uint8)).save(picture, "PNG")

@@ -15,8 +15,8 @@ from cbir.core.artifacts import Gallery
 from cbir.core.errors import QueryError
 from cbir.core.images import Box, Crop, Decoder, InProcessDecoder, find_content, perceptual_hash, prepare
 from cbir.core.search import close_hashes
-from cbir.core.vote import SearchSpec
-from cbir.server.engine.query import Embedding, EngineQuery, ImageBytes, StoredImage, Text
+from cbir.core.vote import Conditions, SearchSpec
+from cbir.server.engine.query import Embedding, EngineQuery, Filter, ImageBytes, StoredImage, Text
 from cbir.server.limits import Limits
 
 __all__ = ["InputForm", "Preparation", "PreparedQuery"]
@@ -111,6 +111,7 @@ class Preparation:
             weights=None if query.weights is None else self._weights(query.weights),
             fusion=query.fusion,
             mask=self._mask(query, positives),
+            conditions=self._conditions(query.filter),
             exclude_rows=tuple(dict.fromkeys((*same, *negatives))),
             min_score=query.min_score,
         )
@@ -216,6 +217,15 @@ class Preparation:
             mask = np.ones(len(self._gallery), bool) if mask is None else mask
             mask[list(positives)] = False
         return mask
+
+    def _conditions(self, condition: Filter) -> Conditions | None:
+        if not (condition.labels or condition.exclude_labels or condition.metadata):
+            return None
+        return Conditions(
+            tuple(self._gallery.codes_of(condition.labels)) if condition.labels else None,
+            tuple(self._gallery.codes_of(condition.exclude_labels)),
+            {column: tuple(values) for column, values in condition.metadata.items()},
+        )
 
     def _same_bytes(self, query: EngineQuery, row: int | None, positives: tuple[int, ...]) -> list[int]:
         if isinstance(query.source, ImageBytes):

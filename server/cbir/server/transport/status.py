@@ -19,6 +19,7 @@ from cbir.core.errors import (
     EnsembleError,
     ImageError,
     QueryError,
+    StoreUnavailableError,
     UnknownImageError,
     forget_frames,
 )
@@ -44,6 +45,7 @@ _CODES: tuple[tuple[type[CbirError], grpc.StatusCode], ...] = (
     (ImageError, grpc.StatusCode.INVALID_ARGUMENT),
     (OverloadedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (NotReadyError, grpc.StatusCode.UNAVAILABLE),
+    (StoreUnavailableError, grpc.StatusCode.UNAVAILABLE),
     (DeadlineError, grpc.StatusCode.DEADLINE_EXCEEDED),
     (SlowRequestError, grpc.StatusCode.DEADLINE_EXCEEDED),
     (ArtifactError, grpc.StatusCode.FAILED_PRECONDITION),

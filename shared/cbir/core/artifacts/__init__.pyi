@@ -2,7 +2,7 @@ from .calibration_pictures import gallery_pictures as gallery_pictures
 from .embedding_cache import EmbeddingCache as EmbeddingCache
 from .embedding_cache import is_damaged as is_damaged
 from .gallery import Gallery as Gallery
-from .gallery import GalleryImage as GalleryImage
+from .gallery_image import GalleryImage as GalleryImage
 from .index_version import IndexVersion as IndexVersion
 from .manifest import Manifest as Manifest
 from .signature import SigningKey as SigningKey

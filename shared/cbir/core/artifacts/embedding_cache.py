@@ -52,20 +52,27 @@ class EmbeddingCache:
         if not self.folder.is_dir():
             return
         for path in sorted(self.folder.glob("*.safetensors")):
-            try:
-                if is_damaged(path):
-                    path.unlink(missing_ok=True)
-                    continue
-                with safe_open(path, framework="numpy") as block:
-                    keys = block.get_tensor("keys")
-            except SafetensorError:
-                # A damaged block is deleted, and its images are embedded again.
+            self._look_up(path)
+
+    def _look_up(self, path: Path) -> None:
+        try:
+            if is_damaged(path):
                 path.unlink(missing_ok=True)
-                continue
-            except OSError:
-                continue  # merged by another process meanwhile, or not readable by this user
-            for i, key in enumerate(keys):
-                self._place[key.tobytes()] = (path, i)
+                return
+            with safe_open(path, framework="numpy") as block:
+                keys = block.get_tensor("keys")
+        except SafetensorError:
+            # A damaged block is deleted, and its images are embedded again.
+            path.unlink(missing_ok=True)
+            return
+        except OSError:
+            return  # merged by another process meanwhile, or not readable by this user
+        for i, key in enumerate(keys):
+            self._place[key.tobytes()] = (path, i)
+
+    def take_in(self, name: str) -> None:
+        """Learn of a block of this name that another process wrote into the folder."""
+        self._look_up(self.folder / name)
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._place
@@ -73,10 +80,14 @@ class EmbeddingCache:
     def __len__(self) -> int:
         return len(self._place)
 
-    def put(self, keys: list[bytes], values: NDArray[Any]) -> None:
-        """Write a block of 32-byte digests and their (n, D) values; it is on disk when this returns."""
+    def put(self, keys: list[bytes], values: NDArray[Any]) -> Path | None:
+        """Write a block of 32-byte digests and their (n, D) values; it is on disk when this returns.
+
+        Returns:
+            The block's file, or None where there were no digests.
+        """
         if not keys:
-            return
+            return None
         make_folder(self.folder)
         digests = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), 32)
         data = save({"keys": digests.copy(), "values": np.ascontiguousarray(values)})
@@ -87,6 +98,7 @@ class EmbeddingCache:
         sync(self.folder)
         for i, key in enumerate(keys):
             self._place[key] = (path, i)
+        return path
 
     def get(self, keys: Iterable[bytes]) -> NDArray[Any]:
         """The (n, D) values of n digests, in their order.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -14,11 +13,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cbir.core.artifacts.gallery_image import GalleryImage
 from cbir.core.errors import ArtifactError, QueryError, UnknownImageError
 from cbir.core.files import nfc, read_uri
 from cbir.core.images import Box
 
-__all__ = ["Gallery", "GalleryImage"]
+__all__ = ["Gallery"]
 
 _SCHEMA = pa.schema(
     [
@@ -37,35 +37,6 @@ _SCHEMA = pa.schema(
 
 #: Rows that are converted in one call, in about a millisecond.
 _PIECE = 8192
-
-
-@dataclass(frozen=True)
-class GalleryImage:
-    """One indexed image.
-
-    Attributes:
-        id: Unique in the gallery.
-        uri: Where its file is; see :mod:`cbir.core.files.uri`.
-        label: Its class, or None.
-        width: Width of the upright image in pixels.
-        height: Height of the upright image in pixels.
-        sha256: Hexadecimal digest of the file's bytes.
-        phash: 64-bit perceptual hash.
-        crop: The part that was embedded, in pixels of the upright image.
-        stamp: What the source tells about the file without reading it, such as size and time; it shows changes.
-        metadata: Further columns of the source, by name.
-    """
-
-    id: str
-    uri: str
-    label: str | None
-    width: int
-    height: int
-    sha256: str
-    phash: int
-    crop: Box
-    stamp: str = ""
-    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 class Gallery:
@@ -202,6 +173,11 @@ class Gallery:
             )
         return row
 
+    def prepare(self) -> None:
+        """Make the tables that :meth:`row` and :meth:`rows_with_sha256` would make at their first call."""
+        self.row(self.ids[0])
+        self.rows_with_sha256("")
+
     def rows_with_sha256(self, digest: str) -> list[int]:
         """The rows of the images whose file has this hexadecimal digest."""
         return list(self._hashes.get(digest, ()))
@@ -222,22 +198,10 @@ class Gallery:
             QueryError: ``BAD_FILTER``: a label or metadata column that no image has.
         """
         mask: NDArray[np.bool_] | None = None
-        if not (labels or exclude_labels or metadata):
-            return mask
-        place: dict[str, list[int]] = {}
-        for code, label in enumerate(self.labels):
-            place.setdefault(nfc(label), []).append(code)
         for names, wanted in ((labels, True), (exclude_labels, False)):
             if not names:
                 continue
-            for name in names:
-                if nfc(name) not in place:
-                    raise QueryError(
-                        f"the filter names the label {name!r}, which no image of the gallery has",
-                        reason="BAD_FILTER",
-                        label=name,
-                    )
-            found = np.isin(self.label_codes, [code for name in names for code in place[nfc(name)]]) == wanted
+            found = np.isin(self.label_codes, self.codes_of(names)) == wanted
             mask = found if mask is None else mask & found
         for key, values in (metadata or {}).items():
             column = self._metadata_column(key)
@@ -246,6 +210,31 @@ class Gallery:
             )
             mask = found if mask is None else mask & found
         return mask
+
+    def codes_of(self, names: Sequence[str]) -> list[int]:
+        """The numbers of the labels of these names, however their accents are spelt.
+
+        Raises:
+            QueryError: ``BAD_FILTER``: a label that no image has.
+        """
+        found: list[int] = []
+        for name in names:
+            codes = self._codes.get(nfc(name))
+            if codes is None:
+                raise QueryError(
+                    f"the filter names the label {name!r}, which no image of the gallery has",
+                    reason="BAD_FILTER",
+                    label=name,
+                )
+            found += codes
+        return found
+
+    @cached_property
+    def _codes(self) -> dict[str, list[int]]:
+        place: dict[str, list[int]] = {}
+        for code, label in enumerate(self.labels):
+            place.setdefault(nfc(label), []).append(code)
+        return place
 
     def _metadata_column(self, key: str) -> Any:
         if key not in self._metadata:

@@ -64,6 +64,11 @@ class IndexVersion:
         """(N, dim) projected unit vectors of a member, mapped from the file."""
         return self._vectors(f"members/{member}/embeddings.npy")
 
+    @property
+    def keeps_plain_embeddings(self) -> bool:
+        """Whether the version kept embeddings before augmentation, as it does where neighbours were averaged."""
+        return all(f"members/{name}/plain.npy" in self._files for name in self.manifest.members)
+
     def plain_embeddings(self, member: str) -> NDArray[np.float16]:
         """(N, dim) embeddings before augmentation, where the version kept them; else :meth:`embeddings`."""
         name = f"members/{member}/plain.npy"

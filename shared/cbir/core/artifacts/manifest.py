@@ -11,7 +11,7 @@ from typing import Any
 
 from cbir.core.artifacts.version_files import is_file_name
 from cbir.core.ensemble import EnsembleSpec
-from cbir.core.errors import ArtifactError, CbirError
+from cbir.core.errors import ArtifactError, CbirError, ConfigurationError
 from cbir.core.vector_index import index_file, is_index_name
 
 __all__ = ["FORMAT", "LARGEST", "MANIFEST_FILE", "Manifest"]
@@ -20,6 +20,8 @@ MANIFEST_FILE = "manifest.json"
 #: Version of the layout on disk: 2, which is sealed.  That before seals, 1, is read too, and no other.
 FORMAT = 2
 _BEFORE_SEALS = 1
+#: The same, for versions whose vectors are not among their files.
+_WITH_STORE = 3
 #: Most bytes of a manifest; 100,000 images that were left out take a tenth of it.
 LARGEST = 256 * 2**20
 
@@ -42,6 +44,7 @@ class Manifest:
         settings: Settings of the indexer that change the result, such as pseudo-labels.
         skipped: Images that were left out: uri, reason, stamp.
         libraries: Versions of the libraries that wrote it.
+        store: Where the vectors are kept, if not in files of the version: ``kind``, and what that kind of store needs.
     """
 
     version: str
@@ -55,10 +58,15 @@ class Manifest:
     skipped: tuple[Mapping[str, str], ...] = ()
     libraries: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
+    store: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {**vars(self), "ensemble": self.ensemble.to_json(), "skipped": list(self.skipped)}
+        data = {**vars(self), "ensemble": self.ensemble.to_json(), "skipped": list(self.skipped)}
+        if self.store:
+            return {**data, "format": _WITH_STORE}
+        # As before there were stores, so that programs of that time read it.
+        return {name: value for name, value in data.items() if name != "store"}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Manifest:
@@ -87,7 +95,7 @@ class Manifest:
         try:
             content = json.loads(data)
             known = content.get("format")
-            manifest = cls.from_json(content) if known in (_BEFORE_SEALS, FORMAT) else None
+            manifest = cls.from_json(content) if known in (_BEFORE_SEALS, FORMAT, _WITH_STORE) else None
         except CbirError as error:
             # It is whole, and asks for what no index may.
             raise ArtifactError(f"{path}/{MANIFEST_FILE} is refused: {error}", reason="INDEX_REFUSED") from error
@@ -95,12 +103,29 @@ class Manifest:
             raise _damaged(path) from error
         if manifest is None:
             raise ArtifactError(
-                f"{path} has index format {known}; this program reads {_BEFORE_SEALS} and {FORMAT}: index again",
+                f"{path} has index format {known}; this program reads {_BEFORE_SEALS} to {_WITH_STORE}: index again",
                 reason="INDEX_MISMATCH",
             )
         if manifest.version != path.name or sealed != (manifest.format != _BEFORE_SEALS):
             raise _damaged(path)
         return manifest
+
+    def check_store(self, kind: str, path: Path) -> None:
+        """Refuse a version whose vectors are kept elsewhere than in the store that was opened.
+
+        Args:
+            kind: Of that store; ``local`` for the files of the version.
+            path: Of the version, to be named in errors.
+
+        Raises:
+            ConfigurationError: ``STORE_MISMATCH``.
+        """
+        found = self.store.get("kind", "local")
+        if found != kind:
+            way = "leave out --milvus-uri" if found == "local" else f"say where that is with --{found}-uri"
+            raise ConfigurationError(
+                f"the vectors of {path} are in the store {found!r} and not in {kind!r}: {way}", reason="STORE_MISMATCH"
+            )
 
     def _check(self) -> None:
         """Refuse what is no fact about a version, before anybody opens a file by it."""
@@ -109,6 +134,10 @@ class Manifest:
             raise ValueError("members and ensemble differ")
         if not isinstance(self.images, int) or not isinstance(self.labels, int) or self.images < 0:
             raise ValueError("counts are no numbers")
+        if bool(self.store) != (self.format == _WITH_STORE) or not isinstance(self.store, dict):
+            raise ValueError("store and format differ")
+        if self.store and not re.fullmatch("[a-z]{1,16}", self.store["kind"]):
+            raise ValueError("no kind of store")
         needed = ["images.parquet", "vote.json"]
         for name in names:
             facts = self.members[name]
@@ -117,8 +146,8 @@ class Manifest:
                 raise ValueError(f"{index!r} is no index")
             if not _FINGERPRINT.fullmatch(facts["fingerprint"]):
                 raise ValueError("no fingerprint")
-            parts = ("embeddings.npy", "projection.safetensors", index_file(index))
-            needed += [f"members/{name}/{part}" for part in parts if part]
+            parts = [] if self.store else ["embeddings.npy", index_file(index)]
+            needed += [f"members/{name}/{part}" for part in ("projection.safetensors", *parts) if part]
         for name, facts in self.files.items():
             if not is_file_name(name):
                 raise ValueError(f"{name!r} may lie outside the version")

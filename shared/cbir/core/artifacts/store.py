@@ -15,8 +15,7 @@ import hashlib
 import os
 import re
 import secrets
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +27,7 @@ from cbir.core.artifacts.signature import SigningKey, TrustedKeys
 from cbir.core.artifacts.version_files import open_folder, read_beside
 from cbir.core.artifacts.version_writer import VersionWriter
 from cbir.core.errors import ArtifactError
-from cbir.core.files import make_folder, sync, write_durably
+from cbir.core.files import make_folder, remove, sync, write_durably
 
 __all__ = ["IndexStore"]
 
@@ -43,10 +42,17 @@ class IndexStore:
     Args:
         trust: Who must have signed a version that is opened; None: nobody need have.
         key: Signs what is published.
+        on_live: Called with a version just before it becomes the live one; None where vectors are in the files.
     """
 
-    def __init__(self, path: Path | str, trust: TrustedKeys | None = None, key: SigningKey | None = None) -> None:
-        self.path, self._trust, self._key = Path(path), trust, key
+    def __init__(
+        self,
+        path: Path | str,
+        trust: TrustedKeys | None = None,
+        key: SigningKey | None = None,
+        on_live: Callable[[IndexVersion], None] | None = None,
+    ) -> None:
+        self.path, self._trust, self._key, self._on_live = Path(path), trust, key, on_live
         self._locked = False
 
     @property
@@ -239,6 +245,10 @@ class IndexStore:
                 )
             seal = Seal.of(version, data, self._key)
             self._replace(opened.path / SEAL_FILE, seal.text())
+        if self._on_live is not None:
+            self._on_live(opened)
+        else:
+            opened.manifest.check_store("local", opened.path)
         self._replace(self.path / "CURRENT", seal.unsigned().text())
 
     def _replace(self, path: Path, text: str) -> None:
@@ -277,19 +287,11 @@ class IndexStore:
         self._sweep()
         for leftover in self._versions.iterdir():
             if not (leftover / MANIFEST_FILE).exists():
-                _remove(leftover)
+                remove(leftover)
         return removed
 
     def _sweep(self) -> None:
         """Remove what killed writers and collectors left behind."""
         for pattern in ("versions/.partial-*", "versions/.removed-*", ".CURRENT-*", f"versions/*/.{SEAL_FILE}-*"):
             for leftover in self.path.glob(pattern):
-                _remove(leftover)
-
-
-def _remove(path: Path) -> None:
-    """Remove a file, a link or a folder, and nothing that a link leads to."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+                remove(leftover)

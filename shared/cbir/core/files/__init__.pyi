@@ -1,5 +1,6 @@
 from .checksum import file_sha256 as file_sha256
 from .durability import make_folder as make_folder
+from .durability import remove as remove
 from .durability import sync as sync
 from .durability import sync_tree as sync_tree
 from .durability import write_durably as write_durably

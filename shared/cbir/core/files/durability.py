@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
-__all__ = ["make_folder", "sync", "sync_tree", "write_durably"]
+__all__ = ["make_folder", "remove", "sync", "sync_tree", "write_durably"]
 
 
 def sync(path: Path) -> None:
@@ -38,3 +39,11 @@ def make_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
         sync(folder.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, and nothing that a link leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

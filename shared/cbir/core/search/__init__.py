@@ -12,7 +12,10 @@ The way of a query, module by module; N gallery rows, each the members' unit vec
 7. ``per_member_search``: member by member, for approximate indexes (``core.vector_index``) and for fusion by rank.
 8. ``text_search``: the other entry, for queries in words; ``zero_shot`` classifies by the names of the labels.
 
-``searcher`` is the protocol that ``retriever`` implements.  ``near_duplicates`` is not on this way: it finds images
+9. ``threshold_search``: in place of 3 to 6 where another program keeps the vectors, as ``core.milvus`` tells.
+
+``searcher`` is the protocol that ``retriever`` implements, ``nearest_rows`` that of 3 and 9, and ``vector_store`` that
+of where vectors live.  ``near_duplicates`` is not on this way: it finds images
 that show the same picture, for the server to leave out of hits and for the indexer to remove.
 """
 

@@ -1,3 +1,4 @@
+from .cpu_matrix import inner_products as inner_products
 from .near_duplicates import BITS as BITS
 from .near_duplicates import Appearance as Appearance
 from .near_duplicates import close_hashes as close_hashes
@@ -6,5 +7,9 @@ from .near_duplicates import group_near_duplicates as group_near_duplicates
 from .retriever import Retriever as Retriever
 from .searcher import Searcher as Searcher
 from .text_search import JointSpace as JointSpace
+from .threshold_search import MAX_DEPTH as MAX_DEPTH
+from .threshold_search import ThresholdSearch as ThresholdSearch
+from .vector_store import LocalStore as LocalStore
+from .vector_store import VectorStore as VectorStore
 from .zero_shot import names_trust as names_trust
 from .zero_shot import zero_shot_probabilities as zero_shot_probabilities

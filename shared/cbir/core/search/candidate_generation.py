@@ -23,6 +23,7 @@ from cbir.core.search.estimates import EstimatedRows, estimate
 from cbir.core.search.gallery_matrix import GalleryMatrix
 from cbir.core.search.rescoring import Rescored, add_poorly_coded_rows, rescore
 from cbir.core.search.scan_tuning import MIN_SCAN_DEPTH, choose_scan
+from cbir.core.vote import Conditions
 
 if TYPE_CHECKING:
     from cbir.core.search.product_quantisation_scan import QuantisedScan
@@ -44,7 +45,8 @@ _FIRST_ROUND_SHARE = 0.5
 
 
 class CandidateGenerator:
-    """Finds the nearest rows of a gallery.
+    """Finds the nearest rows among vectors of this process; implements
+    :class:`cbir.core.search.nearest_rows.NearestRows`.
 
     Args:
         weights: (M,) usual weights of the members; the depth of the scan is tuned for them.
@@ -81,20 +83,9 @@ class CandidateGenerator:
         kept: Sequence[int],
         excluded: Sequence[tuple[int, ...]],
         allowed: NDArray[np.bool_] | None = None,
+        conditions: Conditions | None = None,
     ) -> Candidates:
-        """The nearest rows of each query.
-
-        Args:
-            queries: (B, D).
-            weights: (B, M) that sum to 1.
-            hits: B numbers: so many of the best candidates are certain to be the best of the whole gallery.
-            kept: B numbers, at least ``hits``: how many of the rescored rows become candidates.
-            excluded: Rows that each query may not have.
-            allowed: (N,) rows that the query may have, or None for all; only for a single query.
-
-        Returns:
-            C is the largest of ``kept``, or the number of rows.
-        """
+        """See :class:`cbir.core.search.nearest_rows.NearestRows`."""
         count = len(self._matrix)
         available = count if allowed is None else int(np.count_nonzero(allowed))
         padded = padded_rows(excluded)
@@ -147,6 +138,12 @@ class CandidateGenerator:
                 self._matrix, self._scan, self._weights, found, queries, weights, certain, padded, allowed
             )
         return found
+
+    def of_labels(
+        self, rows: Rows, labels: Sequence[int], query: Floats, weights: Floats, count: int
+    ) -> tuple[Rows, Floats]:
+        """See :class:`cbir.core.search.nearest_rows.NearestRows`; all of the rows."""
+        return rows[None], self._matrix.similarities(rows[None], query)
 
     def _keep(
         self, part: Rescored, enough: NDArray[np.bool_], places: Rows, keep: Rows, found: Candidates | None

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from cbir.core.machine import jit
 from cbir.core.search.blockwise_top_k import best_of, best_rows
 
-__all__ = ["CpuMatrix", "HostMatrix", "MappedMatrix"]
+__all__ = ["CpuMatrix", "HostMatrix", "MappedMatrix", "inner_products"]
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -37,7 +37,6 @@ class HostMatrix:
 
     def __init__(self, embeddings: Sequence[NDArray[np.float16]], stops: tuple[int, ...]) -> None:
         self.stops = stops
-        self._stops = np.array(stops)
         self._rows = np.concatenate(embeddings, axis=1, dtype=np.float32)
         self._matrix = torch.from_numpy(self._rows)
 
@@ -55,9 +54,7 @@ class HostMatrix:
 
     def similarities(self, rows: Rows, queries: Floats) -> Floats:
         """See :class:`cbir.core.search.gallery_matrix.GalleryMatrix`."""
-        result = np.empty((len(rows), len(self.stops) - 1, rows.shape[1]), np.float32)
-        _inner_products(self._rows, np.ascontiguousarray(rows), np.ascontiguousarray(queries), self._stops, result)
-        return result
+        return inner_products(self._rows, rows, queries, self.stops)
 
     def vectors_of(self, rows: Rows) -> Floats:
         """See :class:`cbir.core.search.gallery_matrix.GalleryMatrix`."""
@@ -147,6 +144,13 @@ def _trim() -> None:
     """Return freed memory to the system, as glibc would keep hundreds of megabytes of it."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         trim(0)
+
+
+def inner_products(matrix: Floats, rows: Rows, queries: Floats, stops: Sequence[int]) -> Floats:
+    """(B, M, C) cosines of (B, D) queries with their own (B, C) rows of a matrix; those of rows of -1 mean nothing."""
+    result = np.empty((len(rows), len(stops) - 1, rows.shape[1]), np.float32)
+    _inner_products(matrix, np.ascontiguousarray(rows), np.ascontiguousarray(queries), np.array(stops), result)
+    return result
 
 
 @jit

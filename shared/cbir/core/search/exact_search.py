@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from cbir.core.artifacts import Gallery
 from cbir.core.machine import jit
-from cbir.core.search.candidate_generation import CandidateGenerator
 from cbir.core.search.candidates import Candidates, stacked
-from cbir.core.search.gallery_matrix import GalleryMatrix
+from cbir.core.search.nearest_rows import NearestRows
 from cbir.core.search.per_member_search import POOL
 from cbir.core.vote import LabelVote, Ranker, Ranking, SearchSpec, VoteSettings, fused_scores, top_places
 
@@ -36,13 +35,12 @@ class ExactSearch:
     def __init__(
         self,
         gallery: Gallery,
-        matrix: GalleryMatrix,
-        nearest: CandidateGenerator,
+        nearest: NearestRows,
         labels: LabelVote,
         ranker: Ranker,
         vote: VoteSettings,
     ) -> None:
-        self._gallery, self._matrix, self._nearest = gallery, matrix, nearest
+        self._gallery, self._nearest = gallery, nearest
         self._labels, self._ranker, self._vote = labels, ranker, vote
         self._rows_of = _rows_by_label(gallery.label_codes, len(gallery.labels))
 
@@ -85,7 +83,7 @@ class ExactSearch:
                 parts.append(
                     self._nearest.find(
                         queries[one], weights[one], [spec.limit], [max(POOL, 4 * spec.limit)], [spec.exclude_rows],
-                        spec.mask,
+                        spec.mask, spec.conditions,
                     )
                 )  # fmt: skip
         return stacked(parts)
@@ -121,8 +119,10 @@ class ExactSearch:
                 allowed = spec.allowed(len(self._gallery))
                 if allowed is not None:
                     rows = rows[allowed[rows]]
-                rows = np.setdiff1d(rows, found.rows[i])[None]
-                similarities = self._matrix.similarities(rows, queries[one])
+                rows, similarities = self._nearest.of_labels(
+                    np.setdiff1d(rows, found.rows[i]), labels.tolist(), queries[one], weights[one],
+                    max(POOL, 4 * spec.limit),
+                )  # fmt: skip
                 scores = fused_scores(similarities, weights[one])
                 scores += self._ranker.bonus(rows, probabilities[one])
                 best = top_places(scores, rows, np.array([max(POOL, 4 * spec.limit)]))

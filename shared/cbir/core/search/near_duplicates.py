@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from cbir.core.artifacts import IndexVersion
 from cbir.core.images import distances
 from cbir.core.metric import Projection, normalise
+from cbir.core.search.searcher import Searcher
 from cbir.core.vote import normalised_weights
 
 __all__ = [
@@ -158,13 +159,14 @@ class Appearance:
     Args:
         projections: One a member.
         weights: (M,) weights of the members' votes.
-        gallery: (N, dim) projected unit vectors of each member; only needed for :meth:`of_rows`.
+        vectors_of: Gives the (S, D) projected vectors of rows, as they were before neighbours were averaged; only
+            needed for :meth:`of_rows`.
     """
 
     def __init__(
-        self, projections: Sequence[Projection], weights: Floats, gallery: Sequence[NDArray[np.float16]] = ()
+        self, projections: Sequence[Projection], weights: Floats, vectors_of: Callable[[Ints], Floats] | None = None
     ) -> None:
-        self._gallery = gallery
+        self._vectors_of = vectors_of
         self._dims = [projection.dim for projection in projections]
         self._shares = np.sqrt(normalised_weights(np.asarray(weights, np.float32)))
         self._inverses = [
@@ -173,20 +175,27 @@ class Appearance:
         ]
 
     @classmethod
-    def of(cls, version: IndexVersion) -> Appearance:
+    def of(cls, version: IndexVersion, searcher: Searcher | None = None) -> Appearance:
         """For the ensemble and the gallery of an index version.
+
+        Args:
+            searcher: Knows the vectors of a version that keeps them elsewhere than in its files.
 
         Raises:
             ArtifactError: A file of the version is damaged.
         """
         names = [member.name for member in version.manifest.ensemble.members]
         weights = np.array([version.vote.weights[name] for name in names], np.float32)
-        gallery = [version.plain_embeddings(name) for name in names]
-        return cls([version.projection(name) for name in names], weights, gallery)
+        projections = [version.projection(name) for name in names]
+        if searcher is not None and version.manifest.store and not version.keeps_plain_embeddings:
+            return cls(projections, weights, lambda rows: searcher.vectors_of(rows.tolist()))
+        files = [version.plain_embeddings(name) for name in names]
+        return cls(projections, weights, lambda rows: np.concatenate([part[rows] for part in files], axis=1))
 
     def of_rows(self, rows: Ints) -> Floats:
         """(S, D) :meth:`vectors` of gallery images: their own, even where the index averages neighbours."""
-        return self.vectors(np.concatenate([part[rows] for part in self._gallery], axis=1))
+        assert self._vectors_of is not None
+        return self.vectors(self._vectors_of(rows))
 
     def vectors(self, projected: Floats) -> Floats:
         """Vectors whose inner products are weighted means of the members' cosines.

@@ -22,7 +22,8 @@ from cbir.core.machine import jit, keep_compiled
 from cbir.core.metric import Projection, expanded, make_unit
 from cbir.core.search.candidate_generation import CandidateGenerator, Strategy
 from cbir.core.search.exact_search import ExactSearch
-from cbir.core.search.gallery_matrix import load_matrix
+from cbir.core.search.gallery_matrix import GalleryMatrix, load_matrix
+from cbir.core.search.nearest_rows import NearestRows
 from cbir.core.search.per_member_search import PerMemberSearch
 from cbir.core.vector_index import VectorIndex
 from cbir.core.vote import (
@@ -50,20 +51,21 @@ class Retriever:
     """Ranks queries against one index version; implements :class:`cbir.core.search.Searcher`.  One caller at a time.
 
     Args:
-        embeddings: (N, d) projected float16 unit vectors of each member.  Large arrays that are mapped from files stay
-            mapped.
+        vectors: (N, d) projected float16 unit vectors of each member, of which large ones that are mapped from files
+            stay mapped; or a matrix that holds them elsewhere.
         indexes: One a member, None where the search is exact.
         index_name: How candidates are found, in words for display.
         device: ``cpu`` or ``cuda``.
         heads: The linear heads of members that have one.
         strategy: How an exact search finds its candidates.
+        nearest: What finds them, where ``vectors`` is a matrix that holds them elsewhere.
     """
 
     def __init__(
         self,
         gallery: Gallery,
         members: Sequence[str],
-        embeddings: Sequence[NDArray[np.float16]],
+        vectors: Sequence[NDArray[np.float16]] | GalleryMatrix,
         projections: Sequence[Projection],
         vote: VoteSettings,
         indexes: Sequence[VectorIndex | None],
@@ -71,25 +73,28 @@ class Retriever:
         device: str,
         heads: Mapping[str, LinearHead] | None = None,
         strategy: Strategy = "auto",
+        nearest: NearestRows | None = None,
     ) -> None:
         keep_compiled()
         self.gallery, self.members, self.index_name = gallery, tuple(members), index_name
-        self.dims = tuple(int(e.shape[1]) for e in embeddings)
+        self._matrix = load_matrix(vectors, device) if isinstance(vectors, Sequence) else vectors
+        self._stops = self._matrix.stops
+        self.dims = tuple(stop - start for start, stop in itertools.pairwise(self._stops))
         self.raw_dims = tuple(int(p.mean.shape[0]) for p in projections)
         self.weights = normalised_weights(np.array([vote.weights[m] for m in members], np.float32))
         self._projections, self._vote = projections, vote
-        self._stops = tuple(itertools.accumulate(self.dims, initial=0))
         self._approximate = any(index is not None for index in indexes)
         self._bounds = np.array(self._stops)
-        self._matrix = load_matrix(embeddings, device)
         codes = gallery.label_codes
         by_member = [(heads or {}).get(name) for name in self.members]
         joined = Heads(by_member, self.dims) if any(by_member) else None
         self._labels = LabelVote(codes, len(gallery.labels), joined, vote)
         ranker = Ranker(codes, gallery.labels, vote)
         self._by_member = PerMemberSearch(self._matrix, indexes, ranker, self._labels, vote.label_share)
-        self._nearest = CandidateGenerator(self._matrix, self.weights, "product" if self._approximate else strategy)
-        self._fused = ExactSearch(gallery, self._matrix, self._nearest, self._labels, ranker, vote)
+        self._nearest = nearest or CandidateGenerator(
+            self._matrix, self.weights, "product" if self._approximate else strategy
+        )
+        self._fused = ExactSearch(gallery, self._nearest, self._labels, ranker, vote)
 
     @classmethod
     def load(

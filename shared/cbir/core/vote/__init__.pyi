@@ -1,6 +1,7 @@
 from .calibration import Curve as Curve
 from .calibration import fit_calibration as fit_calibration
 from .calibration import probability_of_relevance as probability_of_relevance
+from .conditions import Conditions as Conditions
 from .fusion import Fusion as Fusion
 from .fusion import fused_scores as fused_scores
 from .fusion import normalised_weights as normalised_weights

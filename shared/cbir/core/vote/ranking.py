@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.machine import jit
+from cbir.core.vote.conditions import Conditions
 from cbir.core.vote.fusion import Fusion, fused_scores, rank_contributions, vote_contributions
 from cbir.core.vote.settings import VoteSettings
 from cbir.core.vote.top_k import ranks_of, top_places
@@ -34,6 +35,8 @@ class SearchSpec:
         limit: Most hits.
         weights: (M,) non-negative, or None for the index's own.
         mask: (N,) images that may be hits, or None for all.
+        conditions: What ``mask`` stands for, for stores that select images themselves.  They may let more images pass
+            than the mask does, and none less; None where nothing is known.
         exclude_rows: Rows that may not be hits.
         min_score: Hits with a lower (calibrated) score are left out.
         label_prior: (L,) P(label | query) by the class names, multiplied by the trust in it, 0..1, so that it sums to
@@ -44,6 +47,7 @@ class SearchSpec:
     weights: Floats | None = None
     fusion: Fusion = Fusion.WEIGHTED_VOTE
     mask: NDArray[np.bool_] | None = None
+    conditions: Conditions | None = None
     exclude_rows: tuple[int, ...] = ()
     min_score: float | None = None
     label_prior: Floats | None = None
