@@ -3,6 +3,8 @@
 BIN := .venv/bin
 READY := .venv/ready
 AUDIT := .venv-audit
+DOCS := .venv-docs
+DIST := .venv-dist
 # buf comes with npm; where there is none, what it checks is left out and said so.
 NPM := $(shell command -v npm 2>/dev/null)
 BUF := $(if $(NPM),protos/node_modules/ready)
@@ -10,7 +12,7 @@ BUF := $(if $(NPM),protos/node_modules/ready)
 # Compiling torch's sources anew in every process would cost ten seconds each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test examples fuzz lint format proto api bench lock audit sbom clean
+.PHONY: help setup demo test examples fuzz lint format proto api bench docs dist lock audit sbom clean
 
 help:
 	@echo "make setup             .venv with everything"
@@ -23,6 +25,8 @@ help:
 	@echo "make proto             stubs from protos/, linted and compared with the baseline"
 	@echo "make api               the API as others take it: definitions and descriptor set, in dist/"
 	@echo "make bench             speed on this machine; results in bench-out/"
+	@echo "make docs              the documentation as a site, in dist/site; a warning is an error"
+	@echo "make dist              wheel and sdist in dist/, checked, and installed extra by extra [ARGS=\"client server\"]"
 	@echo "make lock              resolve requirements.lock and locks/ anew"
 	@echo "make audit             known vulnerabilities of what is pinned; secrets in the files of the project"
 	@echo "make sbom              what a release is made of, as CycloneDX, in dist/"
@@ -74,7 +78,26 @@ COMPILE := $(BIN)/python -m uv pip compile --quiet --universal --no-emit-index-u
 
 lock: $(READY)
 	$(COMPILE) --extra all --group dev pyproject.toml -o requirements.lock
-	for group in annoy audit setup; do $(COMPILE) --group $$group -o locks/$$group.lock; done
+	for group in annoy audit dist setup; do $(COMPILE) --group $$group -o locks/$$group.lock; done
+	$(COMPILE) --group docs pyproject.toml -o locks/docs.lock
+	$(COMPILE) --constraint requirements.lock --extra server --extra sign pyproject.toml -o locks/server.lock
+
+$(DOCS)/ready: locks/docs.lock $(READY)
+	$(BIN)/python -m uv venv --quiet --clear $(DOCS)
+	$(BIN)/python -m uv pip install --quiet --require-hashes --python $(DOCS)/bin/python -r locks/docs.lock
+	@touch $@
+
+docs: $(DOCS)/ready
+	$(DOCS)/bin/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs dist/site
+	@echo "the site begins at dist/site/index.html"
+
+$(DIST)/ready: locks/dist.lock $(READY)
+	$(BIN)/python -m uv venv --quiet --clear $(DIST)
+	$(BIN)/python -m uv pip install --quiet --require-hashes --python $(DIST)/bin/python -r locks/dist.lock
+	@touch $@
+
+dist: $(DIST)/ready
+	$(BIN)/python scripts/release.py --tools $(DIST)/bin/python $(ARGS)
 
 $(AUDIT)/ready: locks/audit.lock $(READY)
 	$(BIN)/python -m uv venv --quiet --clear $(AUDIT)
@@ -95,4 +118,4 @@ protos/node_modules/ready: protos/package-lock.json
 		else echo "buf could not be installed: what it checks is left out"; fi
 
 clean:
-	rm -rf .venv .venv-audit demo-out bench-out protos/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-audit .venv-docs .venv-dist demo-out bench-out protos/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
