@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from cbir.core.ensemble import EnsembleSpec, MemberSpec, load_embedder, load_ensemble
+from cbir.core.ensemble import BUILT_IN, EnsembleSpec, MemberSpec, load_embedder, load_ensemble
 from cbir.core.ensemble.member_options import OPTIONS, option_problem
 from cbir.core.errors import CbirError, EnsembleError
 
@@ -58,7 +58,7 @@ def test_values_that_could_name_a_file_or_fill_the_memory_are_refused(value: obj
 
 
 def test_architectures_get_through() -> None:
-    for ensemble in ("compact", "standard"):
+    for ensemble in BUILT_IN:
         assert load_ensemble(ensemble).members
     options = {"act_layer": "gelu_tanh", "depths": [1, 2], "num_heads": ((1, 2), (3, 4)), "qkv_bias": False, "dim": 1.5}
     assert option_problem("timm", options) is None

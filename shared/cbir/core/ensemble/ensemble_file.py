@@ -18,7 +18,7 @@ from cbir.core.vector_index import is_index_name
 __all__ = ["BUILT_IN", "DEFAULT_ENSEMBLE", "load_ensemble"]
 
 #: Names of the ensembles that come with the package.
-BUILT_IN = ("lite", "compact", "standard")
+BUILT_IN = ("lite", "compact", "standard", "large")
 #: The one for new indexes, where none is named.
 DEFAULT_ENSEMBLE = "lite"
 
