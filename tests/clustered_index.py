@@ -74,6 +74,8 @@ def publish(
             facts[member.name] = {"fingerprint": member_fingerprint(member, Crop.NONE), "index": "exact"}
         writer.write_heads(heads)
         writer.write_json("vote.json", vote.to_json())
-        kept = vectors.keep(writer.path, gallery, [member.name for member in MEMBERS], lambda done, total: None)
+        kept = vectors.keep(
+            writer.path, gallery, {member.name: "exact" for member in MEMBERS}, lambda done, total: None
+        )
         ensemble = EnsembleSpec("three", MEMBERS, Crop.NONE)
         return writer.publish(Manifest("", "now", count, len(gallery.labels), ensemble, facts, {}, store=kept))

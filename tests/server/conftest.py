@@ -153,7 +153,7 @@ def build(
             ensemble=spec,
             members=members,
             files={},
-            store=vectors.keep(writer.path, gallery, list(members), lambda done, total: None),
+            store=vectors.keep(writer.path, gallery, dict.fromkeys(members, "exact"), lambda done, total: None),
         )
         return writer.publish(manifest).name
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cbir.core.artifacts import Gallery, IndexVersion, Manifest, VersionWriter
 from cbir.core.ensemble import EnsembleSpec, MemberSpec
 from cbir.core.metric import MIN_IMAGES, SAMPLE, Projection, augmented, enough_labels, fit_projection, neighbour_metrics
-from cbir.core.search import VectorStore
+from cbir.core.search import LocalStore, VectorStore
 from cbir.core.vector_index import build_index, index_file, resolve_index
 from cbir.core.version import __version__
 from cbir.core.vote import LinearHead, VoteSettings, fit_head
@@ -70,6 +70,7 @@ def write_version(
     """
     from safetensors.numpy import save_file
 
+    vectors = vectors or LocalStore()
     gallery, vote, members = content.gallery, content.vote, content.ensemble.members
     gallery.write(writer.file("images.parquet"))
     specs = [_sized(member, vote) for member in members]
@@ -103,7 +104,7 @@ def write_version(
             # which images are near duplicates.
             np.save(writer.file(f"members/{member.name}/plain.npy"), projected.astype(np.float16))
         else:
-            _write_member(writer, member.name, projected, facts, report)
+            _write_member(writer, member.name, projected, facts, report, vectors)
     if plain:
         report(Progress("augment", 0, 0))
         dims = [part.shape[1] for part in plain]
@@ -112,15 +113,13 @@ def write_version(
             np.concatenate(plain, axis=1), dims, vote.augmentation_neighbours, vote.augmentation_exponent, weights
         )
         for member, part in zip(members, np.split(sharp, np.cumsum(dims)[:-1], axis=1), strict=True):
-            _write_member(writer, member.name, part, facts, report)
+            _write_member(writer, member.name, part, facts, report, vectors)
     writer.write_heads(heads)
     writer.write_json("vote.json", vote.to_json())
-    names = [member.name for member in members]
-    kept: Mapping[str, Any] = {}
-    if vectors is not None:
-        kept = vectors.keep(
-            writer.path, gallery, names, lambda done, total: report(Progress(f"send to {vectors.kind}", done, total))
-        )
+    kept = vectors.keep(
+        writer.path, gallery, {name: str(about["index"]) for name, about in facts.items()},
+        lambda done, total: report(Progress(f"send to {vectors.kind}", done, total)),
+    )  # fmt: skip
     report(Progress("publish", 0, 0))
     return writer.publish(
         Manifest(
@@ -189,11 +188,13 @@ def _write_member(
     vectors: Floats,
     facts: Mapping[str, Mapping[str, Any]],
     report: Callable[[Progress], None],
+    store: VectorStore,
 ) -> None:
     half = vectors.astype(np.float16)
     np.save(writer.file(f"members/{name}/embeddings.npy"), half)
     index = str(facts[name]["index"])
-    if file := index_file(index):
+    # Another store builds its own.
+    if store.kind == "local" and (file := index_file(index)):
         report(Progress(f"index {name}", 0, 0))
         build_index(index, half, writer.file(f"members/{name}/{file}"))
 

@@ -42,9 +42,10 @@ class MilvusConnection:
             )
         package = "milvus_lite" if uri.endswith(".db") and "://" not in uri else "pymilvus"
         if importlib.util.find_spec("pymilvus") is None or importlib.util.find_spec(package) is None:
-            what = "milvus-lite" if importlib.util.find_spec("pymilvus") else "ensemble-cbir[milvus]"
+            lite = importlib.util.find_spec("pymilvus") is not None
+            how = "pip install --no-deps milvus-lite" if lite else "pip install 'ensemble-cbir[milvus]'"
             raise ConfigurationError(
-                f"vectors in Milvus need the package {package}: pip install '{what}'", reason="EXTRA_MISSING"
+                f"vectors in Milvus need the package {package if lite else 'pymilvus'}: {how}", reason="EXTRA_MISSING"
             )
         #: The address, fit to be shown.
         self.name = _without_password(uri)

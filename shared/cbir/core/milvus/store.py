@@ -39,7 +39,7 @@ class MilvusStore:
         self._to.call("drop_collection", trial.name)
 
     def keep(
-        self, folder: Path, gallery: Gallery, members: Sequence[str], report: Callable[[int, int], None]
+        self, folder: Path, gallery: Gallery, members: Mapping[str, str], report: Callable[[int, int], None]
     ) -> Mapping[str, Any]:
         """See :class:`cbir.core.search.VectorStore`."""
         store = IndexStore(self._index)
@@ -47,13 +47,12 @@ class MilvusStore:
         files = [folder / "members" / name / "embeddings.npy" for name in members]
         vectors = [np.load(file, mmap_mode="r") for file in files]
         sizes = [(name, int(part.shape[1])) for name, part in zip(members, vectors, strict=True)]
-        approximate = any(file.parent.glob("index.*") for file in files)
-        collection = Collection.new(alias_of(self._index), len(gallery), sizes, "HNSW" if approximate else "FLAT")
+        kind = "FLAT" if set(members.values()) == {"exact"} else "HNSW"
+        collection = Collection.new(alias_of(self._index), len(gallery), sizes, kind)
         collection.create(self._to)
         collection.fill(self._to, gallery, vectors, report)
         for file in files:
-            for part in (file, *file.parent.glob("index.*")):
-                part.unlink(missing_ok=True)
+            file.unlink()
         return collection.to_json()
 
     def make_live(self, version: IndexVersion) -> None:

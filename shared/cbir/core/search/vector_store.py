@@ -35,12 +35,13 @@ class VectorStore(Protocol):
         ...
 
     def keep(
-        self, folder: Path, gallery: Gallery, members: Sequence[str], report: Callable[[int, int], None]
+        self, folder: Path, gallery: Gallery, members: Mapping[str, str], report: Callable[[int, int], None]
     ) -> Mapping[str, Any]:
         """Take over the vectors of a version that is being written; all of them are there when this returns.
 
         Args:
             folder: With ``members/<name>/embeddings.npy`` for each member; the store may remove these files.
+            members: By name, in the order of the ensemble: the kind of vector index, ``exact`` for none.
             report: Called with the number of rows that are kept so far, and of all.
 
         Returns:
@@ -78,7 +79,7 @@ class LocalStore:
         """See :class:`VectorStore`; files hold any number of members."""
 
     def keep(
-        self, folder: Path, gallery: Gallery, members: Sequence[str], report: Callable[[int, int], None]
+        self, folder: Path, gallery: Gallery, members: Mapping[str, str], report: Callable[[int, int], None]
     ) -> Mapping[str, Any]:
         """See :class:`VectorStore`; the files stay where they are."""
         return {}
