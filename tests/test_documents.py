@@ -194,3 +194,9 @@ def test_links_lead_somewhere(document: Path) -> None:
     found = re.findall(r"\]\(([^)\s]+)\)", text)
     targets = [target.partition("#")[0] for target in found if not target.startswith(("http", "#"))]
     assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+def test_every_page_stands_in_a_room() -> None:
+    trees = re.findall(r"```\{toctree\}\n(.*?)```", (ROOT / "docs/index.md").read_text(), re.S)
+    listed = [line for tree in trees for line in tree.splitlines() if line and not line.startswith(":")]
+    assert sorted(listed) == sorted({file.stem for file in ROOT.glob("docs/*.md")} - {"index"})
