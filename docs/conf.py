@@ -28,7 +28,6 @@ root_doc = "index"
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"{project} {release}"
-html_static_path = ["_static"]
 html_show_copyright = False
 
 # Anchors of headings as GitHub makes them.
