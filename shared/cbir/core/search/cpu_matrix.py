@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 
 from cbir.core.machine import jit
 from cbir.core.search.blockwise_top_k import best_of, best_rows
+from cbir.core.search.half_products import add_product, products
 
 __all__ = ["CpuMatrix", "HostMatrix", "MappedMatrix", "inner_products"]
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
-_BLOCK_ROWS = 65536
+#: Rows whose products are kept at a time.
+_BLOCK_ROWS = 2**18
 #: Candidates that are converted to float32 at a time, so that their vectors stay in the processor's cache.
 _CHUNK = 512
 
@@ -96,16 +98,19 @@ class MappedMatrix:
         self, queries: Floats, count: int, allowed: NDArray[np.bool_] | None = None, member: int | None = None
     ) -> tuple[Rows, Floats]:
         """See :class:`cbir.core.search.gallery_matrix.GalleryMatrix`."""
-        parts, asked = self._parts, self._split(queries) if member is None else []
-        if member is not None:
-            parts, asked = [self._parts[member]], [torch.from_numpy(np.ascontiguousarray(queries))]
+        members = slice(None) if member is None else slice(member, member + 1)
+        single = self._split(queries) if member is None else [torch.from_numpy(np.ascontiguousarray(queries))]
         found = []
         with torch.inference_mode():
             for start in range(0, len(self), _BLOCK_ROWS):
-                stop = min(start + _BLOCK_ROWS, len(self))
-                scores = torch.zeros((len(queries), stop - start))
-                for query, part in zip(asked, parts, strict=True):
-                    scores.addmm_(query, part[start:stop].float().T)
+                block = slice(start, min(start + _BLOCK_ROWS, len(self)))
+                if len(queries) == 1:
+                    scores = torch.zeros((1, block.stop - start))
+                    for query, part in zip(single, self._arrays[members], strict=True):
+                        add_product(part[block], query[0].numpy(), scores[0].numpy())
+                else:
+                    parts = [part[block] for part in self._parts[members]]
+                    scores = products(parts, torch.from_numpy(np.ascontiguousarray(queries)))
                 found.append(best_rows(scores, count, allowed, start))
             return best_of(found, count)
 
