@@ -277,10 +277,8 @@ async def soak(args: argparse.Namespace, server: ServerProcess, gallery: Path, q
             capacity = closed.answered / 15.0
         rate = args.share * capacity
         print(f"capacity {capacity:.1f}/s; {rate:.1f} good queries a second\n")
-        print(
-            "| minute | answered | failed | p50 ms | p99 ms | sent late by, p99 ms | MiB | descriptors | threads | processes |"
-        )
-        print("| --- " * 10 + "|")
+        print("| " + " | ".join(COLUMNS) + " |")
+        print("| --- " * len(COLUMNS) + "|")
         _, calm = await minutes(generator, payloads, server, rate, args.calm, "calm")
         trouble = Trouble(server, files[0])
         with publishing(gallery, args.index, args.ensemble) as publisher:

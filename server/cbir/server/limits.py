@@ -45,6 +45,10 @@ class Limits:
         write_seconds: Seconds that one has for reading a picture, and one more for each 256 KiB of it.
         max_thumbnail: Largest longer side of a thumbnail in pixels.
         max_calls: Most calls at the same time, streams and health checks included.
+        streams_per_connection: Most calls of one connection at the same time; a client that sends more gets UNAVAILABLE
+            for them at once, and may send them again.  0: as many as image queries may wait (``queue``).
+        pending: Calls that have come and that the server has not looked at yet; beyond it some are cut off unseen, and
+            beyond four times as many all.
         max_admin_calls: Most calls at the same time on the admin listener.
         ping_seconds: Shortest time between two keepalive pings of a client.
         keepalive_seconds: Time between the server's own pings, which find peers that are gone without a word.
@@ -79,6 +83,8 @@ class Limits:
     write_seconds: float = 10.0
     max_thumbnail: int = 2048
     max_calls: int = 8192
+    streams_per_connection: int = 0
+    pending: int = 256
     max_admin_calls: int = 64
     ping_seconds: int = 300
     keepalive_seconds: int = 120
@@ -92,6 +98,8 @@ class Limits:
     def __post_init__(self) -> None:
         if not self.decoders:
             object.__setattr__(self, "decoders", min(16, os.cpu_count() or 2))
+        if not self.streams_per_connection:
+            object.__setattr__(self, "streams_per_connection", max(64, self.queue))
         for item in fields(self):
             value = getattr(self, item.name)
             least = 0 if item.name in _MAY_BE_ZERO else 1

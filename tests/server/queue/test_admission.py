@@ -202,3 +202,16 @@ def test_buckets_are_powers_of_two_up_to_the_largest_batch() -> None:
     assert Limits(max_batch=2).buckets == (1, 2)
     assert Limits(max_batch=24).buckets == (1, 2, 4, 8, 16, 24)
     assert Limits(max_batch=32).buckets == (1, 2, 4, 8, 16, 32)
+
+
+def test_what_is_not_read_yet_is_refused_only_where_no_query_could_be_in_time(engine: Engine) -> None:
+    forecast = Forecast(threads=2)
+    forecast.light.seconds_each = 0.2
+    forecast.check_unread(monotonic() + 0.01)  # an idle server takes everything
+    forecast.count(flight(engine), 1)
+    forecast.check_unread(None)
+    forecast.check_unread(monotonic() + 0.3)
+    with pytest.raises(OverloadedError) as caught:
+        forecast.check_unread(monotonic() + 0.1)
+    assert caught.value.reason == "DEADLINE_UNREACHABLE"
+    assert caught.value.retry_after >= 0.2

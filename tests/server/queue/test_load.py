@@ -236,6 +236,51 @@ async def test_what_cannot_be_answered_in_time_is_refused_at_once(
         assert gate.batches == [1, 1]
 
 
+async def test_what_cannot_be_in_time_at_all_is_refused_unread(
+    serve: Any, gated: Any, tiny: Any, failure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cbir.server.transport.intake import Intake
+
+    gate, engine = gated
+    read: list[object] = []
+    read_one = Intake.read_one
+
+    async def counted(self: Intake, context: Any, lane: Any) -> bytes:
+        read.append(lane)
+        return await read_one(self, context, lane)
+
+    monkeypatch.setattr(Intake, "read_one", counted)
+    async with serve(engine=engine) as running:
+        running.server.pipeline.forecast.light.seconds_each = 100.0
+        first = asyncio.ensure_future(running.search.Search(image(tiny.bytes_of("twin")), timeout=30))
+        await asyncio.to_thread(gate.entered.wait, 10)
+        assert len(read) == 1
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await running.search.Search(image(tiny.bytes_of("twin")), timeout=30)
+        assert failure(caught.value).reason == "DEADLINE_UNREACHABLE"
+        assert failure(caught.value).retry_after > 30
+        assert len(read) == 1
+        gate.gate.set()
+        assert (await first).hits
+
+
+async def test_one_connection_has_only_so_many_calls_at_a_time(serve: Any, gated: Any, tiny: Any, until: Any) -> None:
+    gate, engine = gated
+    async with serve(engine=engine, streams_per_connection=4) as running:
+        pipeline = running.server.pipeline
+        calls = [asyncio.ensure_future(running.search.Search(image(tiny.bytes_of("twin")))) for _ in range(12)]
+        await until(lambda: pipeline.forecast.under_way == 4)
+        await asyncio.sleep(0.2)
+        assert pipeline.forecast.under_way == 4
+        gate.gate.set()
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
+    # The others waited in the client, or were refused by HTTP/2 before they began: none was half done.
+    assert {error.code() for error in refused} <= {grpc.StatusCode.UNAVAILABLE}
+    assert len(answers) - len(refused) >= 4
+    assert pipeline.tally.processed == len(answers) - len(refused)
+
+
 async def test_our_client_gives_up_at_once_on_what_cannot_be_in_time(serve: Any, gated: Any, tiny: Any) -> None:
     from cbir.client._async_client import AsyncClient
     from cbir.client._errors import Overloaded

@@ -86,7 +86,8 @@ class Admission:
             OverloadedError: Always.
         """
         self.refused += 1
-        wait = min(max(wait, _SHORTEST_RETRY), _LONGEST_RETRY)
+        # In steps, so that a flood gets few different answers, each of which is written once.
+        wait = round(min(max(wait, _SHORTEST_RETRY), _LONGEST_RETRY), 2)
         raise OverloadedError(f"the server is busy with {self._what}: try again in {wait:.2f} seconds", wait)
 
     def is_full(self, cost: float) -> bool:

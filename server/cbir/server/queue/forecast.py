@@ -105,9 +105,27 @@ class Forecast:
         costs, mine = list(held), mine + flight.cost
         wait *= min(1.0, (sum(min(cost, mine) for cost in costs) + flight.cost) / (sum(costs) + flight.cost))
         if wait >= left:
-            raise OverloadedError(
-                f"the queue needs {wait:.2f} seconds and the query has {max(left, 0.0):.2f} left: give it more time, "
-                "or come again when there is less to do",
-                wait + 0.001,
-                "DEADLINE_UNREACHABLE",
-            )
+            raise _unreachable(wait, left)
+
+    def check_unread(self, deadline: float | None) -> None:
+        """As :meth:`check`, for a query that is not read yet: it may be the lightest, of one who has nothing else.
+
+        Raises:
+            OverloadedError: ``DEADLINE_UNREACHABLE``.
+        """
+        if deadline is None or not self.under_way:
+            return
+        left = deadline - monotonic()
+        # It joins the next batch at best, and a batch of heavy queries may be followed by a short one.
+        wait = self.light.seconds_each
+        if wait >= left:
+            raise _unreachable(wait, left)
+
+
+def _unreachable(wait: float, left: float) -> OverloadedError:
+    return OverloadedError(
+        f"the queue needs {wait:.2f} seconds and the query has {max(left, 0.0):.2f} left: give it more time, or come "
+        "again when there is less to do",
+        round(wait, 2) + 0.01,
+        "DEADLINE_UNREACHABLE",
+    )

@@ -68,6 +68,17 @@ class Pipeline:
         if self.admission.is_full(LIGHT) and (size > _DIGEST_INLINE or not self.cache):
             self.admission.refuse(self.forecast.wait())
 
+    def check_time(self, deadline: float | None) -> None:
+        """Refuse a request unread where even the lightest query could not be answered by its deadline.
+
+        Args:
+            deadline: On the clock of :func:`time.monotonic`; None: it waits as long as it takes.
+
+        Raises:
+            OverloadedError: ``DEADLINE_UNREACHABLE``.
+        """
+        self.forecast.check_unread(deadline)
+
     async def search(
         self, engine: Engine, query: EngineQuery, fingerprint: Fingerprint, lane: Lane, deadline: float | None
     ) -> bytes:

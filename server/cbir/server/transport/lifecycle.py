@@ -251,6 +251,12 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         # Two servers on one port would share its calls; a port in use is to be an error.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", limits.max_message_bytes),
+        # A flood is held back before it costs anything: by connection through HTTP/2, which tells a client that a
+        # stream was refused before it began (UNAVAILABLE, safe to send again), and whatever the number of connections
+        # by a short list of calls that wait to be looked at.  Refusals in Python cost nearly what answers cost.
+        ("grpc.max_concurrent_streams", limits.streams_per_connection),
+        ("grpc.server.max_pending_requests", limits.pending),
+        ("grpc.server.max_pending_requests_hard_limit", 4 * limits.pending),
         # Clients may send keepalive pings this often, with or without calls; those that ping more often are cut off.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", limits.ping_seconds * 1000),
         ("grpc.keepalive_permit_without_calls", 1),

@@ -53,8 +53,9 @@ async def answer_search(
     Raises:
         CbirError: The query cannot be answered, or not now.
     """
-    # A server that cannot answer need not read.
+    # A server that cannot answer, or not in time, need not read.
     _ = deployment.engine
+    pipeline.check_time(deadline)
     # Nothing here keeps the request's bytes while the query waits.
     asked = await _question(await read(), pipeline)
     # The query keeps this engine, also when another one takes over while it waits.

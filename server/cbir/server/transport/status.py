@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from functools import lru_cache
 from typing import NoReturn
 
 import grpc
@@ -128,11 +129,22 @@ def fail(context: grpc.aio.ServicerContext, error: BaseException) -> bytes:
 
     A flooded server refuses more calls than it answers, and :func:`abort` costs several times as much.
     """
-    status = rpc_status.to_status(to_status(error))
+    status = _refusal(error) if isinstance(error, OverloadedError) else rpc_status.to_status(to_status(error))
     context.set_code(status.code)
     context.set_details(status.details)
     context.set_trailing_metadata(status.trailing_metadata)
     return b""
+
+
+def _refusal(error: OverloadedError) -> grpc.Status:
+    """What a flooded server says again and again is written once."""
+    forget_frames(error)
+    return _overloaded(str(error), error.retry_after, error.reason)
+
+
+@lru_cache(maxsize=1024)
+def _overloaded(text: str, retry_after: float, reason: str) -> grpc.Status:
+    return rpc_status.to_status(to_status(OverloadedError(text, retry_after, reason)))
 
 
 def _status(
