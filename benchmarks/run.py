@@ -133,8 +133,10 @@ def markdown(results: Mapping[str, Any]) -> str:
         if "ratios" in told:
             machine = told["machine"]
             lines += [
-                f"`{name}`, {machine['cpu']}, {machine['cores']} cores, load {machine['load_before']} before:",
+                f"`{name}`, {machine['cpu']}, {machine['cores']} cores ({' '.join(machine['capabilities'])}), "
+                f"load {machine['load_before']} before:",
                 "",
+                *(f"Not to be believed: {fault}.\n" for fault in told.get("faults", [])),
                 "| | measured | aim | made of |",
                 "| --- | --- | --- | --- |",
                 *(f"| {one['name']} | {bold(one)} | {one['aim']} | {one['how']} |" for one in told["ratios"]),

@@ -24,11 +24,13 @@ from cbir.server.bench import Plan, measure
 from cbir.server.bench.bare_process import bare_process
 from cbir.server.bench.cancellation import account
 from cbir.server.bench.echo import echo_server
+from cbir.server.bench.figures.faults import faults
 from cbir.server.bench.figures.ratios import ratios
 from cbir.server.bench.figures.stages import mean_stages
 from cbir.server.bench.figures.summary import closed_rate, latency_figures, open_figures, percentile, refusal_figures
 from cbir.server.bench.load import payloads as supply
 from cbir.server.bench.load.arrivals import constant, poisson
+from cbir.server.bench.load.crowd import Crowd
 from cbir.server.bench.load.generator import SEARCH, Generator, Window
 from cbir.server.bench.load.outcomes import Outcomes, Recorder
 from cbir.server.bench.load.payloads import Payloads
@@ -352,6 +354,68 @@ async def test_a_stall_is_not_omitted() -> None:
     assert (waited > 0.5 - np.arange(8) / 20 - 0.25).all()
     assert waited[1] > 0.25
     assert (load.outcomes.sent - load.outcomes.due).max() > 0.2
+
+
+async def test_a_crowd_sends_one_schedule_between_its_processes() -> None:
+    seen: list[bytes] = []
+
+    class Listening(grpc.GenericRpcHandler):
+        def service(self, details: Any) -> Any:
+            return grpc.unary_unary_rpc_method_handler(self._answer) if details.method == SEARCH else None
+
+        async def _answer(self, request: bytes, context: object) -> bytes:
+            seen.append(request)
+            return b"reply"
+
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Listening(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    payloads = supply.embeddings({"one": 8}, 4, seed=0)
+    load = await Crowd([f"127.0.0.1:{port}"], channels=2, processes=2).scheduled(payloads, constant(100, 0.5))
+    await server.stop(0)
+    assert load.requests == load.answered == len(load.outcomes) == 50
+    assert load.replies == [b"reply"] * 50
+    assert len(set(seen)) == 50
+    # Both began at the same time, and each sends every other request.
+    np.testing.assert_allclose(np.sort(load.outcomes.due) - load.begin, constant(100, 0.5), atol=1e-6)
+
+
+async def test_a_generator_that_dies_is_told() -> None:
+    with pytest.raises(ConfigurationError, match="fewer --generators") as caught:
+        # Nobody listens there, and the port is none.
+        await Crowd(["127.0.0.1:99999"], processes=2, timeout=0.1).scheduled(Refusing("id", [b""]), constant(10, 0.1))
+    assert caught.value.reason == "BENCH_GENERATOR"
+
+
+class Refusing(Payloads):
+    """Cannot be used in another process."""
+
+    def __setstate__(self, state: object) -> None:
+        raise SystemExit(3)
+
+    def beginning_at(self, first: int) -> Payloads:
+        return self
+
+
+def test_a_measurement_tells_what_of_it_cannot_be_believed() -> None:
+    good: dict[str, Any] = {
+        "machine": {"load_before": 0.4, "cores": 2},
+        "closed": [{"kind": "embedding", "per_second": 900.0}, {"kind": "image", "per_second": 70.0}],
+        "limits": {"bare": {"search_batch": {"per_second": 880.0}, "forward_batch": {"per_second": 60.0}}},
+        "open": [{"fraction": 3.0, "generator_late_p99_ms": 2.0, "p50_ms": 30.0}],
+    }
+    assert faults(good) == []
+    wrong = good | {
+        "machine": {"load_before": 0.6, "cores": 2},
+        "limits": {"bare": {"search_batch": {"per_second": 684.0}}},
+        "open": [{"fraction": 3.0, "generator_late_p99_ms": 31.5, "p50_ms": 30.0}],
+    }
+    busy, limit, late = faults(wrong)
+    assert "load was 0.6 on 2 cores" in busy
+    assert "search batch was measured wrongly: 684 a second alone, and 900 queries by embedding" in limit
+    assert "late by 31.5 ms" in late
+    assert len(faults(good | {"closed": list(reversed(good["closed"]))})) == 1
 
 
 async def test_cancelled_requests_are_counted() -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cbir.core.ensemble import embed_all
 from cbir.core.images import decode_image, find_content, prepare
+from cbir.server.bench.load.payloads import Vectors
 from cbir.server.deployment import add_arguments, engine_config
 from cbir.server.engine import Embedding, Engine, EngineQuery, InputForm
 from cbir.server.limits import Limits
@@ -31,13 +32,15 @@ class BareEngine:
 
     Args:
         images: Bytes of the query images.
+        vectors: By member, (K, dim) embeddings to search with, as the load does; None: those of the images.  How long a
+            search takes depends on them: what resembles nothing in the gallery takes longest.
 
     Attributes:
         calls: By part (:data:`cbir.server.bench.bare_process.PARTS`): a function, and how many queries (or images, or
             bytes) one call of it handles.
     """
 
-    def __init__(self, engine: Engine, limits: Limits, images: Sequence[bytes]) -> None:
+    def __init__(self, engine: Engine, limits: Limits, images: Sequence[bytes], vectors: Vectors | None = None) -> None:
         self._engine, self._limits, self._images = engine, limits, images
         self._crop = engine.info.crop
         self._turn = count()
@@ -46,9 +49,9 @@ class BareEngine:
         inputs = [self._decode() for _ in range(batch)]
         stacked = {form: np.stack([one[form] for one in inputs]) for form in inputs[0]}
         first = {form: pixels[:1].copy() for form, pixels in stacked.items()}
-        raw = self._forward(stacked)
+        raw = vectors or self._forward(stacked)
         queries = [
-            engine.prepare(EngineQuery(Embedding({name: vectors[i] for name, vectors in raw.items()})))
+            engine.prepare(EngineQuery(Embedding({name: several[i % len(several)] for name, several in raw.items()})))
             for i in range(batch)
         ]
         workers = limits.decoders
@@ -67,7 +70,7 @@ class BareEngine:
         }
 
     @classmethod
-    def load(cls, arguments: Sequence[str], images: Sequence[bytes]) -> BareEngine:
+    def load(cls, arguments: Sequence[str], images: Sequence[bytes], vectors: Vectors | None = None) -> BareEngine:
         """Load the engine that ``cbir serve`` with these arguments would load.
 
         Raises:
@@ -76,7 +79,7 @@ class BareEngine:
         parser = argparse.ArgumentParser()
         add_arguments(parser)
         config = engine_config(parser.parse_args(arguments))
-        return cls(config.load(), config.limits, images)
+        return cls(config.load(), config.limits, images, vectors)
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import Any
 
 from cbir.core.errors import CbirError, ConfigurationError
+from cbir.server.bench.load.payloads import Vectors
 
 __all__ = ["PARTS", "BareProcess", "Timed", "bare_process"]
 
@@ -81,19 +82,22 @@ class BareProcess:
 
 
 @contextmanager
-def bare_process(arguments: Sequence[str], images: Sequence[bytes]) -> Iterator[BareProcess]:
+def bare_process(
+    arguments: Sequence[str], images: Sequence[bytes], vectors: Vectors | None = None
+) -> Iterator[BareProcess]:
     """Load an engine in a process of its own, which lives as long as the ``with`` block.
 
     Args:
         arguments: The arguments of ``cbir serve``, INDEX included; the same engine is loaded.
         images: Bytes of the query images.
+        vectors: As for :class:`~cbir.server.bench.bare_engine.BareEngine`.
 
     Raises:
         CbirError: The engine cannot be loaded.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, list(arguments), list(images)), daemon=True)
+    process = context.Process(target=_work, args=(theirs, list(arguments), list(images), vectors), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -106,12 +110,12 @@ def bare_process(arguments: Sequence[str], images: Sequence[bytes]) -> Iterator[
         process.join()
 
 
-def _work(pipe: Connection, arguments: Sequence[str], images: Sequence[bytes]) -> None:
+def _work(pipe: Connection, arguments: Sequence[str], images: Sequence[bytes], vectors: Vectors | None) -> None:
     # Imported here because the parent, which generates the load, imports this module too and needs no torch.
     from cbir.server.bench.bare_engine import BareEngine
 
     try:
-        engine = BareEngine.load(arguments, images)
+        engine = BareEngine.load(arguments, images, vectors)
         pipe.send(engine.facts)
         while True:
             part, seconds = pipe.recv()

@@ -8,7 +8,7 @@ import numpy as np
 
 from cbir.server.bench.figures.summary import open_figures
 from cbir.server.bench.load.arrivals import constant, poisson
-from cbir.server.bench.load.generator import Generator
+from cbir.server.bench.load.crowd import Crowd
 from cbir.server.bench.load.payloads import Payloads
 
 __all__ = ["flood"]
@@ -18,7 +18,7 @@ _POINTS = 200
 
 
 async def flood(
-    generator: Generator,
+    crowd: Crowd,
     payloads: Payloads,
     *,
     rate: float,
@@ -39,7 +39,7 @@ async def flood(
     """
     warm = seconds / 4
     times = constant(rate, warm + seconds) if arrivals == "constant" else poisson(rate, warm + seconds, seed)
-    load = await generator.scheduled(payloads, times)
+    load = await crowd.scheduled(payloads, times)
     begin, end = load.begin + warm, load.begin + warm + seconds
     figures = open_figures(load.outcomes, begin, end, deadline)
     due = load.outcomes.picked((load.outcomes.due >= begin) & (load.outcomes.due < end))

@@ -15,11 +15,13 @@ from cbir.core.errors import ConfigurationError
 from cbir.server.bench.bare_process import bare_process
 from cbir.server.bench.cancellation import cancel_half
 from cbir.server.bench.echo import echo_server
+from cbir.server.bench.figures.faults import faults
 from cbir.server.bench.figures.ratios import ratios
 from cbir.server.bench.flood import flood
 from cbir.server.bench.load import payloads as supply
+from cbir.server.bench.load.crowd import Crowd
 from cbir.server.bench.load.generator import SEARCH, Generator, Window
-from cbir.server.bench.load.payloads import Payloads
+from cbir.server.bench.load.payloads import Payloads, Vectors
 from cbir.server.bench.load.query_images import drawn_images, fetch_images, read_images
 from cbir.server.bench.machine import machine_facts
 from cbir.server.bench.plan import Plan
@@ -92,6 +94,7 @@ async def measure(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
             plan.index, plan.serve_options(), kinds, levels, processes=plan.processes, seconds=plan.seconds,
             rounds=plan.rounds, say=say,
         )  # fmt: skip
+    document["faults"] = faults(document)
     document["ratios"] = [ratio.to_json() for ratio in ratios(document)]
     return document
 
@@ -105,6 +108,7 @@ class _Subject:
     files: Sequence[bytes]
     payloads: Mapping[str, Payloads]
     image_source: str
+    vectors: Vectors
     replies: Mapping[str, bytes] = field(default_factory=dict)
 
     @classmethod
@@ -122,11 +126,11 @@ class _Subject:
             files, source = await _query_images(address, plan, info, stub)
             dims = {member.name: member.embedding_dim for member in info.members}
             vectors = (
-                supply.given_embeddings(plan.embeddings, dims)
+                supply.read_vectors(plan.embeddings, dims)
                 if plan.embeddings
-                else supply.embeddings(dims, _EMBEDDINGS, plan.seed)
+                else supply.drawn_vectors(dims, _EMBEDDINGS, plan.seed)
             )
-            made = {"image": supply.images(files), "embedding": vectors}
+            made = {"image": supply.images(files), "embedding": supply.of_vectors(vectors)}
             if "id" in plan.kinds:
                 made["id"] = supply.ids(await _ids(plan, info, stub))
             ask = channel.unary_unary(SEARCH)
@@ -134,7 +138,9 @@ class _Subject:
         for kind, reply in replies.items():
             if not search_pb2.SearchResponse.FromString(reply).hits:
                 raise ConfigurationError(f"a query by {kind} has no hits: index some images", reason="BENCH_NO_HITS")
-        return cls(address, MessageToDict(info, preserving_proto_field_name=True), files, made, source, replies)
+        return cls(
+            address, MessageToDict(info, preserving_proto_field_name=True), files, made, source, vectors, replies
+        )
 
 
 async def _query_images(address: str, plan: Plan, info: Any, stub: Any) -> tuple[list[bytes], str]:
@@ -165,7 +171,10 @@ async def _closed(
             )
             if plan.index:
                 say("loading the engine alone")
-                engine = beside.enter_context(bare_process([str(plan.index), *plan.serve_options()], subject.files))
+                # It searches for what the load searches for.
+                vectors = None if plan.kinds[0] == "image" else subject.vectors
+                arguments = [str(plan.index), *plan.serve_options()]
+                engine = beside.enter_context(bare_process(arguments, subject.files, vectors))
         async with Generator([echo_address], plan.channels) if echo_address else nullcontext() as echo:
             steps = _steps(plan, engine is not None)
             sweep = await run_sweep(
@@ -209,15 +218,16 @@ async def _open(
     capacity, one = _capacity(closed, kind), _at(closed, kind, 1)["p50_ms"] / 1000
     deadline = plan.deadline or max(1.0, 20 * one)
     floods = []
-    async with Generator([subject.address], plan.channels, timeout=deadline) as generator:
-        for fraction in plan.fractions:
-            rate = fraction * capacity
-            say(f"open loop: {kind}, {rate:.0f} a second, {fraction:g} of capacity")
-            figures = await flood(
-                generator, subject.payloads[kind], rate=rate, fraction=fraction, seconds=_OPEN * plan.seconds,
-                deadline=deadline, arrivals=plan.arrivals, seed=plan.seed,
-            )  # fmt: skip
-            floods.append(figures | {"capacity_per_second": capacity})
+    crowd = Crowd([subject.address], plan.channels, plan.generators, timeout=deadline)
+    for fraction in plan.fractions:
+        rate = fraction * capacity
+        say(f"open loop: {kind}, {rate:.0f} a second, {fraction:g} of capacity")
+        figures = await flood(
+            crowd, subject.payloads[kind], rate=rate, fraction=fraction,
+            seconds=plan.open_seconds or _OPEN * plan.seconds, deadline=deadline, arrivals=plan.arrivals,
+            seed=plan.seed,
+        )  # fmt: skip
+        floods.append(figures | {"capacity_per_second": capacity})
     return floods
 
 
@@ -268,6 +278,7 @@ def _settings(plan: Plan, subject: _Subject) -> dict[str, Any]:
         "seconds": plan.seconds,
         "rounds": plan.rounds,
         "channels": plan.channels,
+        "generators": plan.generators,
         "serve": list(plan.serve),
     }
 

@@ -41,6 +41,8 @@ class Plan:
         cached: Also measure a load of few images with the server's cache on, to show what the cache brings.
         processes: Compare one server with this many servers that share the cores.
         channels: Connections of the generator to each server.
+        generators: Processes that generate the load of the open loops, each with so many connections.
+        open_seconds: Measured seconds of an open loop; None: four times those of a closed one.
         serve: Options of ``cbir serve``, for the servers and for the bare engine.
     """
 
@@ -62,6 +64,8 @@ class Plan:
     cached: bool = False
     processes: int = 1
     channels: int = 1
+    generators: int = 1
+    open_seconds: float | None = None
     seed: int = 0
     serve: tuple[str, ...] = ()
 

@@ -48,6 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     queries.add_argument(
         "--channels", type=_positive, default=1, metavar="N", help="connections (default: %(default)s)"
     )
+    queries.add_argument(
+        "--generators", type=_positive, default=1, metavar="N",
+        help="processes that send the open loops, each with so many connections (default: %(default)s)",
+    )  # fmt: skip
     load = serve.add_argument_group("load")
     load.add_argument(
         "--concurrency", type=_positives, default=(1, 2, 4, 8, 16, 32, 64), metavar="N,N..",
@@ -61,6 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--open", dest="fractions", type=_amounts, default=(0.7, 3.0), metavar="X,X..",
         help="open loops at these fractions of the measured capacity (default: 0.7,3)",
     )  # fmt: skip
+    load.add_argument(
+        "--open-seconds", type=_amount, metavar="S", help="of an open loop (default: four times --seconds)"
+    )
     load.add_argument("--arrivals", choices=("poisson", "constant"), default="poisson", help="default: %(default)s")
     load.add_argument(
         "--deadline", type=_amount, metavar="S",
@@ -144,7 +151,8 @@ def _plan(args: argparse.Namespace) -> Any:
         rounds=1 if quick else args.rounds,
         fractions=args.fractions, arrivals=args.arrivals, deadline=args.deadline, limits=not args.no_limits,
         reloads=args.reloads, reload_load=args.reload_load, cancel=args.cancel, cached=args.cached,
-        processes=args.processes, channels=args.channels, seed=args.seed, serve=tuple(_serve_options(args)),
+        processes=args.processes, channels=args.channels, generators=args.generators,
+        open_seconds=None if quick else args.open_seconds, seed=args.seed, serve=tuple(_serve_options(args)),
     )  # fmt: skip
 
 

@@ -39,6 +39,8 @@ def print_tables(console: Console, document: Mapping[str, Any]) -> None:
         facts = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in document["cancelled"].items())
         console.print(f"half of the requests cancelled: {facts}", soft_wrap=True)
     console.print(_ratios(document["ratios"]))
+    for fault in document.get("faults", []):
+        console.print(f"not to be believed: {fault}", style="yellow", soft_wrap=True)
 
 
 def _closed(title: str, loads: list[Mapping[str, Any]]) -> Table:

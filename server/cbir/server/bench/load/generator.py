@@ -158,15 +158,16 @@ class Generator:
             await call.read()
         return _load(recorder, steady.begin, steady.end, cost())
 
-    async def scheduled(self, payloads: Payloads, arrivals: NDArray[np.float64]) -> Load:
+    async def scheduled(self, payloads: Payloads, arrivals: NDArray[np.float64], begin: float | None = None) -> Load:
         """Send each request when it is due, whatever has become of those before it.
 
         Args:
             arrivals: Ascending times in seconds from the start.
+            begin: The start, by :func:`time.perf_counter`; None: now.
         """
         recorder = Recorder()
         with _cost() as cost:
-            begin = perf_counter() + 0.02
+            begin = perf_counter() + 0.02 if begin is None else begin
             under_way: set[asyncio.Task[None]] = set()
             for number, due in enumerate((begin + arrivals).tolist()):
                 # Even when the generator is late it must give way to the reading of answers now and then.

@@ -14,7 +14,13 @@ from cbir.core.errors import ConfigurationError
 from cbir.server.transport import varint
 from cbir.v1 import search_pb2
 
-__all__ = ["Payloads", "embeddings", "given_embeddings", "ids", "images", "in_stream", "stream_place"]
+__all__ = [
+    "Payloads", "Vectors", "drawn_vectors", "embeddings", "given_embeddings", "ids", "images", "in_stream",
+    "of_vectors", "read_vectors", "stream_place",
+]  # fmt: skip
+
+#: By member: (K, dim) vectors.
+Vectors = Mapping[str, NDArray[np.float32]]
 
 #: Bytes appended to an image file, which decoders ignore.
 _TRAILER = 8
@@ -42,14 +48,16 @@ class Payloads:
         kind: What the queries are: ``image``, ``embedding`` or ``id``.
         bodies: The distinct requests, sent in turn.
         vary: Changes a body a little for the n-th request, so that all requests differ and no cache can answer them.
+        first: Number of the first request.
     """
 
     kind: str
     bodies: Sequence[bytes]
     vary: Callable[[bytes, int], bytes] = _as_it_is
+    first: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_numbers", count())
+        object.__setattr__(self, "_numbers", count(self.first))
 
     def __call__(self) -> bytes:
         """The next request."""
@@ -60,6 +68,10 @@ class Payloads:
     def mean_bytes(self) -> float:
         """Mean size of a request."""
         return float(np.mean([len(body) for body in self.bodies]))
+
+    def beginning_at(self, first: int) -> Payloads:
+        """The same supply from another request on: for a generator beside others, whose requests are to differ."""
+        return Payloads(self.kind, self.bodies, self.vary, first)
 
     def repeated(self, distinct: int) -> Payloads:
         """Only the first few requests, unchanged, again and again, so that a cache can answer them."""
@@ -79,15 +91,29 @@ def embeddings(raw_dims: Mapping[str, int], distinct: int, seed: int) -> Payload
         raw_dims: Length of each member's embedding before projection, by name.
         distinct: How many different vectors are drawn.
     """
+    return of_vectors(drawn_vectors(raw_dims, distinct, seed))
+
+
+def drawn_vectors(raw_dims: Mapping[str, int], distinct: int, seed: int) -> Vectors:
+    """By member: (distinct, dim) random unit vectors, always the same for the same arguments."""
     rng = np.random.default_rng(seed)
     drawn = rng.standard_normal((distinct, sum(raw_dims.values()))).astype(np.float32)
     parts = np.split(drawn, np.cumsum(list(raw_dims.values()))[:-1], axis=1)
     vectors = dict(zip(raw_dims, parts, strict=True))
-    return _of_vectors({name: v / np.linalg.norm(v, axis=1, keepdims=True) for name, v in vectors.items()})
+    return {name: v / np.linalg.norm(v, axis=1, keepdims=True) for name, v in vectors.items()}
 
 
 def given_embeddings(path: Path, raw_dims: Mapping[str, int]) -> Payloads:
-    """Queries by vectors from a file: an .npz with an array (K, dim) for every member; all requests differ.
+    """Queries by the vectors of a file, as :func:`read_vectors`; all requests differ.
+
+    Raises:
+        ConfigurationError: As :func:`read_vectors`.
+    """
+    return of_vectors(read_vectors(path, raw_dims))
+
+
+def read_vectors(path: Path, raw_dims: Mapping[str, int]) -> Vectors:
+    """By member: (K, dim) vectors, from an .npz with an array for every member.
 
     Args:
         raw_dims: Length of each member's embedding before projection, by name.
@@ -107,10 +133,11 @@ def given_embeddings(path: Path, raw_dims: Mapping[str, int]) -> Payloads:
             f"{path} does not hold the vectors of queries ({error}): it must be an .npz of {wanted}",
             reason="BENCH_EMBEDDINGS",
         ) from error
-    return _of_vectors(vectors)
+    return vectors
 
 
-def _of_vectors(vectors: Mapping[str, NDArray[np.float32]]) -> Payloads:
+def of_vectors(vectors: Vectors) -> Payloads:
+    """Queries by (K, dim) vectors of every member; all requests differ."""
     queries = []
     for row in range(len(next(iter(vectors.values())))):
         parts = {name: search_pb2.Vector(values=array[row].tolist()) for name, array in vectors.items()}
