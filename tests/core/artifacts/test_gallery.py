@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from cbir.core.artifacts import Gallery, GalleryImage
+from cbir.core.artifacts import Gallery, GalleryImage, gallery_batches, read_gallery, write_gallery
 from cbir.core.errors import QueryError, UnknownImageError
 from cbir.core.images import Box
 
@@ -37,3 +39,25 @@ def test_gallery_rows_labels_and_masks() -> None:
         gallery.mask(labels=["dog"])
     with pytest.raises(QueryError, match="metadata column 'size'"):
         gallery.mask(metadata={"size": ["1"]})
+
+
+def test_ids_in_any_order_and_spelling_are_found(tmp_path: Path) -> None:
+    names = ["b", "a", "e\N{COMBINING ACUTE ACCENT}", "c"]
+    gallery = Gallery.from_images(image(name) for name in names)
+    gallery.write(tmp_path / "images.parquet")
+    for known in (gallery, Gallery.read(tmp_path / "images.parquet")):
+        assert known.ids == names
+        assert (known.ids[-1], known.ids[1:3]) == ("c", names[1:3])
+        assert [known.row(name) for name in names] == [0, 1, 2, 3]
+        assert known.row("\N{LATIN SMALL LETTER E WITH ACUTE}") == 2
+        assert known.rows_with_sha256("aa") == [1]
+        assert known.rows_with_sha256("") == []
+
+
+def test_a_table_is_written_and_read_a_few_rows_at_a_time(tmp_path: Path) -> None:
+    images = [image(f"{number:06}", f"class{number % 3}") for number in range(20_000)]
+    write_gallery(tmp_path / "images.parquet", gallery_batches(images))
+    batches = list(read_gallery(tmp_path / "images.parquet", ["id", "label"]))
+    assert max(batch.num_rows for batch in batches) < 10_000
+    assert [name for batch in batches for name in batch.column("id").to_pylist()] == [one.id for one in images]
+    assert list(Gallery.read(tmp_path / "images.parquet").images()) == images

@@ -2,7 +2,12 @@ from .calibration_pictures import gallery_pictures as gallery_pictures
 from .embedding_cache import EmbeddingCache as EmbeddingCache
 from .embedding_cache import is_damaged as is_damaged
 from .gallery import Gallery as Gallery
+from .gallery_file import GALLERY_SCHEMA as GALLERY_SCHEMA
+from .gallery_file import gallery_batches as gallery_batches
+from .gallery_file import read_gallery as read_gallery
+from .gallery_file import write_gallery as write_gallery
 from .gallery_image import GalleryImage as GalleryImage
+from .index_version import SOURCES_FILE as SOURCES_FILE
 from .index_version import IndexVersion as IndexVersion
 from .manifest import Manifest as Manifest
 from .signature import SigningKey as SigningKey

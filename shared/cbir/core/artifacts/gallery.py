@@ -13,29 +13,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cbir.core.artifacts.gallery_file import GALLERY_SCHEMA, gallery_batches, write_gallery
 from cbir.core.artifacts.gallery_image import GalleryImage
+from cbir.core.artifacts.text_column import TextColumn
 from cbir.core.errors import ArtifactError, QueryError, UnknownImageError
 from cbir.core.files import nfc, read_uri
 from cbir.core.images import Box
 
 __all__ = ["Gallery"]
 
-_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("uri", pa.string()),
-        ("label", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("sha256", pa.string()),
-        ("phash", pa.uint64()),
-        ("crop", pa.list_(pa.int32(), 4)),
-        ("stamp", pa.string()),
-        ("metadata", pa.map_(pa.string(), pa.string())),
-    ]
-)
-
-#: Rows that are converted in one call, in about a millisecond.
+#: Text whose characters are more than 2 GB together needs offsets of 64 bits.
+_TEXT = ("id", "uri", "label", "sha256", "stamp")
+#: Rows of images that are Python objects at a time.
 _PIECE = 8192
 
 
@@ -48,13 +37,7 @@ class Gallery:
     @classmethod
     def from_images(cls, images: Iterable[GalleryImage]) -> Gallery:
         """Build from images, which must come in id order."""
-        columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
-        for image in images:
-            for name in ("id", "uri", "label", "width", "height", "sha256", "phash", "stamp"):
-                columns[name].append(getattr(image, name))
-            columns["crop"].append([image.crop.left, image.crop.top, image.crop.right, image.crop.bottom])
-            columns["metadata"].append(list(image.metadata.items()))
-        return cls(pa.table(columns, schema=_SCHEMA))
+        return cls(pa.Table.from_batches(list(gallery_batches(images)), GALLERY_SCHEMA))
 
     @classmethod
     def read(cls, path: Path) -> Gallery:
@@ -65,50 +48,48 @@ class Gallery:
             raise ArtifactError(
                 f"{path} is no readable Parquet file: run `cbir verify`, then index again", reason="INDEX_CORRUPT"
             ) from error
-        return cls(table.cast(_SCHEMA))
+        return cls(table.cast(GALLERY_SCHEMA))
 
     def write(self, path: Path) -> None:
         """Write ``images.parquet``."""
-        pq.write_table(self._table, path, compression="zstd")
+        write_gallery(path, self._table.to_batches())
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
 
     def __getitem__(self, row: int) -> GalleryImage:
         # Reading the cells one by one is faster than slicing the table.
-        cell = {name: self._columns[name][row].as_py() for name in _SCHEMA.names}
+        cell = {name: self._columns[name][row].as_py() for name in GALLERY_SCHEMA.names}
         return GalleryImage(**{**cell, "crop": Box(*cell["crop"]), "metadata": dict(cell["metadata"])})
 
     def images(self) -> Iterator[GalleryImage]:
         """All images in row order; faster than asking for row after row."""
-        for cell in self._table.to_pylist():
-            yield GalleryImage(**{**cell, "crop": Box(*cell["crop"]), "metadata": dict(cell["metadata"])})
+        for batch in self._table.to_batches(_PIECE):
+            for cell in batch.to_pylist():
+                yield GalleryImage(**{**cell, "crop": Box(*cell["crop"]), "metadata": dict(cell["metadata"])})
 
     @cached_property
     def _columns(self) -> dict[str, Any]:
-        return {name: self._table.column(name).combine_chunks() for name in _SCHEMA.names}
+        columns = {}
+        for name in GALLERY_SCHEMA.names:
+            column = self._table.column(name)
+            # In one piece; cells of several pieces are found more slowly.
+            columns[name] = (column.cast(pa.large_string()) if name in _TEXT else column).combine_chunks()
+        return columns
 
     @cached_property
-    def ids(self) -> list[str]:
+    def ids(self) -> TextColumn:
         """Every id, in row order."""
-        return _strings(self._columns["id"])
+        return TextColumn(self._columns["id"])
 
     @cached_property
-    def _rows(self) -> dict[str, int]:
-        return {name: row for row, name in enumerate(self.ids)}
+    def _spellings(self) -> tuple[TextColumn, NDArray[np.int64]]:
+        """The ids in one spelling: callers, and galleries made before, may spell accents in two ways."""
+        return self.ids.respelt()
 
     @cached_property
-    def _spellings(self) -> dict[str, int]:
-        """Rows by the one spelling of ids: callers, and galleries made before, may spell accents in two ways."""
-        return {nfc(name): row for row, name in enumerate(self.ids) if not name.isascii()}
-
-    @cached_property
-    def _hashes(self) -> dict[str, tuple[int, ...]]:
-        # Tuples of numbers, because the garbage collector would visit every list.
-        rows: dict[str, tuple[int, ...]] = {}
-        for row, digest in enumerate(_strings(self._columns["sha256"])):
-            rows[digest] = (*rows.get(digest, ()), row)
-        return rows
+    def _hashes(self) -> TextColumn:
+        return TextColumn(self._columns["sha256"])
 
     @cached_property
     def _label_table(self) -> tuple[list[str], NDArray[np.int32]]:
@@ -162,16 +143,17 @@ class Gallery:
         Raises:
             UnknownImageError: There is no such image.
         """
-        row = self._rows.get(image_id)
-        if row is None and not image_id.isascii():
-            row = self._spellings.get(nfc(image_id))
-        if row is None:
+        found = self.ids.rows_of(image_id)
+        if not found and not image_id.isascii():
+            names, rows = self._spellings
+            found = [int(rows[place]) for place in names.rows_of(nfc(image_id))]
+        if not found:
             raise UnknownImageError(
                 f"the gallery holds no image {image_id!r}: ids are as the indexer listed them (see images.parquet)",
                 reason="UNKNOWN_IMAGE_ID",
                 image_id=image_id,
             )
-        return row
+        return found[-1]
 
     def prepare(self) -> None:
         """Make the tables that :meth:`row` and :meth:`rows_with_sha256` would make at their first call."""
@@ -180,7 +162,7 @@ class Gallery:
 
     def rows_with_sha256(self, digest: str) -> list[int]:
         """The rows of the images whose file has this hexadecimal digest."""
-        return list(self._hashes.get(digest, ()))
+        return self._hashes.rows_of(digest)
 
     def read_bytes(self, row: int) -> bytes:
         """The bytes of an image file, read from where the indexer found it."""
@@ -274,11 +256,3 @@ class Gallery:
     @cached_property
     def _metadata(self) -> dict[str, Any]:
         return {}
-
-
-def _strings(column: Any) -> list[str]:
-    """A column as a list, converted in pieces, because other threads wait while pyarrow converts one."""
-    found: list[str] = []
-    for start in range(0, len(column), _PIECE):
-        found += column.slice(start, _PIECE).to_pylist()
-    return found

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as safetensors_load
 
 from cbir.core.artifacts.gallery import Gallery
+from cbir.core.artifacts.gallery_file import read_gallery
 from cbir.core.artifacts.manifest import Manifest
 from cbir.core.artifacts.version_files import VersionFiles
 from cbir.core.ensemble import EnsembleSpec, member_fingerprint
@@ -24,10 +25,12 @@ from cbir.core.metric import Projection
 from cbir.core.vector_index import VectorIndex, index_file, load_index
 from cbir.core.vote import LinearHead, VoteSettings
 
-__all__ = ["HEADS_FILE", "IndexVersion"]
+__all__ = ["HEADS_FILE", "SOURCES_FILE", "IndexVersion"]
 
 #: The members' linear heads, beside ``vote.json``.
 HEADS_FILE = "heads.safetensors"
+#: What the indexer read: sources, shards, and how many images each had.
+SOURCES_FILE = "sources.json"
 
 
 class IndexVersion:
@@ -59,6 +62,15 @@ class IndexVersion:
             if len(gallery) != self.manifest.images:
                 raise ValueError("it has another number of images than the manifest says")
             return gallery
+
+    def table(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
+        """The gallery's table as record batches, which are read one after another.
+
+        Args:
+            columns: Names of those that are read; by default all.
+        """
+        with self._reading("images.parquet") as place:
+            yield from read_gallery(Path(place), columns)
 
     def embeddings(self, member: str) -> NDArray[np.float16]:
         """(N, dim) projected unit vectors of a member, mapped from the file."""
@@ -109,6 +121,13 @@ class IndexVersion:
         with self._reading("vote.json"):
             return VoteSettings.from_json(json.loads(self._files.read("vote.json")))
 
+    def sources(self) -> object:
+        """What the indexer read for this version; None where it was not written down."""
+        if SOURCES_FILE not in self._files:
+            return None
+        with self._reading(SOURCES_FILE):
+            return json.loads(self._files.read(SOURCES_FILE))
+
     def heads(self) -> dict[str, LinearHead]:
         """The linear heads by member, with classes in the order of ``gallery.labels``; empty where none were fitted."""
         if HEADS_FILE not in self._files:
@@ -126,6 +145,12 @@ class IndexVersion:
             return None
         with self._reading(f"members/{member}/{file}") as place:
             return load_index(kind, Path(place), vectors, device)
+
+    @contextmanager
+    def index_place(self, member: str, file: str) -> Iterator[Path]:
+        """A path under which the file of a member's approximate index can be read."""
+        with self._reading(f"members/{member}/{file}") as place:
+            yield Path(place)
 
     def is_intact(self, name: str) -> bool:
         """Whether a file of the manifest can be read and still has its checksum."""

@@ -5,12 +5,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from cbir.core.metric.vectors import Vectors
+
 __all__ = ["fit_pca", "scatter_matrix"]
 
 Floats = NDArray[np.float32]
 
+#: Rows that are in memory at a time.
+_BLOCK = 16_384
 
-def fit_pca(x: Floats, dim: int, *, centred: bool = True) -> tuple[Floats, Floats]:
+
+def fit_pca(x: Vectors, dim: int, *, centred: bool = True) -> tuple[Floats, Floats]:
     """Principal components of the rows of (N, D).
 
     Args:
@@ -20,7 +25,7 @@ def fit_pca(x: Floats, dim: int, *, centred: bool = True) -> tuple[Floats, Float
     Returns:
         The mean (D,), zeros where not centred; and the basis (D, kept), its columns by falling variance.
     """
-    mean = x.mean(axis=0, dtype=np.float64) if centred else np.zeros(x.shape[1])
+    mean = _mean(x) if centred else np.zeros(x.shape[1])
     scatter = scatter_matrix(x, mean)
     _, vectors = np.linalg.eigh(scatter)
     kept = min(dim, *x.shape)
@@ -30,10 +35,19 @@ def fit_pca(x: Floats, dim: int, *, centred: bool = True) -> tuple[Floats, Float
     return mean.astype(np.float32), (basis * np.where(signs == 0, 1, signs)).astype(np.float32)
 
 
-def scatter_matrix(x: Floats, mean: NDArray[np.float64]) -> NDArray[np.float64]:
+def _mean(x: Vectors) -> NDArray[np.float64]:
+    if len(x) <= _BLOCK:
+        return np.asarray(x[:].mean(axis=0, dtype=np.float64))
+    total = np.zeros(x.shape[1])
+    for start in range(0, len(x), _BLOCK):
+        total += x[start : start + _BLOCK].sum(axis=0, dtype=np.float64)
+    return total / len(x)
+
+
+def scatter_matrix(x: Vectors, mean: NDArray[np.float64]) -> NDArray[np.float64]:
     """(D, D) sum of (x - mean)(x - mean)ᵀ over (N, D) rows; block by block, so that a mapped file is not read whole."""
     total = np.zeros((x.shape[1], x.shape[1]))
-    for start in range(0, len(x), 16384):
-        block = (x[start : start + 16384] - mean).astype(np.float32)
+    for start in range(0, len(x), _BLOCK):
+        block = (x[start : start + _BLOCK] - mean).astype(np.float32)
         total += block.T @ block
     return total

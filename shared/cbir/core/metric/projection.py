@@ -15,6 +15,7 @@ from cbir.core.metric.glrt import enough_labels, fit_glrt
 from cbir.core.metric.neighbour_metric import neighbour_metrics
 from cbir.core.metric.pca import fit_pca
 from cbir.core.metric.unit_vectors import normalise
+from cbir.core.metric.vectors import Vectors
 
 __all__ = ["MIN_IMAGES", "Projection", "fit_projection"]
 
@@ -22,6 +23,8 @@ Floats = NDArray[np.float32]
 
 #: Fewer images are not centred and get no PCA: their mean and principal components would be mostly chance.
 MIN_IMAGES = 50
+#: Rows that are projected at a time.
+_BLOCK = 16_384
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Projection:
 
 
 def fit_projection(
-    raw: Floats,
+    raw: Vectors,
     dim: int,
     metric: str,
     codes: NDArray[np.integer] | None = None,
@@ -75,7 +78,7 @@ def fit_projection(
     """Fit a member's projection on the gallery.
 
     Args:
-        raw: (N, D) unit vectors.
+        raw: (N, D) unit vectors; of what is no array, slices are taken.
         dim: Components to keep.
         metric: ``cosine``: PCA without centring, which preserves inner products best; ``pca``: centring and PCA;
             ``glrt``: these and the metric, fitted by labels or, where they are too few, by neighbours.
@@ -94,13 +97,14 @@ def fit_projection(
     if count < MIN_IMAGES:
         return Projection(zero, None, None), "none"
     mean, basis = fit_pca(raw, dim)
-    if float(np.abs(raw - mean).max()) < 1e-3:
+    blocks = [slice(start, start + _BLOCK) for start in range(0, count, _BLOCK)]
+    if max(float(np.abs(raw[block] - mean).max()) for block in blocks) < 1e-3:
         # The images are all alike and differ by rounding only: nothing would be left after centring.
         return Projection(zero, None, None), "none"
     plain = Projection(mean, basis, None)
     if metric == "pca":
         return plain, "gallery"
-    z = plain.apply(raw)
+    z = np.concatenate([plain.apply(raw[block]) for block in blocks])
     if codes is not None and enough_labels(codes):
         return Projection(mean, basis, fit_glrt(z, codes)), "labels"
     if without_labels is None:
