@@ -8,10 +8,10 @@ import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from cbir.core.errors import ImageError, SourceError
-from cbir.core.files import ArchiveMember, ArchiveTable, archive_members, member_uri, nfc, read_uri
+from cbir.core.files import ArchiveMember, ArchiveTable, member_uri, nfc
 from cbir.indexer.sources.image import (
     ScanProblem,
     SourceImage,
@@ -22,6 +22,7 @@ from cbir.indexer.sources.image import (
     tidy_label,
 )
 from cbir.indexer.sources.names import Chooser, is_hidden
+from cbir.indexer.sources.place import LocalPlace, Place
 
 __all__ = ["TarSource", "ZipSource"]
 
@@ -42,22 +43,23 @@ class _Found:
 
 
 class _ArchiveSource:
-    def __init__(self, path: Path, exclude: Sequence[str] = ()) -> None:
-        self.path = path
-        self.name = path.stem
+    def __init__(self, path: Path | Place, exclude: Sequence[str] = ()) -> None:
+        self.place: Place = LocalPlace(path) if isinstance(path, Path) else path
+        self.path = self.place.uri
+        self.name = PurePosixPath(self.place.name).stem
         self.names_ids = False
         self.problems: list[ScanProblem] = []
         self._exclude = tuple(exclude)
 
     def _members(self) -> ArchiveTable:
-        kind = self.path.suffix[1:].lower()
+        kind = self.place.name.rpartition(".")[2].lower()
         try:
-            return archive_members(self.path)
+            return self.place.members()
         except (zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError, NotImplementedError, struct.error) as error:
             message = f"{self.path} is damaged or no {kind} archive ({error}): make it or fetch it again"
             raise SourceError(message, reason="SOURCE_FORMAT", source=self.path) from error
         except OSError as error:
-            message = f"{self.path} cannot be read: {error.strerror}; check its permissions"
+            message = f"{self.path} cannot be read: {error.strerror or error}; check its permissions"
             raise SourceError(message, reason="SOURCE_UNREADABLE", source=self.path) from error
 
     def _images(self, members: ArchiveTable) -> list[_Found]:
@@ -94,12 +96,13 @@ class ZipSource(_ArchiveSource):
 
     def scan(self) -> Iterator[SourceImage]:
         """Find the images, sorted by id; see :class:`~cbir.indexer.sources.image.Source`."""
+        mark = self.place.stamp()
         for item in self._images(self._members()):
             yield SourceImage(
                 id=item.id,
                 uri=member_uri(self.path, item.member.name),
                 label=first_folder(item.parts),
-                stamp=member_stamp(self.path, item.member),
+                stamp=member_stamp(mark, item.member),
             )
 
 
@@ -123,7 +126,7 @@ class TarSource(_ArchiveSource):
 
     def scan(self) -> Iterator[SourceImage]:
         """Find the images, sorted by id; see :class:`~cbir.indexer.sources.image.Source`."""
-        members = self._members()
+        members, mark = self._members(), self.place.stamp()
         images = self._images(members)
         samples = self._samples(members)
         # A sample may hold further pictures, such as a mask in key.mask.png; only key.jpg is the image.
@@ -139,7 +142,7 @@ class TarSource(_ArchiveSource):
                 id=item.id,
                 uri=member_uri(self.path, item.member.name),
                 label=sample.label if sample is not None and sample.label else first_folder(item.parts),
-                stamp=member_stamp(self.path, item.member),
+                stamp=member_stamp(mark, item.member),
                 metadata=sample.metadata if sample is not None else {},
             )
         self._tell_unused(samples)
@@ -165,7 +168,7 @@ class TarSource(_ArchiveSource):
             if name in members.repeated:
                 self._pass_over(name, "its name occurs more than once in the archive: the last of them is taken")
             try:
-                text = read_uri(uri, max_bytes=_MAX_SIDECAR_BYTES).decode("utf-8-sig").strip()
+                text = self.place.read(uri, _MAX_SIDECAR_BYTES).decode("utf-8-sig").strip()
                 self._read_sidecar(samples[key], kind, text)
             except (ImageError, ValueError, RecursionError) as error:
                 self._pass_over(name, f"cannot be read as {kind}, so it is ignored: {error}")

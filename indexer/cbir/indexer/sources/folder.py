@@ -33,10 +33,10 @@ class FolderSource:
         self._exclude = tuple(exclude)
 
     def scan(self) -> Iterator[SourceImage]:
-        """Find the images, sorted by id; see :class:`~cbir.indexer.sources.image.Source`."""
+        """Find the images, folder by folder; see :class:`~cbir.indexer.sources.image.Source`."""
         self.problems = []
         chooser = Chooser(self._exclude)
-        yield from sorted(self._walk(chooser), key=lambda image: (image.id, image.uri))
+        yield from self._walk(chooser)
         left_out = [ScanProblem(f"{self.path}/**/*{end}", why) for end, why in chooser.reasons().items()]
         self.problems[:0] = left_out
 

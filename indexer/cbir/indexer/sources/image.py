@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from cbir.core.files import ArchiveMember, nfc
@@ -73,7 +72,7 @@ class Source(Protocol):
         """What the last :meth:`scan` passed over."""
 
     def scan(self) -> Iterator[SourceImage]:
-        """Find the images, sorted by id (manifests: in their own order).
+        """Find the images, one after another; the order is the same at each scan.
 
         Raises:
             SourceError: The source as a whole cannot be read.
@@ -89,12 +88,12 @@ def is_text(name: str) -> bool:
     return True
 
 
-def member_stamp(archive: Path, member: ArchiveMember) -> str:
-    """Return the :attr:`SourceImage.stamp` of a member of an archive."""
+def member_stamp(archive: str, member: ArchiveMember) -> str:
+    """Return the :attr:`SourceImage.stamp` of a member of an archive, which has a stamp too."""
     if member.crc is not None:
         return f"{member.crc:08x}-{member.size}"
     # Writers of WebDatasets often leave every member's time at 0, hence the tar's own time too.
-    return f"{member.size}-{member.mtime}-{member.offset}-{archive.stat().st_mtime_ns}"
+    return f"{member.size}-{member.mtime}-{member.offset}-{archive}"
 
 
 def first_folder(parts: Sequence[str]) -> str | None:

@@ -152,4 +152,4 @@ def _stamp(path: Path, member: str | None) -> tuple[str, str | None]:
     entry = archive_members(path).find(member)
     if entry is None:
         raise FileNotFoundError(member)
-    return member_stamp(path, entry), entry.name
+    return member_stamp(str(status.st_mtime_ns), entry), entry.name

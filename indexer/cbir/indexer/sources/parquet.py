@@ -55,7 +55,7 @@ class ParquetTable:
         wanted = [name for name in columns if name not in self.left_out]
         for batch in self._file.iter_batches(batch_size=_ROWS, columns=wanted):
             for row in batch.to_pylist():
-                cells = {name: _text(value) for name, value in row.items()}
+                cells = {name: cell_text(value) for name, value in row.items()}
                 yield {name: cell for name, cell in cells.items() if cell}
 
     def _why_not(self, column: pa.Field) -> str | None:
@@ -108,7 +108,7 @@ def _is_text(value: bytes) -> bool:
     return all(letter in "\t\r\n" or unicodedata.category(letter) != "Cc" for letter in text)
 
 
-def _text(value: object) -> str:
+def cell_text(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, bytes):
