@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from cbir.core.errors import ArtifactError, ConfigurationError
 
-__all__ = ["FaissIndex", "build", "check", "load"]
+__all__ = ["FaissIndex", "build", "check", "extend", "load"]
 
 _BLOCK = 65536
 _TRAIN_ROWS = 500_000
 #: A length of vectors that product quantisers of any usual number of parts divide.
 _DIVISIBLE = 960
+#: Share of an index that tombstones and vectors added since its training may make up before it is built anew.
+_REBUILD = 0.2
 
 
 class FaissIndex:
@@ -38,6 +40,8 @@ class FaissIndex:
     def _effort(self, count: int) -> Any:
         """Search parameters for ``count`` rows, given to the call so that the index itself is not changed."""
         inner = faiss.downcast_index(self._index) if not hasattr(self._index, "getDevice") else self._index
+        if isinstance(inner, faiss.IndexIDMap):
+            inner = faiss.downcast_index(inner.index)
         if isinstance(inner, faiss.IndexHNSW):
             return faiss.SearchParametersHNSW(efSearch=max(64, 2 * count))
         if isinstance(inner, faiss.IndexIVF):
@@ -77,9 +81,39 @@ def build(vectors: NDArray[np.float16], argument: str, path: Path) -> None:
                 'index = "exact"',
                 reason="INDEX_UNTRAINABLE",
             ) from error
-    for start in range(0, len(vectors), _BLOCK):
-        index.add(vectors[start : start + _BLOCK].astype(np.float32))
+    _add(index, vectors, np.arange(len(vectors)))
     faiss.write_index(index, str(path))
+
+
+def _add(index: Any, vectors: NDArray[np.float16], rows: NDArray[np.int64]) -> None:
+    for start in range(0, len(rows), _BLOCK):
+        index.add(vectors[rows[start : start + _BLOCK]].astype(np.float32))
+
+
+def extend(old: Path, kept: NDArray[np.int64], vectors: NDArray[np.float16], path: Path) -> bool:
+    """See :func:`cbir.core.vector_index.extend_index`.
+
+    The index keeps its own numbers; a table beside it tells which row each of them is now, -1 for a tombstone.
+    """
+    index = faiss.read_index(str(old))
+    inner, rows = index, np.arange(index.ntotal)
+    if isinstance(index, faiss.IndexIDMap):
+        inner, rows = faiss.downcast_index(index.index), faiss.vector_to_array(index.id_map)
+    there = np.flatnonzero(kept >= 0)
+    place = np.full(max(int(rows.max(initial=-1)), int(kept.max(initial=-1))) + 1, -1, np.int64)
+    place[kept[there]] = there
+    rows = np.where(rows >= 0, place[np.maximum(rows, 0)], -1)
+    new = np.flatnonzero(kept < 0)
+    known = int((rows >= 0).sum())
+    if known != len(there) or len(rows) - known + len(new) > _REBUILD * len(vectors):
+        return False
+    _add(inner, vectors, new)
+    mapped = faiss.IndexIDMap(faiss.IndexFlat(inner.d, inner.metric_type))
+    mapped.own_fields = False
+    mapped.index, mapped.ntotal = inner, inner.ntotal
+    faiss.copy_array_to_vector(np.concatenate([rows, new]).astype(np.int64), mapped.id_map)
+    faiss.write_index(mapped, str(path))
+    return True
 
 
 def load(path: Path, vectors: NDArray[np.float16], device: str) -> FaissIndex:
@@ -90,9 +124,13 @@ def load(path: Path, vectors: NDArray[np.float16], device: str) -> FaissIndex:
         raise ArtifactError(
             f"{path} is no readable FAISS index: run `cbir verify`, then index again", reason="INDEX_CORRUPT"
         ) from error
-    if index.ntotal != len(vectors):
+    held = index.ntotal
+    if isinstance(index, faiss.IndexIDMap):
+        rows = faiss.vector_to_array(index.id_map)
+        held = int((rows >= 0).sum()) if rows.max(initial=-1) < len(vectors) else -1
+    if held != len(vectors):
         raise ArtifactError(
-            f"{path} holds {index.ntotal} vectors for {len(vectors)} images: index again", reason="INDEX_CORRUPT"
+            f"{path} holds {held} vectors for {len(vectors)} images: index again", reason="INDEX_CORRUPT"
         )
     if device == "cuda" and faiss.get_num_gpus() > 0:
         # Graph indexes do not exist on the GPU and raise here; they are fast on the CPU.

@@ -24,10 +24,10 @@ __all__ = [
     "VectorIndex",
     "build_index",
     "check_index",
+    "extend_index",
     "index_file",
     "is_index_name",
     "load_index",
-    "resolve_index",
 ]
 
 
@@ -53,9 +53,6 @@ INDEXES = {
     "annoy": IndexKind("cbir.core.vector_index.annoy", "index.ann", r"annoy:[1-9]\d*"),
 }
 
-#: Most images of a gallery for which ``auto`` means ``exact``.
-AUTO_EXACT = 2_000_000
-
 
 class VectorIndex(Protocol):
     """Proposes the nearest gallery rows by inner product, for one member's vectors."""
@@ -63,15 +60,6 @@ class VectorIndex(Protocol):
     def search(self, queries: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The (B, count) best rows for (B, d) queries, -1 where fewer are found, and their similarities."""
         ...
-
-
-def resolve_index(name: str, images: int) -> str:
-    """The index that ``name`` means for a gallery of ``images`` images: ``auto`` depends on the number."""
-    if name != "auto":
-        return name
-    if images <= AUTO_EXACT:
-        return "exact"
-    return f"faiss:IVF{int(4 * images**0.5)},SQfp16"
 
 
 def index_file(name: str) -> str | None:
@@ -125,6 +113,22 @@ def build_index(name: str, vectors: NDArray[np.float16], path: Path) -> None:
         ConfigurationError: The kind or factory string is unknown, or the package is missing.
     """
     _module(name).build(vectors, name.partition(":")[2], path)
+
+
+def extend_index(name: str, old: Path, kept: NDArray[np.int64], vectors: NDArray[np.float16], path: Path) -> bool:
+    """Write the index ``name`` over (N, d) unit vectors by changing the one of an earlier gallery.
+
+    Vectors that are gone stay in it as tombstones, which no search returns; new ones are added.
+
+    Args:
+        old: The earlier index.
+        kept: (N,) the row that a vector has there, -1 where it is new.
+
+    Returns:
+        False where nothing was written: the kind cannot be extended, or so much has changed that it is to be built.
+    """
+    extend = getattr(_module(name), "extend", None)
+    return extend is not None and bool(extend(old, kept, vectors, path))
 
 
 def load_index(name: str, path: Path, vectors: NDArray[np.float16], device: str) -> VectorIndex:
