@@ -11,7 +11,9 @@ from typing import Any
 
 from cbir.core.artifacts import IndexStore, VersionWriter
 from cbir.core.ensemble import load_ensemble
-from cbir.indexer.build import EmbeddingRun, RunSettings, pipeline, publishing
+from cbir.indexer.build import EmbeddingRun, RunSettings, fitting, pipeline
+from cbir.indexer.build.plan import Plan
+from cbir.indexer.build.vector_file import VectorFile
 from cbir.indexer.sources import open_sources
 
 
@@ -32,10 +34,14 @@ def on_call(function: Callable[..., Any], number: int) -> Callable[..., Any]:
 
 
 def main(moment: str, source: str, out: str, ensemble: str) -> None:
-    if moment == "embedding":  # the third batch: two are committed
+    if moment == "scanning":  # found, and half of it compared with the live version
+        Plan._keep = die  # type: ignore[method-assign]
+    elif moment == "embedding":  # the third batch: two are committed
         EmbeddingRun._forward = on_call(EmbeddingRun._forward, 3)  # type: ignore[method-assign]
     elif moment == "projecting":
-        publishing.fit_projection = die
+        fitting.fit_projection = die
+    elif moment == "building":  # half of a member's vectors are written
+        VectorFile.__exit__ = die  # type: ignore[method-assign]
     elif moment == "publishing":  # the version is complete, CURRENT still names the old one
         IndexStore.activate = die  # type: ignore[method-assign]
     elif moment == "writing":  # half the files of the new version are there

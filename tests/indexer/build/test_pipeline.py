@@ -128,9 +128,28 @@ def test_pseudo_labels_are_used_when_asked_for(pictures: Callable[..., Path], tm
     assert report.fitted_on["vit"] == "neighbours"
 
 
-@pytest.mark.parametrize("moment", ["embedding", "projecting", "writing", "publishing"])
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> dict[str, str]:
+    """The checksums of a version that was made without a kill: of eight pictures, then of sixty."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    for name, each in (("small", 2), ("pictures", 15)):
+        for kind in range(4):
+            (folder / name / f"class{kind}").mkdir(parents=True)
+            for i in range(each):
+                pattern(kind, i).save(folder / name / f"class{kind}" / f"{i:03d}.png")
+        index(folder / name, folder / "index", tiny)
+    return contents(folder / "index")
+
+
+def contents(out: Path) -> dict[str, str]:
+    """Checksum by file of what does not tell when and where it was made."""
+    files = IndexStore(out).open(verify=True).manifest.files
+    return {name: facts["sha256"] for name, facts in files.items() if name not in ("images.parquet", "sources.json")}
+
+
+@pytest.mark.parametrize("moment", ["scanning", "embedding", "projecting", "building", "writing", "publishing"])
 def test_a_killed_indexer_leaves_the_old_version_and_its_work(
-    pictures: Callable[..., Path], tmp_path: Path, tiny: Path, moment: str
+    pictures: Callable[..., Path], tmp_path: Path, tiny: Path, moment: str, undisturbed: dict[str, str]
 ) -> None:
     source, out = pictures(15), tmp_path / "index"
     small = pictures(2, "small")
@@ -144,13 +163,15 @@ def test_a_killed_indexer_leaves_the_old_version_and_its_work(
     assert store.open(verify=True).name == old.version
     kept = RawEmbeddings(out / "cache", load_ensemble(tiny))
     digests = {bytes.fromhex(image.sha256) for image in store.open().gallery.images()}
-    committed = sum(1 for _ in kept._facts._place)
+    committed = len(kept._facts)
     # The eight pictures of the small folder are among those of the large one; two batches of ten follow.
-    assert committed == (28 if moment == "embedding" else 60)
+    assert committed == {"scanning": 8, "embedding": 28}.get(moment, 60)
     assert all(kept.known(digest) for digest in digests)
     report = index(source, out, tiny)
     assert report.embedded == 60 - committed
     assert counts(report)[0] == 60
+    assert contents(out) == undisturbed
+    assert not list(out.glob(".plan-*"))
     assert store.open(verify=True).gallery.labels == [f"class{k}" for k in range(4)]
 
 

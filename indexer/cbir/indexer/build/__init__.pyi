@@ -8,9 +8,10 @@ from .image_facts import SkippedImage as SkippedImage
 from .live_ensemble import ensemble_of_index as ensemble_of_index
 from .live_ensemble import store_of_index as store_of_index
 from .pipeline import FitSettings as FitSettings
-from .pipeline import ImageSources as ImageSources
 from .pipeline import IndexReport as IndexReport
 from .pipeline import build as build
+from .plan import ImageSources as ImageSources
+from .publishing import KeptRows as KeptRows
 from .publishing import VersionContent as VersionContent
 from .publishing import write_version as write_version
 from .raw_embeddings import RawEmbeddings as RawEmbeddings

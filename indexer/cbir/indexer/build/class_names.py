@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.artifacts import EmbeddingCache, Gallery, VersionWriter
+from cbir.core.artifacts import EmbeddingCache, VersionWriter
 from cbir.core.ensemble import PROMPTS, MemberSpec, class_embeddings, has_text_tower, load_text_embedder
+from cbir.core.metric import Vectors
 from cbir.core.search import zero_shot_probabilities
 from cbir.indexer.build.embedding import Progress
+from cbir.indexer.build.vector_file import VectorFile
 
 __all__ = ["class_name_digest", "class_names_folder", "write_joint_space"]
 
 Floats = NDArray[np.float32]
 
-_BLOCK_ROWS = 65536
+_BLOCK_ROWS = 8192
 
 
 def class_names_folder(fingerprint: str) -> str:
@@ -34,16 +36,19 @@ def class_name_digest(label: str) -> bytes:
 
 def write_joint_space(
     writer: VersionWriter,
-    gallery: Gallery,
+    labels: Sequence[str],
+    codes: NDArray[np.int32],
     member: MemberSpec,
     fingerprint: str,
-    raw: Floats,
+    raw: Vectors,
     device: str,
     report: Callable[[Progress], None],
 ) -> dict[str, Any]:
     """Write what a member with a text tower needs: ``joint.npy``, and ``classes.safetensors`` if there are labels.
 
     Args:
+        labels: The distinct labels, sorted.
+        codes: (N,) place of each image's label in these, -1 without one.
         raw: (N, raw_dim) unit vectors in row order.
 
     Returns:
@@ -57,15 +62,17 @@ def write_joint_space(
     from safetensors.numpy import save_file
 
     folder = f"members/{member.name}"
-    np.save(writer.file(f"{folder}/joint.npy"), raw.astype(np.float16))
-    if not gallery.labels:
+    with VectorFile(writer.file(f"{folder}/joint.npy"), int(raw.shape[1])) as file:
+        for start in range(0, len(raw), _BLOCK_ROWS):
+            file.append(raw[start : start + _BLOCK_ROWS].astype(np.float16))
+    if not labels:
         return {"text": True, "prompts": None, "zero_shot_accuracy": None}
-    classes, scale = _classes(writer.index / "cache", gallery.labels, member, fingerprint, device, report)
+    classes, scale = _classes(writer.index / "cache", labels, member, fingerprint, device, report)
     save_file(
         {"embeddings": classes, "logit_scale": np.array([scale], np.float32)},
         writer.file(f"{folder}/classes.safetensors"),
     )
-    accuracy = _accuracy(raw, gallery.label_codes, classes, scale)
+    accuracy = _accuracy(raw, codes, classes, scale)
     return {"text": True, "prompts": PROMPTS, "zero_shot_accuracy": round(accuracy, 4)}
 
 
@@ -95,7 +102,7 @@ def _classes(
     return np.ascontiguousarray(scaled / norms, np.float32), float(norms.mean())
 
 
-def _accuracy(raw: Floats, codes: NDArray[np.int32], classes: Floats, scale: float) -> float:
+def _accuracy(raw: Vectors, codes: NDArray[np.int32], classes: Floats, scale: float) -> float:
     """Zero-shot accuracy: the share of the labelled images whose label is the most likely one by its name.
 
     It is high for names that mean something to the model, and low for names such as ``n01440764``.

@@ -6,45 +6,31 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from cbir.core.artifacts import Gallery, GalleryImage, IndexStore, IndexVersion, SigningKey
-from cbir.core.ensemble import EnsembleSpec, has_text_tower
+from cbir.core.artifacts import IndexStore, IndexVersion, SigningKey
+from cbir.core.ensemble import EnsembleSpec, has_text_tower, member_fingerprint
 from cbir.core.errors import ArtifactError, SourceError
 from cbir.core.machine import keep_compiled
 from cbir.core.search import LocalStore, VectorStore
 from cbir.core.vote import VoteSettings
+from cbir.indexer.build.assembly import PlannedGallery
 from cbir.indexer.build.decoding import decoding_facts
 from cbir.indexer.build.embedding import Progress, RunSettings
-from cbir.indexer.build.image_facts import ImageFacts, SkippedImage
-from cbir.indexer.build.publishing import VersionContent, write_version
-from cbir.indexer.build.raw_embeddings import RawEmbeddings
+from cbir.indexer.build.fitting import FIT_SAMPLE
+from cbir.indexer.build.image_facts import SkippedImage
+from cbir.indexer.build.live_rows import live_rows
+from cbir.indexer.build.plan import ImageSources, Plan
+from cbir.indexer.build.publishing import KeptRows, VersionContent, write_version
 from cbir.indexer.build.requirements import check_requirements
-from cbir.indexer.build.runner import gathered
 from cbir.indexer.build.runners import open_runner
-from cbir.indexer.sources import ScanProblem, SourceImage
 
 __all__ = ["FitSettings", "ImageSources", "IndexReport", "build"]
 
 #: Reasons for which a skipped image is tried at every run: giving read permission does not change a file's stamp.
-_TRY_AGAIN = ("IMAGE_UNREADABLE",)
-
-
-class ImageSources(Protocol):
-    """The images to index (see :func:`cbir.indexer.sources.open_sources`)."""
-
-    @property
-    def problems(self) -> Sequence[ScanProblem]:
-        """What the last scan left out."""
-        ...
-
-    def scan(self) -> list[SourceImage]:
-        """All images, with distinct ids."""
-        ...
-
-    def read(self, image: SourceImage) -> bytes:
-        """The bytes of an image; thread-safe."""
-        ...
+_TRY_AGAIN = ("IMAGE_UNREADABLE", "IMAGE_MISSING")
+#: Images that may vanish while they are read: so many, or one of so many.
+_VANISHED, _VANISHED_SHARE = 10, 10
 
 
 @dataclass(frozen=True)
@@ -55,6 +41,8 @@ class FitSettings:
         pseudo_labels: Fit GLRT on nearest neighbours instead of labels, even if the gallery has labels.
         label_share: lambda of the label vote, 0 for none; None for the tuned value, or 0 without tuning.
         index: Vector index in place of the members' own ``index``.
+        sample: Images on which metrics and heads are fitted, drawn from each class in proportion; a smaller gallery is
+            fitted whole.  A larger one keeps its fit until a twentieth of it has changed.
         rebuild: Publish a new version even if nothing has changed, for instance to replace a damaged one.
         keep_tuning: Keep what ``cbir tune`` chose, as long as the ensemble is the same.
     """
@@ -64,6 +52,7 @@ class FitSettings:
     index: str | None = None
     rebuild: bool = False
     keep_tuning: bool = True
+    sample: int = FIT_SAMPLE
 
 
 @dataclass(frozen=True)
@@ -128,70 +117,78 @@ def build(
     vectors = vectors or LocalStore()
     vectors.check([member.name for member in ensemble.members])
     store = IndexStore(out, key=key, on_live=vectors.make_live)
-    report(Progress("scan", 0, 0))
-    # Rows are in the order of ids, so that ties between equal scores are broken by id.
-    found = sorted(sources.scan(), key=lambda image: image.id)
-    with store.lock():
+    decoding = decoding_facts(run_settings.limits)
+    settings = {
+        "decoding": decoding,
+        "pseudo_labels": fit.pseudo_labels,
+        "label_share": fit.label_share,
+        "index": fit.index,
+        "keep_tuning": fit.keep_tuning,
+    }
+    with store.lock(), Plan(out) as plan:
+        report(Progress("scan", 0, 0))
         previous = _open_live(store)
-        run = open_runner(ensemble, out / "cache", run_settings, on_progress)
-        decoding = decoding_facts(run_settings.limits)
-        plan = _Plan.make(found, None if fit.rebuild else previous, run.embeddings, decoding)
-        settings = {
-            "decoding": decoding,
-            "pseudo_labels": fit.pseudo_labels,
-            "label_share": fit.label_share,
-            "index": fit.index,
-            "keep_tuning": fit.keep_tuning,
-        }
-        problems = [SkippedImage(p.uri, p.reason, "SOURCE_PROBLEM", "") for p in sources.problems]
-        facts, newly_skipped, fresh = gathered(run.run(plan.todo, sources, len(plan.todo)))
-        skipped = (*problems, *plan.skipped, *newly_skipped)
         # Without keep_tuning, a live version that was tuned cannot stay, even if nothing else has changed.
-        stays = previous is not None and (fit.keep_tuning or not previous.vote.tuned)
-        if (
-            previous
-            and stays
-            and plan.unchanged
-            and not facts
+        stays = (
+            previous is not None
+            and not fit.rebuild
+            and (fit.keep_tuning or not previous.vote.tuned)
             and previous.manifest.store.get("kind", "local") == vectors.kind
-            and _same_make(previous, run.embeddings, ensemble, settings, skipped)
-        ):
-            count = len(previous.gallery)
-            return IndexReport(
-                str(out), previous.name, count, 0, count, 0, 0, 0, skipped, time.monotonic() - started, False,
-                {name: str(facts["fitted_on"]) for name, facts in previous.manifest.members.items()},
-            )  # fmt: skip
-        facts.update(plan.facts)
+        )
+        if previous and stays and _is_known(previous, sources) and _same_make(previous, ensemble, settings):
+            return _nothing_new(out, previous, _skipped_before(previous), started)
+        plan.find(sources)
+        run = open_runner(ensemble, out / "cache", run_settings, on_progress)
+        known = run.embeddings
+        report(Progress("compare", 0, plan.count))
+        plan.compare(sources, live_rows(previous), known.holds, _refused(previous, decoding), again=fit.rebuild)
+        read = embedded = 0
+        todo = plan.todo_count
+        for block in run.run(plan.todo(), sources, todo):
+            plan.done(block.images, block.skipped)
+            read += len(block.images)
+            embedded += len(block.embedded)
+        _check_still_there(plan.skipped, todo)
+        problems = [SkippedImage(p.uri, p.reason, "SOURCE_PROBLEM", "") for p in (*sources.problems, *plan.twins)]
+        skipped = (*problems, *plan.skipped)
+        same = previous and stays and plan.unchanged and not read and _same_make(previous, ensemble, settings)
+        if previous and same and {s["uri"] for s in previous.manifest.skipped} == {s.uri for s in skipped}:
+            return _nothing_new(out, previous, skipped, started)
         # An image that the scan no longer finds, or that cannot be read any more, leaves the index here.
-        images = [_gallery_image(image, facts[image.id]) for image in found if image.id in facts]
-        if not images:
+        count, added, changed = plan.finish()
+        if not count:
             example = f"; the first was {skipped[0].uri}: {skipped[0].reason}" if skipped else ""
-            raise SourceError(f"none of the {len(found)} images could be read{example}", reason="SOURCE_EMPTY")
+            raise SourceError(f"none of the {plan.count} images could be read{example}", reason="SOURCE_EMPTY")
+        before = previous.manifest.images if previous else 0
+        removed = before - (count - added)
+        live = previous if previous and not fit.rebuild and _prints(previous) == dict(known.fingerprints) else None
         writer = store.begin()
         try:
-            gallery = Gallery.from_images(images)
-            digests = [bytes.fromhex(gallery.sha256(row)) for row in range(len(gallery))]
+            gallery = PlannedGallery(plan, count, live, known.facts_of)
             content = VersionContent(
                 gallery,
                 ensemble,
-                lambda member: run.embeddings.raw(member, digests),
-                run.embeddings.fingerprints,
+                lambda member: known.vectors(member, gallery.digests),
+                known.fingerprints,
                 _vote(previous, ensemble, fit),
                 fit.pseudo_labels,
                 fit.index,
                 settings,
                 [{"uri": s.uri, "reason": s.reason, "code": s.code, "stamp": s.stamp} for s in skipped],
                 run_settings.device,
+                fit.sample,
+                KeptRows(live, gallery.live_rows, added + changed + removed)
+                if live and not live.manifest.store
+                else None,
+                sources.read_parts(),
             )
             version = write_version(writer, content, report, vectors)
         except BaseException:
             writer.abandon()
             raise
-        run.embeddings.compact()
-    embedded = len({image.sha256 for image in images} & {digest.hex() for digest in fresh})
-    added, changed, removed = _differences(previous, images)
+        known.compact()
     return IndexReport(
-        str(out), version.name, len(images), embedded, len(images) - embedded, added, changed, removed, skipped,
+        str(out), version.name, count, embedded, count - embedded, added, changed, removed, skipped,
         time.monotonic() - started, True,
         {name: str(facts["fitted_on"]) for name, facts in version.manifest.members.items()},
     )  # fmt: skip
@@ -202,83 +199,70 @@ def _open_live(store: IndexStore) -> IndexVersion | None:
         return None
     try:
         version = store.open()
-        _ = version.gallery  # read now, so that a damaged gallery is noticed here
+        # Read now, so that a damaged table is noticed here.
+        for _ in version.table(["id"]):
+            break
         return version
     except ArtifactError:
         # A damaged version is rebuilt; its embeddings are still in the cache.
         return None
 
 
-@dataclass
-class _Plan:
-    """Which images must be read, and what the live version and the cache know of the others.
+def _refused(previous: IndexVersion | None, decoding: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, str]]:
+    """What need not be tried again, by uri and stamp: not what other limits or a program that read less refused."""
+    if previous is None or previous.manifest.settings.get("decoding") != decoding:
+        return {}
+    return {(s["uri"], s["stamp"]): s for s in previous.manifest.skipped if s["code"] not in _TRY_AGAIN}
 
-    ``unchanged`` means that every image of the live version is still there, unchanged.
+
+def _prints(version: IndexVersion) -> dict[str, str]:
+    return {name: str(facts["fingerprint"]) for name, facts in version.manifest.members.items()}
+
+
+def _is_known(previous: IndexVersion, sources: ImageSources) -> bool:
+    """Whether the sources tell without a scan that they are as they were, and nothing need be tried again."""
+    again = any(s["code"] in _TRY_AGAIN for s in previous.manifest.skipped)
+    return not again and sources.same_as(previous.sources())
+
+
+def _skipped_before(previous: IndexVersion) -> tuple[SkippedImage, ...]:
+    return tuple(SkippedImage(s["uri"], s["reason"], s["code"], s["stamp"]) for s in previous.manifest.skipped)
+
+
+def _nothing_new(out: Path, previous: IndexVersion, skipped: tuple[SkippedImage, ...], started: float) -> IndexReport:
+    count = previous.manifest.images
+    return IndexReport(
+        str(out), previous.name, count, 0, count, 0, 0, 0, skipped, time.monotonic() - started, False,
+        {name: str(facts["fitted_on"]) for name, facts in previous.manifest.members.items()},
+    )  # fmt: skip
+
+
+def _check_still_there(skipped: Sequence[SkippedImage], todo: int) -> None:
+    """Refuse to publish without images that were there when the sources were scanned.
+
+    Single files vanish while a folder is in use; where many do, a disk was taken out or a server went away.
+
+    Raises:
+        SourceError: ``SOURCE_VANISHED``.
     """
-
-    todo: list[SourceImage]
-    facts: dict[str, ImageFacts]
-    skipped: list[SkippedImage]
-    unchanged: bool
-
-    @classmethod
-    def make(
-        cls,
-        found: Sequence[SourceImage],
-        previous: IndexVersion | None,
-        embeddings: RawEmbeddings,
-        decoding: Mapping[str, Any],
-    ) -> _Plan:
-        before: dict[str, GalleryImage] = {}
-        refused: dict[tuple[str, str], Mapping[str, str]] = {}
-        if previous:
-            gallery = previous.gallery
-            before = {image.id: image for image in gallery.images()}
-        # What was refused by other limits, or by a program that read less, is tried again.
-        if previous and previous.manifest.settings.get("decoding") == decoding:
-            refused = {(s["uri"], s["stamp"]): s for s in previous.manifest.skipped if s["code"] not in _TRY_AGAIN}
-        plan = cls([], {}, [], previous is not None)
-        kept = 0
-        for image in found:
-            old = before.get(image.id)
-            digest = bytes.fromhex(old.sha256) if old else b""
-            if old and (old.uri, old.stamp) == (image.uri, image.stamp) and embeddings.known(digest):
-                plan.facts[image.id] = embeddings.facts(digest)
-                same = old.label == image.label and dict(old.metadata) == dict(image.metadata)
-                plan.unchanged = plan.unchanged and same
-                kept += 1
-            elif (known := refused.get((image.uri, image.stamp))) is not None:
-                plan.skipped.append(SkippedImage(image.uri, known["reason"], known["code"], image.stamp))
-            else:
-                plan.todo.append(image)
-        plan.unchanged = plan.unchanged and kept == len(before)
-        return plan
+    gone = [image for image in skipped if image.code == "IMAGE_MISSING"]
+    if len(gone) > max(_VANISHED, todo // _VANISHED_SHARE):
+        raise SourceError(
+            f"{len(gone):,} images vanished while they were read, the first of them {gone[0].uri}: is its disk or "
+            "server still there? The live version stays as it is; what is embedded is kept for the next run",
+            reason="SOURCE_VANISHED",
+        )
 
 
-def _same_make(
-    previous: IndexVersion,
-    embeddings: RawEmbeddings,
-    ensemble: EnsembleSpec,
-    settings: Mapping[str, Any],
-    skipped: Sequence[SkippedImage],
-) -> bool:
-    """Whether a new version would be the same as the live one."""
+def _same_make(previous: IndexVersion, ensemble: EnsembleSpec, settings: Mapping[str, Any]) -> bool:
+    """Whether a new version of the same images would be the same as the live one."""
     manifest = previous.manifest
-    prints = {name: facts["fingerprint"] for name, facts in manifest.members.items()}
     return (
-        prints == embeddings.fingerprints
+        _prints(previous) == {m.name: member_fingerprint(m, ensemble.crop) for m in ensemble.members}
         and all(bool(manifest.members[m.name].get("text")) == has_text_tower(m) for m in ensemble.members)
         and manifest.ensemble.to_json() == ensemble.to_json()
         and dict(manifest.settings) == dict(settings)
-        and {s["uri"] for s in manifest.skipped} == {s.uri for s in skipped}
     )
-
-
-def _gallery_image(image: SourceImage, facts: ImageFacts) -> GalleryImage:
-    return GalleryImage(
-        image.id, image.uri, image.label, facts.width, facts.height, facts.sha256.hex(), facts.phash, facts.crop,
-        image.stamp, dict(image.metadata),
-    )  # fmt: skip
 
 
 def _vote(previous: IndexVersion | None, ensemble: EnsembleSpec, fit: FitSettings) -> VoteSettings:
@@ -288,13 +272,3 @@ def _vote(previous: IndexVersion | None, ensemble: EnsembleSpec, fit: FitSetting
             return previous.vote
         return replace(previous.vote, label_share=fit.label_share, calibration=None)
     return VoteSettings({m.name: m.weight for m in ensemble.members}, label_share=fit.label_share or 0.0)
-
-
-def _differences(previous: IndexVersion | None, images: Sequence[GalleryImage]) -> tuple[int, int, int]:
-    """Numbers of images added, changed and removed since the previous version."""
-    if previous is None:
-        return len(images), 0, 0
-    before = {image.id: image.sha256 for image in previous.gallery.images()}
-    now = {image.id: image.sha256 for image in images}
-    changed = sum(1 for name, digest in now.items() if name in before and before[name] != digest)
-    return len(now.keys() - before.keys()), changed, len(before.keys() - now.keys())

@@ -1,30 +1,69 @@
-"""Write a version: projections, vectors, heads, indexes, vote, manifest.  ``cbir index`` and ``cbir tune`` use it."""
+"""Write a version: projections, vectors, heads, indexes, vote, manifest.  ``cbir index`` and ``cbir tune`` use it.
+
+Vectors go from the cache to their file a block at a time, so that the memory taken does not grow with the gallery.
+Where a large gallery has changed little, the live version's projections are kept: its vectors are then copied, and its
+vector indexes extended, in place of being made anew.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.artifacts import Gallery, IndexVersion, Manifest, VersionWriter
+from cbir.core.artifacts import SOURCES_FILE, Gallery, IndexVersion, Manifest, VersionWriter
 from cbir.core.ensemble import EnsembleSpec, MemberSpec
-from cbir.core.metric import MIN_IMAGES, SAMPLE, Projection, augmented, enough_labels, fit_projection, neighbour_metrics
+from cbir.core.metric import MIN_IMAGES, Projection, Vectors, augmented
 from cbir.core.search import LocalStore, VectorStore
-from cbir.core.vector_index import build_index, index_file, resolve_index
+from cbir.core.vector_index import IndexChoice, build_index, choose_index, extend_index, index_file
 from cbir.core.version import __version__
 from cbir.core.vote import LinearHead, VoteSettings, fit_head
 from cbir.indexer.build.class_names import write_joint_space
 from cbir.indexer.build.embedding import Progress
+from cbir.indexer.build.fitting import FIT_SAMPLE, Fit, fit_members, sampled, stratified_sample
+from cbir.indexer.build.vector_file import VectorFile
 
-__all__ = ["VersionContent", "fit_members", "write_version"]
+__all__ = ["GalleryContent", "KeptRows", "VersionContent", "write_version"]
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.integer]
+
+_BLOCK = 8192
+
+
+class GalleryContent(Protocol):
+    """The table of a version: :class:`cbir.core.artifacts.Gallery`, or what writes one row after another."""
+
+    @property
+    def labels(self) -> list[str]: ...
+
+    @property
+    def label_codes(self) -> NDArray[np.int32]: ...
+
+    def __len__(self) -> int: ...
+
+    def write(self, path: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class KeptRows:
+    """What a version takes over from the live one.
+
+    Attributes:
+        live: The live version.
+        rows: (N,) the row that an image has there, unchanged; -1 for others.
+        changed: Images that were added, removed or changed.
+    """
+
+    live: IndexVersion
+    rows: NDArray[np.int64]
+    changed: int
 
 
 @dataclass(frozen=True)
@@ -38,11 +77,14 @@ class VersionContent:
         index: Vector index in place of the members' own ``index``.
         settings: Settings for the manifest.
         device: Where class names are embedded.
+        fit_sample: Images on which the metrics and heads of a larger gallery are fitted.
+        kept: What may be taken over from the live version, once the gallery is written.
+        sources: What was read.
     """
 
-    gallery: Gallery
+    gallery: GalleryContent
     ensemble: EnsembleSpec
-    raw: Callable[[str], Floats]
+    raw: Callable[[str], Vectors]
     fingerprints: Mapping[str, str]
     vote: VoteSettings
     pseudo_labels: bool = False
@@ -50,6 +92,9 @@ class VersionContent:
     settings: Mapping[str, Any] = field(default_factory=dict)
     skipped: Sequence[Mapping[str, str]] = ()
     device: str = "auto"
+    fit_sample: int = FIT_SAMPLE
+    kept: KeptRows | None = None
+    sources: Sequence[Mapping[str, Any]] = ()
 
     @property
     def metric_codes(self) -> Codes | None:
@@ -61,20 +106,31 @@ def write_version(
     writer: VersionWriter,
     content: VersionContent,
     report: Callable[[Progress], None],
-    vectors: VectorStore | None = None,
+    store: VectorStore | None = None,
 ) -> IndexVersion:
     """Fit everything to the gallery, write it, and publish it.
 
     Args:
-        vectors: Where the vectors are kept; None: in files of the version.
+        store: Where the vectors are kept; None: in files of the version.
     """
     from safetensors.numpy import save_file
 
-    vectors = vectors or LocalStore()
+    store = store or LocalStore()
     gallery, vote, members = content.gallery, content.vote, content.ensemble.members
     gallery.write(writer.file("images.parquet"))
     specs = [_sized(member, vote) for member in members]
-    fitted = fit_members(content.raw, specs, content.metric_codes, report)
+    chosen = stratified_sample(gallery.label_codes if gallery.labels else None, len(gallery), content.fit_sample)
+    sample, codes = sampled(content.raw, chosen), content.metric_codes
+    kept, fit = _kept_fit(content)
+    if kept is None or fit is None:
+        kept, fit = None, Fit(len(gallery), len(gallery) if isinstance(chosen, slice) else len(chosen))
+        fitted = fit_members(sample, specs, None if codes is None else codes[chosen], report)
+    else:
+        told = kept.live.manifest.members
+        fitted = {m.name: (kept.live.projection(m.name), str(told[m.name]["fitted_on"])) for m in members}
+    chosen_index = choose_index(
+        len(gallery), sum(projection.dim for projection, _ in fitted.values()), members=len(members)
+    )
     facts: dict[str, dict[str, Any]] = {}
     heads: dict[str, LinearHead] = {}
     plain: list[Floats] = []
@@ -82,29 +138,41 @@ def write_version(
         report(Progress(f"project {member.name}", i, len(members)))
         projection, fitted_on = fitted[member.name]
         raw = content.raw(member.name)
-        projected = projection.apply(raw)
+        index = chosen_index if (named := content.index or member.index) == "auto" else IndexChoice(named, "as asked")
         save_file(projection.arrays(), writer.file(f"members/{member.name}/projection.safetensors"))
         if len(gallery.labels) >= 2 and len(gallery) >= MIN_IMAGES:
-            heads[member.name] = fit_head(projected, gallery.label_codes, len(gallery.labels))
+            vectors = projection.apply(sample(member.name)[:])
+            heads[member.name] = fit_head(vectors, gallery.label_codes[chosen], len(gallery.labels))
         facts[member.name] = {
             "fingerprint": content.fingerprints[member.name],
             "raw_dim": int(raw.shape[1]),
             "dim": projection.dim,
             "metric": member.metric,
             "fitted_on": fitted_on,
-            "index": resolve_index(content.index or member.index, len(gallery)),
+            "fit": vars(fit),
+            "index": index.name,
+            "index_why": index.why,
             **write_joint_space(
-                writer, gallery, member, content.fingerprints[member.name], raw, content.device, report
+                writer,
+                gallery.labels,
+                gallery.label_codes,
+                member,
+                content.fingerprints[member.name],
+                raw,
+                content.device,
+                report,
             ),
         }
         if vote.augmentation_neighbours > 0:
             # Neighbours are found with all members together, so all members' vectors are needed at once.
-            plain.append(projected)
+            plain.append(np.concatenate([projection.apply(raw[part]) for part in _blocks(len(gallery))]))
             # The vectors before averaging are stored too: averaged ones resemble their neighbours, which would hide
             # which images are near duplicates.
-            np.save(writer.file(f"members/{member.name}/plain.npy"), projected.astype(np.float16))
+            np.save(writer.file(f"members/{member.name}/plain.npy"), plain[-1].astype(np.float16))
         else:
-            _write_member(writer, member.name, projected, facts, report, vectors)
+            _write_vectors(writer, member.name, _projected(raw, projection, kept, member.name), facts)
+            if store.kind == "local":  # another store builds its own
+                _write_index(writer, member.name, facts, kept, report)
     if plain:
         report(Progress("augment", 0, 0))
         dims = [part.shape[1] for part in plain]
@@ -113,12 +181,18 @@ def write_version(
             np.concatenate(plain, axis=1), dims, vote.augmentation_neighbours, vote.augmentation_exponent, weights
         )
         for member, part in zip(members, np.split(sharp, np.cumsum(dims)[:-1], axis=1), strict=True):
-            _write_member(writer, member.name, part, facts, report, vectors)
+            _write_vectors(writer, member.name, iter([part.astype(np.float16)]), facts)
+            if store.kind == "local":
+                _write_index(writer, member.name, facts, None, report)
     writer.write_heads(heads)
     writer.write_json("vote.json", vote.to_json())
-    kept = vectors.keep(
-        writer.path, gallery, {name: str(about["index"]) for name, about in facts.items()},
-        lambda done, total: report(Progress(f"send to {vectors.kind}", done, total)),
+    if content.sources:
+        writer.write_json(SOURCES_FILE, list(content.sources))
+    kinds = {name: str(about["index"]) for name, about in facts.items()}
+    # A store reads the table that was just written; that of the version's files has nothing to do.
+    away: Mapping[str, Any] = {} if store.kind == "local" else store.keep(
+        writer.path, Gallery.read(writer.file("images.parquet")), kinds,
+        lambda done, total: report(Progress(f"send to {store.kind}", done, total)),
     )  # fmt: skip
     report(Progress("publish", 0, 0))
     return writer.publish(
@@ -133,70 +207,88 @@ def write_version(
             settings=content.settings,
             skipped=tuple(content.skipped),
             libraries=_libraries(),
-            store=kept,
+            store=away,
         )
     )
 
 
-def fit_members(
-    raw: Callable[[str], Floats],
-    members: Sequence[MemberSpec],
-    codes: Codes | None,
-    report: Callable[[Progress], None] = lambda _: None,
-) -> dict[str, tuple[Projection, str]]:
-    """Fit the projection of every member.
+def _kept_fit(content: VersionContent) -> tuple[KeptRows | None, Fit | None]:
+    """What of the live version is kept; nothing of a small gallery, which is fitted anew at no cost."""
+    kept = content.kept
+    if kept is None or len(content.gallery) <= content.fit_sample:
+        return None, None
+    manifest, vote = kept.live.manifest, kept.live.vote
+    prints = {name: facts["fingerprint"] for name, facts in manifest.members.items()}
+    same = (
+        manifest.ensemble.to_json() == content.ensemble.to_json()
+        and prints == dict(content.fingerprints)
+        and bool(manifest.settings.get("pseudo_labels")) == content.pseudo_labels
+        and dict(vote.dims) == dict(content.vote.dims)
+        and not vote.augmentation_neighbours
+        and not content.vote.augmentation_neighbours
+    )
+    return (kept, Fit.kept(kept.live, kept.changed)) if same else (None, None)
 
-    Without labels, the metrics are learnt jointly from a sample of the gallery.
 
-    Returns:
-        By member: the projection, and what it was fitted on.
-    """
-    fitted: dict[str, tuple[Projection, str]] = {}
-    joint = codes is None or not enough_labels(codes)
-    samples: dict[str, Floats] = {}
-    for i, member in enumerate(members):
-        report(Progress(f"fit {member.name}", i, len(members)))
-        vectors = raw(member.name)
-        together = joint and member.metric == "glrt"
-        fitted[member.name] = fit_projection(vectors, member.dim, "pca" if together else member.metric, codes)
-        if together and fitted[member.name][1] == "gallery":
-            samples[member.name] = fitted[member.name][0].apply(vectors[_sample(len(vectors))])
-    if samples:
-        report(Progress("fit metrics", 0, 0))
-        weights = [member.weight for member in members if member.name in samples]
-        metrics = neighbour_metrics(list(samples.values()), weights=weights)
-        for name, metric in zip(samples, metrics, strict=True):
-            projection = fitted[name][0]
-            fitted[name] = Projection(projection.mean, projection.basis, metric), "neighbours"
-    return fitted
+def _blocks(count: int) -> Iterator[slice]:
+    return (slice(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK))
+
+
+def _projected(
+    raw: Vectors, projection: Projection, kept: KeptRows | None, member: str
+) -> Iterator[NDArray[np.float16]]:
+    """Blocks of a member's vectors; those that the live version has are copied."""
+    old = None if kept is None else kept.live.embeddings(member)
+    for part in _blocks(len(raw)):
+        if kept is None or old is None:
+            yield projection.apply(raw[part]).astype(np.float16)
+            continue
+        rows = kept.rows[part]
+        block = np.empty((len(rows), projection.dim), np.float16)
+        there = rows >= 0
+        block[there] = old[rows[there]]
+        if not there.all():
+            new = part.start + np.flatnonzero(~there)
+            block[~there] = projection.apply(raw[new]).astype(np.float16)
+        yield block
+
+
+def _write_vectors(
+    writer: VersionWriter,
+    name: str,
+    blocks: Iterator[NDArray[np.float16]],
+    facts: Mapping[str, Mapping[str, Any]],
+) -> None:
+    with VectorFile(writer.file(f"members/{name}/embeddings.npy"), int(facts[name]["dim"])) as file:
+        for block in blocks:
+            file.append(block)
+
+
+def _write_index(
+    writer: VersionWriter,
+    name: str,
+    facts: Mapping[str, dict[str, Any]],
+    kept: KeptRows | None,
+    report: Callable[[Progress], None],
+) -> None:
+    kind = str(facts[name]["index"])
+    file = index_file(kind)
+    if file is None:
+        return
+    vectors = np.load(writer.file(f"members/{name}/embeddings.npy"), mmap_mode="r")
+    path = writer.file(f"members/{name}/{file}")
+    if kept is not None and kept.live.manifest.members[name]["index"] == kind:
+        report(Progress(f"extend index {name}", 0, 0))
+        with kept.live.index_place(name, file) as old:
+            if extend_index(kind, old, kept.rows, vectors, path):
+                return
+    report(Progress(f"index {name}", 0, 0))
+    build_index(kind, vectors, path)
 
 
 def _sized(member: MemberSpec, vote: VoteSettings) -> MemberSpec:
     """The member with its tuned dimension, if there is one."""
     return MemberSpec(**{**vars(member), "dim": vote.dims.get(member.name, member.dim)})
-
-
-def _sample(count: int) -> slice | NDArray[np.int64]:
-    if count <= SAMPLE:
-        return slice(None)
-    return np.sort(np.random.default_rng(0).choice(count, SAMPLE, replace=False))
-
-
-def _write_member(
-    writer: VersionWriter,
-    name: str,
-    vectors: Floats,
-    facts: Mapping[str, Mapping[str, Any]],
-    report: Callable[[Progress], None],
-    store: VectorStore,
-) -> None:
-    half = vectors.astype(np.float16)
-    np.save(writer.file(f"members/{name}/embeddings.npy"), half)
-    index = str(facts[name]["index"])
-    # Another store builds its own.
-    if store.kind == "local" and (file := index_file(index)):
-        report(Progress(f"index {name}", 0, 0))
-        build_index(index, half, writer.file(f"members/{name}/{file}"))
 
 
 def _libraries() -> dict[str, str]:

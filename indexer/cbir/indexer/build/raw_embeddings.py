@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +44,25 @@ class RawEmbeddings:
         """The facts of an image that is :meth:`known`."""
         return ImageFacts.from_row(sha256, self._facts.get([sha256])[0])
 
-    def raw(self, member: str, digests: Sequence[bytes]) -> NDArray[np.float32]:
+    def holds(self, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """(n,) of which of (n, 32) digests everything is there."""
+        found = self._facts.holds(digests)
+        for cache in self._members.values():
+            found &= cache.holds(digests)
+        return found
+
+    def facts_of(self, digests: NDArray[np.uint8]) -> list[ImageFacts]:
+        """The facts of the images with these (n, 32) digests, all of which are known."""
+        rows = self._facts.get(digests)
+        return [ImageFacts.from_row(digest.tobytes(), row) for digest, row in zip(digests, rows, strict=True)]
+
+    def raw(self, member: str, digests: Sequence[bytes] | NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, D) unit vectors of a member before projection, in the order of the digests, all of which are known."""
         return np.asarray(self._members[member].get(digests), dtype=np.float32)
+
+    def vectors(self, member: str, digests: NDArray[np.uint8]) -> CachedVectors:
+        """The same of (N, 32) digests, of which rows are read when they are asked for."""
+        return CachedVectors(self._members[member], digests)
 
     def put(
         self, vectors: Mapping[str, tuple[Sequence[bytes], NDArray[np.float32]]], facts: Sequence[ImageFacts]
@@ -79,3 +96,17 @@ class RawEmbeddings:
         """Compact what is kept; to be called at the end of a run, while the index's lock is held."""
         for cache in (*self._members.values(), self._facts):
             cache.compact()
+
+
+class CachedVectors:
+    """(N, D) unit vectors of a member before projection, read from the cache row by row or block by block."""
+
+    def __init__(self, cache: EmbeddingCache, digests: NDArray[np.uint8]) -> None:
+        self._cache, self._digests = cache, digests
+        self.shape = (len(digests), int(cache.get(digests[:1]).shape[1]))
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def __getitem__(self, rows: Any) -> NDArray[np.float32]:
+        return np.asarray(self._cache.get(self._digests[rows]), dtype=np.float32)
