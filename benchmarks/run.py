@@ -3,6 +3,8 @@
 Each step is a command of its own, printed before it runs, so that any of them can be repeated alone:
 
 - ``index``: ``cbir index`` of the sample images;
+- ``indexing``: ``cbir bench index``, for every ``--ensemble``: embedding against decoding and forward passes alone;
+- ``gallery``: ``cbir bench search``: kinds of index on 100,000 drawn images;
 - ``serve``: ``cbir bench serve`` on them, for every ``--ensemble``, the first with reloads, cancellation, cache and
   processes;
 - ``embedding``: ``cbir bench serve`` by embedding on 20,000 drawn vectors of 640 components;
@@ -29,7 +31,7 @@ from typing import Any
 
 from cbir.indexer.samples import write_split
 
-STEPS = ("index", "serve", "embedding", "search", "loop")
+STEPS = ("index", "indexing", "gallery", "serve", "embedding", "search", "loop")
 HERE = Path(__file__).parent
 
 
@@ -64,6 +66,12 @@ def steps(args: argparse.Namespace) -> Iterator[Step]:
             yield Step(
                 f"index {name}", cbir("index", samples / "gallery", "--out", index, "--ensemble", ensemble, "--json")
             )
+        if "indexing" in args.only:
+            out = args.out / f"indexing-{name}"
+            yield Step(
+                f"indexing {name}", cbir("bench", "index", "--ensemble", ensemble, "--out", out, *quick),
+                out / "results.json",
+            )  # fmt: skip
         if "serve" in args.only:
             more = ["--reloads", 2 if args.quick else 20, "--cancel", "--cached", "--processes", 2]
             command = cbir(
@@ -71,6 +79,9 @@ def steps(args: argparse.Namespace) -> Iterator[Step]:
                 *quick,
             )  # fmt: skip
             yield Step(f"serve {name}", command, out / "results.json")
+    if "gallery" in args.only:
+        out = args.out / "gallery"
+        yield Step("gallery", cbir("bench", "search", "--out", out, *quick), out / "results.json")
     if "embedding" in args.only:
         index, out = args.out / "index-embedding", args.out / "serve-embedding"
         shutil.rmtree(index, ignore_errors=True)

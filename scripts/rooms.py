@@ -24,7 +24,7 @@ ORDER = {
         "search", "milvus", "evaluation",
     ),
     "cbir.server": ("limits", "engine", "queue", "access", "deployment", "observe", "transport", "bench", "commands"),
-    "cbir.indexer": ("samples", "sources", "build", "evaluate", "tune", "train", "dedup", "commands"),
+    "cbir.indexer": ("samples", "sources", "build", "evaluate", "tune", "train", "dedup", "bench", "commands"),
     "cbir.client": ("cli",),
 }  # fmt: skip
 

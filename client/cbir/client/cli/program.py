@@ -60,9 +60,16 @@ COMMANDS: dict[str, Command] = {
     "gc": Command("cbir.indexer.commands.versions", "delete versions and cached embeddings no longer used", "indexer"),
     "dedup": Command("cbir.indexer.commands.dedup", "list near-duplicate images of an index", "indexer"),
     "serve": Command("cbir.server.commands.serve", "answer queries over gRPC", "server"),
-    "bench": Command("cbir.server.commands.bench", "measure the speed of a server", "server"),
+    "bench": Command("cbir.server.commands.bench", "measure the speed of the server, the indexer, or search", "server"),
     "search": Command("cbir.client.cli.commands.search", "find the images that are most like yours"),
     "demo": Command("cbir.indexer.commands.demo", "everything at once, on sample images", "server"),
+}
+
+
+#: Commands of two words whose second word has a module of its own; the first one's module knows the others.
+PARTS: dict[tuple[str, str], Command] = {
+    ("bench", "index"): Command("cbir.indexer.commands.bench_index", "measure the indexer", "indexer"),
+    ("bench", "search"): Command("cbir.indexer.commands.bench_search", "measure search in a large gallery", "indexer"),
 }
 
 
@@ -99,8 +106,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    name = next((argument for argument in arguments if not argument.startswith("-")), None)
-    command = COMMANDS.get(name or "")
+    words = [argument for argument in arguments if not argument.startswith("-")]
+    name = next(iter(words), None)
+    part = PARTS.get((words[0], words[1])) if len(words) > 1 else None
+    command = part or COMMANDS.get(name or "")
     parser = argparse.ArgumentParser(prog="cbir", description="Find images that show the same thing.")
     parser.add_argument("--version", action=_PrintVersion)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -110,7 +119,10 @@ def _run(arguments: list[str]) -> int:
         return 2  # not reached: if there is no known command, argparse has printed help, version or usage and exited
     try:
         module = importlib.import_module(command.module)
-        module.add_arguments(parsers[name])
+        target = parsers[name]
+        if part is not None:
+            target = target.add_subparsers(dest="what", required=True).add_parser(words[1], description=part.help)
+        module.add_arguments(target)
         args = parser.parse_args(arguments)
         try:
             return int(module.run(args))

@@ -39,6 +39,7 @@ __all__ = [
     "signing_key",
     "stderr",
     "vectors_of",
+    "write_measurement",
     "writing_to",
 ]
 
@@ -99,6 +100,28 @@ def printable(text: str) -> str:
 def stderr() -> Console:
     """A console on stderr, as stdout is for results."""
     return Console(stderr=True, highlight=False)
+
+
+def write_measurement(args: argparse.Namespace, measure: Callable[[Callable[[str], None]], dict[str, Any]]) -> int:
+    """Measure, print the tables, and write ``results.json`` and ``bench.png`` below ``--out``."""
+    import shlex
+
+    from cbir.indexer.bench import draw, print_report
+
+    console = stderr()
+    if not console.is_terminal:
+        console = Console(stderr=True, highlight=False, width=150)
+    document = measure(lambda text: console.print(printable(text), style="dim", soft_wrap=True, markup=False))
+    document["command"] = shlex.join(["cbir", *sys.argv[1:]])
+    print_report(console, document)
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "results.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        draw(document, args.out / "bench.png")
+        console.print(f"{args.out / 'results.json'}, {args.out / 'bench.png'}", soft_wrap=True)
+    if args.json:
+        print_json(document)
+    return 0
 
 
 def print_json(document: Any) -> None:

@@ -12,6 +12,7 @@ from google.protobuf.json_format import MessageToDict
 
 from cbir.core.artifacts import IndexStore
 from cbir.core.errors import ConfigurationError
+from cbir.core.machine import machine_facts
 from cbir.server.bench.bare_process import bare_process
 from cbir.server.bench.cancellation import cancel_half
 from cbir.server.bench.echo import echo_server
@@ -23,7 +24,6 @@ from cbir.server.bench.load.crowd import Crowd
 from cbir.server.bench.load.generator import SEARCH, Generator, Window
 from cbir.server.bench.load.payloads import Payloads, Vectors
 from cbir.server.bench.load.query_images import drawn_images, fetch_images, read_images
-from cbir.server.bench.machine import machine_facts
 from cbir.server.bench.plan import Plan
 from cbir.server.bench.reloads import reload_under_load, two_versions
 from cbir.server.bench.replicas import compare_processes
@@ -153,7 +153,7 @@ async def _query_images(address: str, plan: Plan, info: Any, stub: Any) -> tuple
 async def _ids(plan: Plan, info: Any, stub: Any) -> list[str]:
     """Ids of indexed images: all of them, or the hits of a drawn image where the index cannot be read here."""
     if plan.index:
-        return IndexStore(plan.index).open().gallery.ids
+        return list(IndexStore(plan.index).open().gallery.ids)
     request = search_pb2.SearchRequest(
         query=search_pb2.Query(image=drawn_images(1)[0]), options=search_pb2.SearchOptions(limit=info.max_limit)
     )

@@ -25,6 +25,9 @@ _KINDS = ("image", "embedding", "id")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     what = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
+    # These are the indexer's; whoever calls them never comes here.
+    what.add_parser("index", help="the indexer: images a second, against its limits")
+    what.add_parser("search", help="search in a large gallery, by kinds of index")
     serve = what.add_parser("serve", help="the server: latency, throughput, overload, against its limits")
     serve.add_argument("index", metavar="INDEX", type=Path, nargs="?", help="a server is started on it")
     serve.add_argument("--target", metavar="HOST:PORT", help="a server that runs already")

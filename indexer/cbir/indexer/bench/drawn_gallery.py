@@ -1,0 +1,122 @@
+"""A gallery of drawn vectors, of any size, that is never in memory: a block is drawn anew whenever it is asked for.
+
+Every image has a place in a space of few dimensions, near one of many centres; each member sees it through a map of its
+own, with noise of its own.  So members agree as models do that look at the same pictures, and some images are nearer
+than others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbir.core.artifacts import GalleryImage, gallery_batches, write_gallery
+from cbir.core.ensemble import EnsembleSpec, load_ensemble
+from cbir.core.images import Box, Crop
+from cbir.core.metric import normalise
+
+__all__ = ["DrawnGallery", "DrawnVectors", "drawn_ensemble", "drawn_queries"]
+
+Floats = NDArray[np.float32]
+
+BLOCK = 8192
+#: Dimensions of the common space, images to a centre, and lengths of spread and noise relative to the centres.
+LATENT, CROWD, SPREAD, NOISE = 32, 200, 0.5, 0.3
+#: Numbers of blocks that no gallery reaches: queries are drawn from there.
+_QUERY_BLOCK = 2**31
+
+
+def drawn_ensemble(members: int, dim: int, index: str = "exact") -> EnsembleSpec:
+    """So many members with vectors of ``dim`` components; the network that they name is never loaded."""
+    from dataclasses import replace
+
+    network = load_ensemble("compact").members[0]
+    made = (replace(network, name=f"m{m}", dim=dim, metric="cosine", index=index) for m in range(members))
+    return EnsembleSpec("drawn", tuple(made), Crop.NONE)
+
+
+class DrawnVectors:
+    """(N, dim) unit vectors of one member."""
+
+    def __init__(self, member: int, count: int, dim: int, seed: int) -> None:
+        self.shape = (count, dim)
+        self._member, self._seed = member, seed
+        rng = np.random.default_rng([seed, 1, member])
+        decay = np.exp(-2 * np.arange(dim) / dim).astype(np.float32)
+        self._map = rng.standard_normal((LATENT, dim), np.float32) * decay / np.sqrt(np.float32(LATENT))
+        self._decay = decay
+        self._block = lru_cache(maxsize=2)(self._drawn)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def _drawn(self, block: int) -> Floats:
+        rng = np.random.default_rng([self._seed, 2, self._member, block])
+        noise = rng.standard_normal((BLOCK, self.shape[1]), np.float32) * self._decay
+        return normalise(_places(self._seed, block, self.shape[0]) @ self._map + np.float32(NOISE) * noise)
+
+    def __getitem__(self, rows: Any) -> Floats:
+        wanted = np.arange(self.shape[0])[rows]
+        result = np.empty((len(wanted), self.shape[1]), np.float32)
+        for block in np.unique(wanted // BLOCK).tolist():
+            here = wanted // BLOCK == block
+            result[here] = self._block(block)[wanted[here] % BLOCK]
+        return result
+
+    def queries(self, count: int) -> Floats:
+        """(count, dim) vectors of images that are not in the gallery, at most a block of them."""
+        return self._block(_QUERY_BLOCK)[:count]
+
+
+@lru_cache(maxsize=2)
+def _centres(seed: int, count: int) -> Floats:
+    return np.random.default_rng([seed, 3]).standard_normal((max(1, count // CROWD), LATENT), np.float32)
+
+
+@lru_cache(maxsize=2)
+def _places(seed: int, block: int, count: int) -> Floats:
+    rng = np.random.default_rng([seed, 4, block])
+    centres = _centres(seed, count)
+    return centres[rng.integers(0, len(centres), BLOCK)] + np.float32(SPREAD) * rng.standard_normal(
+        (BLOCK, LATENT), np.float32
+    )
+
+
+def drawn_queries(members: int, count: int, dim: int, seed: int, queries: int) -> Floats:
+    """(queries, members * dim) the members' vectors of queries side by side."""
+    return np.hstack([DrawnVectors(m, count, dim, seed).queries(queries) for m in range(members)])
+
+
+class DrawnGallery:
+    """The table of a gallery of drawn images, which have no files; without labels.
+
+    Attributes:
+        numbers: (N,) numbers of the images, which are their names: rising, and some may be missing.
+    """
+
+    labels: list[str] = []  # noqa: RUF012 - there are none
+
+    def __init__(self, numbers: NDArray[np.int64]) -> None:
+        self.numbers = numbers
+        self.label_codes = np.full(len(numbers), -1, np.int32)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def write(self, path: Path) -> None:
+        """Write ``images.parquet``."""
+        write_gallery(path, gallery_batches(self._images()))
+
+    def _images(self) -> Iterator[GalleryImage]:
+        box = Box(0, 0, 640, 480)
+        for number in self.numbers.tolist():
+            digest = hashlib.sha256(number.to_bytes(8, "little"))
+            phash = int.from_bytes(digest.digest()[:8], "little")
+            name = f"{number:012}"
+            yield GalleryImage(name, f"nowhere/{name}.jpg", None, 640, 480, digest.hexdigest(), phash, box)
