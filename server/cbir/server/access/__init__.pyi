@@ -4,6 +4,7 @@ from .caller import identity_of as identity_of
 from .gate import AccessError as AccessError
 from .gate import Gate as Gate
 from .gate import ScopeError as ScopeError
+from .gate import Signpost as Signpost
 from .listening import Access as Access
 from .listening import Listener as Listener
 from .tls import ServerTls as ServerTls

@@ -11,7 +11,7 @@ import grpc
 from cbir.core.errors import CbirError
 from cbir.server.access.tokens import Grant, Scope, TokenFile
 
-__all__ = ["GRANT", "AccessError", "Gate", "ScopeError"]
+__all__ = ["GRANT", "AccessError", "Gate", "ScopeError", "Signpost"]
 
 #: What the call that runs now was let in by; None without tokens.
 GRANT: ContextVar[Grant | None] = ContextVar("cbir_grant", default=None)
@@ -88,11 +88,33 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         GRANT.set(grant)
 
     def _refusal(self, error: CbirError) -> grpc.RpcMethodHandler:
-        async def refuse(_: object, context: grpc.aio.ServicerContext) -> None:
-            await self._refuse(context, error)
+        return _refusal(self._refuse, error)
 
-        # As a stream of requests, of which none is waited for: gRPC would read a whole one first otherwise.
-        return grpc.stream_stream_rpc_method_handler(refuse)
+
+class Signpost(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Refuses methods that exist on another listener, where no gate does: one that lets everybody in only costs time.
+
+    Args:
+        elsewhere: As for :class:`Gate`.
+        refuse: As for :class:`Gate`.
+    """
+
+    def __init__(self, elsewhere: Mapping[str, str], refuse: Refuse) -> None:
+        self._elsewhere, self._refuse = elsewhere, refuse
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """See :class:`grpc.GenericRpcHandler`."""
+        method = details.method.decode() if isinstance(details.method, bytes) else details.method
+        told = self._elsewhere.get(method)
+        return None if told is None else _refusal(self._refuse, ScopeError(told, reason="ADMIN_ELSEWHERE"))
+
+
+def _refusal(refuse: Refuse, error: CbirError) -> grpc.RpcMethodHandler:
+    async def answer(_: object, context: grpc.aio.ServicerContext) -> None:
+        await refuse(context, error)
+
+    # As a stream of requests, of which none is waited for: gRPC would read a whole one first otherwise.
+    return grpc.stream_stream_rpc_method_handler(answer)
 
 
 def _bearer(metadata: Any) -> str | None:

@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from cbir.core.errors import ConfigurationError
 from cbir.core.images import DecodingPool
-from cbir.server.access import Access, Gate, Listener, Scope, TokenFile
+from cbir.server.access import Access, Gate, Listener, Scope, Signpost, TokenFile
 from cbir.server.deployment import Deployment, EngineConfig
 from cbir.server.engine import Engine
 from cbir.server.limits import GRACE, Limits
@@ -102,10 +102,11 @@ class Server:
         exposed = self._access.expose
         told = f"admin calls are taken at another address ({self._private.path or self._private.host}): see --admin"
         scopes = {method.name: _SCOPES[method.name] for method in _SEARCH.methods}
-        gate = Gate(self._tokens, _by_path(_SEARCH, scopes), dict.fromkeys(_paths(_ADMIN), told), status.abort)
-        server = grpc.aio.server(
-            interceptors=[gate], options=_options(limits), maximum_concurrent_rpcs=limits.max_calls
-        )
+        elsewhere = dict.fromkeys(_paths(_ADMIN), told)
+        gates = [Gate(self._tokens, _by_path(_SEARCH, scopes), elsewhere, status.abort)] if self._tokens else []
+        server = grpc.aio.server(interceptors=gates, options=_options(limits), maximum_concurrent_rpcs=limits.max_calls)
+        if not gates:
+            server.add_generic_rpc_handlers((Signpost(elsewhere, status.abort),))
         handlers = grpc.method_handlers_generic_handler(_SEARCH.full_name, self._search.handlers())
         server.add_generic_rpc_handlers((handlers,))
         if "health" in exposed:
