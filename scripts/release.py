@@ -54,6 +54,8 @@ def build(tools: Path, out: Path) -> list[Path]:
     for old in (*out.glob("*.whl"), *out.glob("*.tar.gz")):
         old.unlink()
     run(tools, "-m", "build", "--no-isolation", "--sdist", "--wheel", "--outdir", out, ROOT)
+    for part in sorted(ROOT.glob("packages/*/pyproject.toml")):
+        run(tools, "-m", "build", "--no-isolation", "--wheel", "--outdir", out, part.parent)
     wheels, sdists = sorted(out.glob("*.whl")), sorted(out.glob("*.tar.gz"))
     run(tools, "-m", "twine", "check", "--strict", *wheels, *sdists)
     with tempfile.TemporaryDirectory() as folder:
@@ -61,7 +63,8 @@ def build(tools: Path, out: Path) -> list[Path]:
         (source,) = Path(folder).iterdir()
         run(tools, "-m", "build", "--no-isolation", "--wheel", "--outdir", Path(folder) / "again", source)
         (again,) = (Path(folder) / "again").glob("*.whl")
-        if wheel_files(again) != wheel_files(wheels[0]):
+        (first,) = (wheel for wheel in wheels if wheel.name == again.name)
+        if wheel_files(again) != wheel_files(first):
             raise SystemExit(
                 "dist: the wheel made of the sdist holds other files than the wheel: see `include` in pyproject.toml"
             )
@@ -71,14 +74,15 @@ def build(tools: Path, out: Path) -> list[Path]:
 
 
 def install(wheels: list[Path], extra: str) -> None:
-    """Install the wheel with an extra into a fresh environment, at the versions that are pinned, and try it."""
+    """Install the wheel with an extra into a fresh environment, with the newest of what it needs, and try it."""
     (wheel,) = (file for file in wheels if file.name.startswith("ensemble_cbir-"))
-    others = [str(file) for file in wheels if file != wheel]
+    uv = (sys.executable, "-m", "uv")
     with tempfile.TemporaryDirectory() as folder:
         python = Path(folder) / "bin/python"
-        run(sys.executable, "-m", "uv", "venv", "--quiet", folder)
+        run(*uv, "venv", "--quiet", folder)
         wanted = f"ensemble-cbir[{extra}] @ {wheel.as_uri()}" if extra else f"ensemble-cbir @ {wheel.as_uri()}"
-        run(sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", python, wanted, *others)
+        # Distributions of this project that it needs lie beside it, and on no index yet.
+        run(*uv, "pip", "install", "--quiet", "--python", python, "--find-links", wheel.parent, wanted)
         run(python, "-I", "-c", PROMISES[extra])
         run(Path(folder) / "bin/cbir", "--version")
         size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file() and not file.is_symlink())
