@@ -78,7 +78,7 @@ def test_blocks_are_in_the_cache_when_they_are_given(make: Make, images: list[So
         skipped += [(one.uri, one.code, one.stamp) for one in block.skipped]
         embedded += block.embedded
     assert sorted(seen) == [image.id for image in images if image.id != "001"]
-    assert skipped == [(images[1].uri, "IMAGE_CORRUPT", "1")]
+    assert skipped == [(images[1].uri, "IMAGE_FORMAT", "1")]
     assert len(embedded) == len({*embedded}) == 24  # the twins are embedded once
     # What another process sees, which reads the files anew.
     again = make(tmp_path / "cache")

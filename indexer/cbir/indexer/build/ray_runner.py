@@ -69,13 +69,13 @@ class RayRunner:
             while wave := list(itertools.islice(batches, max(1, _WAVE // self._settings.batch))):
                 todo: dict[int, Sequence[SourceImage]] = {}
                 for number, batch in wave:
-                    facts = [self._known(image) for image in batch]
-                    if all(facts):
-                        pairs = tuple((i, f) for i, f in zip(batch, facts, strict=True) if f is not None)
+                    known = {image.id: facts for image in batch if (facts := self._known(image)) is not None}
+                    if known:
+                        pairs = tuple((image, known[image.id]) for image in batch if image.id in known)
                         yield EmbeddedBlock(pairs, (), frozenset())
-                        count += len(batch)
-                    else:
-                        todo[number] = batch
+                        count += len(pairs)
+                    if len(known) < len(batch):
+                        todo[number] = [image for image in batch if image.id not in known]
                 for block in self._embed(todo, reader) if todo else ():
                     count += len(block.images) + len(block.skipped)
                     rate = count / max(1e-9, time.monotonic() - started)
@@ -112,11 +112,11 @@ class RayRunner:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         size = {"size": ray_settings.workers} if ray_settings.workers else {"min_size": 1, "max_size": None}
-        # Blocks are the batches, so that one task is one batch.
+        # Blocks are the batches, so that one task is one batch.  Ray Data starts workers that died again, and gives them
+        # their tasks, as often as it takes.
         answers = ray.data.from_arrow(tables).map_batches(
             EmbedStage, fn_constructor_args=(stage,), batch_size=None, batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(**size), num_cpus=ray_settings.cpus, num_gpus=ray_settings.gpus or None,
-            max_restarts=-1, max_task_retries=-1,
         )  # fmt: skip
         for row in answers.iter_rows():
             answer = json.loads(row["answer"])
