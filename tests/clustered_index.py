@@ -47,9 +47,10 @@ def publish(
     parts, codes = clustered(count, clusters, seed)
     for part in parts:
         part[4] = part[3]
+    names = [*filter(None, HOSTILE), *(f"k{code}" for code in range(clusters))]
     images = [
         GalleryImage(
-            f"{i:06d}", f"/x/{i}", None if i % 7 == 0 else HOSTILE[code] or f"k{code}", 8, 8, f"{i:064x}", 2**63 + i,
+            f"{i:06d}", f"/x/{i}", None if i % 7 == 0 else names[code], 8, 8, f"{i:064x}", 2**63 + i,
             Box(0, 0, 8, 8), "s", {} if i % 5 == 0 else {"from": HOSTILE[i % 8], 'o"d': str(i % 3)},
         )
         for i, code in enumerate(codes)

@@ -112,8 +112,8 @@ class RayRunner:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         size = {"size": ray_settings.workers} if ray_settings.workers else {"min_size": 1, "max_size": None}
-        # Blocks are the batches, so that one task is one batch.  Ray Data starts workers that died again, and gives them
-        # their tasks, as often as it takes.
+        # Blocks are the batches, so that one task is one batch.  Ray Data starts workers that died again, with their
+        # tasks, as often as it takes.
         answers = ray.data.from_arrow(tables).map_batches(
             EmbedStage, fn_constructor_args=(stage,), batch_size=None, batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(**size), num_cpus=ray_settings.cpus, num_gpus=ray_settings.gpus or None,
