@@ -12,13 +12,14 @@ BUF := $(if $(NPM),protos/node_modules/ready)
 # Compiling torch's sources anew in every process would cost ten seconds each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test examples fuzz lint format proto api bench docs dist lock audit sbom clean
+.PHONY: help setup demo test test-ray examples fuzz lint format proto api bench docs dist lock audit sbom clean
 
 help:
 	@echo "make setup             .venv with everything"
 	@echo "make demo              index, serve and search sample images; picture in demo-out/"
 	@echo "make demo IMAGES=DIR   the same with your own images"
 	@echo "make test [ARGS=..]    the test suite (ARGS go to pytest)"
+	@echo "make test-ray          installs Ray too, and runs the tests of embedding on a cluster"
 	@echo "make fuzz              a million damaged inputs of all kinds; ARGS=\"--inputs N --seed S\" for fewer or others"
 	@echo "make examples          clients in five languages, built and run against a server [ARGS=go ..]"
 	@echo "make lint              ruff and mypy; make format repairs what can be"
@@ -42,6 +43,10 @@ demo: $(READY)
 
 test: $(READY) $(BUF)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-ray: $(READY)
+	$(BIN)/python -m uv pip install --quiet --require-hashes --python $(BIN)/python -r locks/ray.lock
+	$(BIN)/python -m pytest tests/indexer/build/test_runners.py $(ARGS)
 
 fuzz: $(READY)
 	$(BIN)/python tests/fuzzing.py $(ARGS)

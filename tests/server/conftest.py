@@ -197,6 +197,12 @@ def make_tiny() -> Callable[..., Tiny]:
     return make
 
 
+@pytest.fixture(scope="session", name="build")
+def build_fixture() -> Callable[..., str]:
+    """Publish a version of any vote into any store."""
+    return build
+
+
 @pytest.fixture(scope="session")
 def kept_in(request: pytest.FixtureRequest) -> str:
     """Where the vectors of the index most tests read are kept; tests may ask for ``milvus``."""
