@@ -337,6 +337,8 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Nothing goes wrong behind the scenes either."""
     yield
     noise = [r for r in caplog.get_records("call") if r.levelno >= logging.ERROR and r.name.startswith(("grpc", "asy"))]
+    # The synchronous server is that of Milvus Lite, which says so of every call that it does not have.
+    noise = [r for r in noise if r.name != "grpc._server"]
     assert not noise, [r.getMessage() for r in noise]
 
 

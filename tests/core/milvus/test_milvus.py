@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ from cbir.core.vote import Conditions, Ranking, SearchSpec, VoteSettings
 
 pytest.importorskip("milvus_lite", reason="Milvus Lite is not installed")
 
-COUNT, QUERIES, FILTERED = 1500, 1000, 150
+#: Fewer images than a local search scans by codes, so that its candidates are those of a product with all rows.
+COUNT = 1000
+#: CBIR_QUERIES=1000 asks as many as the figures of docs/scaling.md.
+QUERIES = int(os.environ.get("CBIR_QUERIES", "200"))
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,8 @@ def specs(searcher: Searcher, count: int) -> list[SearchSpec]:
         weights = rng.random(3).astype(np.float32) if i % 3 == 0 else None
         exclude = tuple(rng.integers(0, COUNT, 2).tolist()) if i % 4 == 0 else ()
         labels, out, metadata = [], [], {}
-        if i < FILTERED:
-            kind = i % 3
+        if i % 7 == 0:
+            kind = i // 7 % 3
             if kind == 0:
                 labels = rng.choice(gallery.labels, 2, replace=False).tolist()
             elif kind == 1:
@@ -90,7 +94,7 @@ def specs(searcher: Searcher, count: int) -> list[SearchSpec]:
     return made
 
 
-def test_a_thousand_queries_get_the_same_hits_with_the_same_votes(lite: Lite, local: Searcher) -> None:
+def test_queries_get_the_same_hits_with_the_same_votes(lite: Lite, local: Searcher) -> None:
     searcher = lite.store.open(lite.version)
     queries = np.concatenate(clustered(QUERIES, 12, 5)[0], axis=1).astype(np.float32)
     asked = specs(local, QUERIES)

@@ -10,7 +10,7 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -97,12 +97,14 @@ class EmbedStage:
         place = {image.id: at for image, at in zip(images, places, strict=True)}
         blocks = list(run.run(images, self._stage.reader, len(images)))
         facts, _, fresh = gathered(blocks)
-        by_uri = {image.uri: place[image.id] for image in images}
         done = [image for image in images if image.id in facts]
+        # Several images may have one file; those left out come in the order of the batch.
+        out = [image for image in images if image.id not in facts]
+        skipped = [one for block in blocks for one in block.skipped]
         digests = [facts[image.id].sha256 for image in done]
         row["images"] = [[place[image.id], digest.hex()] for image, digest in zip(done, digests, strict=True)]
         row["fresh"] = sorted(digest.hex() for digest in fresh)
-        row["skipped"] = [[by_uri[one.uri], one.reason, one.code] for block in blocks for one in block.skipped]
+        row["skipped"] = [[place[i.id], one.reason, one.code] for i, one in zip(out, skipped, strict=True)]
         files = [file for block in blocks for file in block.files]
         seen = self._seen.put(
             [seen_key(image) for image in done], np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
@@ -119,7 +121,8 @@ class EmbedStage:
             folder = stage.cache
             if stage.blocks is not None:
                 self._shared = SharedBlocks(stage.blocks)
-                folder = Path(mkdtemp(prefix="cbir-blocks-"))
+                self._own = TemporaryDirectory(prefix="cbir-blocks-")
+                folder = Path(self._own.name)
             # A block a batch, so that a worker that dies takes no finished batch with it.
             settings = replace(stage.settings, commit_seconds=float("inf"))
             self._seen = EmbeddingCache(folder, SEEN)

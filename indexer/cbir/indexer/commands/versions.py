@@ -79,6 +79,7 @@ def _info(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
         "crop": str(manifest.ensemble.crop),
         "members": {name: {**facts, "weight": version.vote.weights[name]} for name, facts in manifest.members.items()},
         "bytes": size,
+        "store": manifest.store.get("kind", "local"),
         "libraries": dict(manifest.libraries),
     }
     if not args.json:

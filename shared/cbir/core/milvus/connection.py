@@ -18,7 +18,9 @@ _CALL_SECONDS, _LONG_SECONDS = 30.0, 3600.0
 _PAUSE_SECONDS = 1.0
 _URI = re.compile(r"(?:https?|tcp)://\S+|unix:\S+|\S.*\.db", re.DOTALL)
 _SLOW = ("create_index", "flush", "load_collection")
-#: Code of Milvus for a collection, an alias or an index that does not exist.
+#: Code of Milvus for a collection that is not in its memory, as after a restart.
+_NOT_LOADED = 101
+#: Codes of Milvus for a collection, an alias or an index that does not exist.
 _NOT_FOUND = (100, 700, 1600)
 
 
@@ -68,8 +70,13 @@ class MilvusConnection:
         try:
             if self._client is None:
                 self._client = self._connect()
-            seconds = _LONG_SECONDS if method in _SLOW else _CALL_SECONDS
-            return getattr(self._client, method)(*args, **{"timeout": seconds, **kwargs})
+            try:
+                return self._ask(method, *args, **kwargs)
+            except MilvusException as error:
+                if error.code != _NOT_LOADED:
+                    raise
+                self._ask("load_collection", args[0])
+                return self._ask(method, *args, **kwargs)
         except MilvusException as error:
             # Codes of gRPC are members of an enumeration, those of Milvus are numbers; 2 is a failed connection.
             if not isinstance(error.code, int) or error.code == 2:
@@ -82,6 +89,10 @@ class MilvusConnection:
             ) from error
         except (OSError, RuntimeError, ValueError) as error:  # a channel that was closed
             raise self._away(error) from error
+
+    def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        seconds = _LONG_SECONDS if method in _SLOW else _CALL_SECONDS
+        return getattr(self._client, method)(*args, **{"timeout": seconds, **kwargs})
 
     def close(self) -> None:
         """Give the connection back; the next call makes another."""
