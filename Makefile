@@ -34,7 +34,7 @@ help:
 
 setup: $(READY)
 
-$(READY): requirements.lock locks/annoy.lock locks/setup.lock pyproject.toml scripts/setup.sh
+$(READY): requirements.lock locks/annoy.lock locks/services.lock locks/setup.lock pyproject.toml scripts/setup.sh
 	@sh scripts/setup.sh
 	@touch $@
 
@@ -86,6 +86,7 @@ lock: $(READY)
 	for group in annoy audit dist setup; do $(COMPILE) --group $$group -o locks/$$group.lock; done
 	$(COMPILE) --group docs pyproject.toml -o locks/docs.lock
 	$(COMPILE) --constraint requirements.lock --extra server --extra sign pyproject.toml -o locks/server.lock
+	for group in ray services; do $(COMPILE) --constraint requirements.lock --group $$group -o locks/$$group.lock; done
 
 $(DOCS)/ready: locks/docs.lock $(READY)
 	$(BIN)/python -m uv venv --quiet --clear $(DOCS)

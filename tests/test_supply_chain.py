@@ -36,7 +36,7 @@ def test_set_up_installs_nothing_without_a_hash() -> None:
     others = [line for line in installs if line not in ours]
     assert [line for line in others if "--require-hashes" not in line] == []
     named = {name for line in others for name in re.findall(r"-r (\S+\.lock)", line)}
-    assert named == {"requirements.lock", "locks/setup.lock", "locks/annoy.lock"}
+    assert named == {"requirements.lock", "locks/setup.lock", "locks/services.lock", "locks/annoy.lock"}
 
 
 def test_set_up_runs_again_when_a_lock_changes() -> None:
