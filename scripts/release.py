@@ -31,6 +31,15 @@ PROMISES = {
     "otel": "import opentelemetry.sdk, cbir.client",
     "formats": "import pillow_heif, cbir.client",
     "text": "import transformers, sentencepiece",
+    "openvino": "import openvino, cbir.client",
+    "int8": "import nncf, openvino",
+    "annoy": "import annoy, cbir.client",
+    "milvus": "import pymilvus, cbir.client",
+    "ray": "import ray.data, cbir.indexer.commands.index",
+    "remote": "import aiohttp, s3fs, cbir.client",
+    "gcs": "import gcsfs, cbir.client",
+    "azure": "import adlfs, cbir.client",
+    "all": "import cbir.indexer.commands.index, cbir.server.commands.serve, cryptography",
 }
 
 

@@ -21,6 +21,7 @@ import pytest
 import yaml
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from hatchling.builders.wheel import WheelBuilder
+from release import PROMISES
 from rooms import ROOT, ROOTS
 
 from cbir.core.version import __version__
@@ -68,6 +69,7 @@ def test_the_wheel_describes_itself(wheel: Path) -> None:
     extras = set(re.findall(r"^Provides-Extra: (\S+)$", metadata, re.M))
     texts = [file.read_text() for file in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))]
     texts += [file.read_text() for root in ROOTS for file in (ROOT / root).rglob("*.py")]
+    assert extras <= set(PROMISES), "scripts/release.py tries every extra"
     named = {
         part
         for text in texts
