@@ -22,9 +22,9 @@ from cbir.core.vote import Conditions, Ranking, SearchSpec, VoteSettings
 pytest.importorskip("milvus_lite", reason="Milvus Lite is not installed")
 
 #: Fewer images than a local search scans by codes, so that its candidates are those of a product with all rows.
-COUNT = 1000
+COUNT = 600
 #: CBIR_QUERIES=1000 asks as many as the figures of docs/scaling.md.
-QUERIES = int(os.environ.get("CBIR_QUERIES", "200"))
+QUERIES = int(os.environ.get("CBIR_QUERIES", "100"))
 
 
 @dataclass(frozen=True)
