@@ -149,4 +149,6 @@ class RemoteVectors:
 
 
 def _rows(found: Any) -> Rows:
-    return np.array([one["row"] for one in found], np.int64)
+    # The client makes a dictionary of every hit that is looked at; numbers alone are wanted.
+    ids = getattr(found, "ids", None)
+    return np.array([one["row"] for one in found] if ids is None else ids, np.int64)
