@@ -66,6 +66,7 @@ def _hit(wire: search_pb2.Hit) -> Hit:
         label_contribution=wire.label_contribution,
         votes=tuple(Vote(vote.member, vote.rank, vote.similarity, vote.contribution) for vote in wire.votes),
         metadata=dict(wire.metadata),
+        near_duplicate=wire.near_duplicate,
     )
 
 

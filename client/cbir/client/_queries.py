@@ -114,6 +114,8 @@ class SearchOptions(TypedDict, total=False):
     exclude_query: bool
     """Leaves the query image itself out, be it by its bytes or as a near duplicate: the same picture re-encoded,
     resized, brightened or slightly cut. Where positive examples alone are the query, likewise their duplicates."""
+    mark_near_duplicates: bool
+    """Marks the hits that ``exclude_query`` would leave out (:attr:`cbir.client.Hit.near_duplicate`)."""
     crop: Crop | str | None
     """The crop of the query image; default the rule the gallery was indexed with."""
     positive_ids: Iterable[str] | None

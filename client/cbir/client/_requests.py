@@ -124,6 +124,11 @@ class RequestTemplate:
         if not isinstance(exclude := options.get("exclude_query", False), (bool, NoneType)):
             raise InvalidQuery(f"exclude_query is {exclude!r}: give True or False", reason="BAD_EXCLUDE_QUERY")
         wire.exclude_query = bool(exclude)
+        if not isinstance(mark := options.get("mark_near_duplicates", False), (bool, NoneType)):
+            raise InvalidQuery(
+                f"mark_near_duplicates is {mark!r}: give True or False", reason="BAD_MARK_NEAR_DUPLICATES"
+            )
+        wire.mark_near_duplicates = bool(mark)
 
     @property
     def has_positives(self) -> bool:

@@ -54,6 +54,7 @@ class Hit:
         label_contribution: What the vote of the neighbours' labels added.
         votes: One vote for each member, in the ensemble's order.
         metadata: The image's metadata columns.
+        near_duplicate: It is the query image or a near duplicate of it; told only where ``mark_near_duplicates`` asks.
     """
 
     image_id: str
@@ -64,6 +65,7 @@ class Hit:
     label_contribution: float
     votes: tuple[Vote, ...]
     metadata: Mapping[str, str]
+    near_duplicate: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ class Filter(_message.Message):
     def __init__(self, labels: _Optional[_Iterable[str]] = ..., exclude_labels: _Optional[_Iterable[str]] = ..., metadata: _Optional[_Mapping[str, StringList]] = ...) -> None: ...
 
 class SearchOptions(_message.Message):
-    __slots__ = ("limit", "min_score", "fusion", "weights", "filter", "exclude_query", "crop")
+    __slots__ = ("limit", "min_score", "fusion", "weights", "filter", "exclude_query", "crop", "mark_near_duplicates")
     class WeightsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -104,6 +104,7 @@ class SearchOptions(_message.Message):
     FILTER_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_QUERY_FIELD_NUMBER: _ClassVar[int]
     CROP_FIELD_NUMBER: _ClassVar[int]
+    MARK_NEAR_DUPLICATES_FIELD_NUMBER: _ClassVar[int]
     limit: int
     min_score: float
     fusion: Fusion
@@ -111,7 +112,8 @@ class SearchOptions(_message.Message):
     filter: Filter
     exclude_query: bool
     crop: Crop
-    def __init__(self, limit: _Optional[int] = ..., min_score: _Optional[float] = ..., fusion: _Optional[_Union[Fusion, str]] = ..., weights: _Optional[_Mapping[str, float]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., exclude_query: bool = ..., crop: _Optional[_Union[Crop, str]] = ...) -> None: ...
+    mark_near_duplicates: bool
+    def __init__(self, limit: _Optional[int] = ..., min_score: _Optional[float] = ..., fusion: _Optional[_Union[Fusion, str]] = ..., weights: _Optional[_Mapping[str, float]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., exclude_query: bool = ..., crop: _Optional[_Union[Crop, str]] = ..., mark_near_duplicates: bool = ...) -> None: ...
 
 class SearchRequest(_message.Message):
     __slots__ = ("query", "options")
@@ -134,7 +136,7 @@ class Vote(_message.Message):
     def __init__(self, member: _Optional[str] = ..., rank: _Optional[int] = ..., similarity: _Optional[float] = ..., contribution: _Optional[float] = ...) -> None: ...
 
 class Hit(_message.Message):
-    __slots__ = ("image_id", "uri", "label", "score", "fused_score", "label_contribution", "votes", "metadata")
+    __slots__ = ("image_id", "uri", "label", "score", "fused_score", "label_contribution", "votes", "metadata", "near_duplicate")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -150,6 +152,7 @@ class Hit(_message.Message):
     LABEL_CONTRIBUTION_FIELD_NUMBER: _ClassVar[int]
     VOTES_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
+    NEAR_DUPLICATE_FIELD_NUMBER: _ClassVar[int]
     image_id: str
     uri: str
     label: str
@@ -158,7 +161,8 @@ class Hit(_message.Message):
     label_contribution: float
     votes: _containers.RepeatedCompositeFieldContainer[Vote]
     metadata: _containers.ScalarMap[str, str]
-    def __init__(self, image_id: _Optional[str] = ..., uri: _Optional[str] = ..., label: _Optional[str] = ..., score: _Optional[float] = ..., fused_score: _Optional[float] = ..., label_contribution: _Optional[float] = ..., votes: _Optional[_Iterable[_Union[Vote, _Mapping]]] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    near_duplicate: bool
+    def __init__(self, image_id: _Optional[str] = ..., uri: _Optional[str] = ..., label: _Optional[str] = ..., score: _Optional[float] = ..., fused_score: _Optional[float] = ..., label_contribution: _Optional[float] = ..., votes: _Optional[_Iterable[_Union[Vote, _Mapping]]] = ..., metadata: _Optional[_Mapping[str, str]] = ..., near_duplicate: bool = ...) -> None: ...
 
 class LabelPrediction(_message.Message):
     __slots__ = ("label", "probability")

@@ -71,7 +71,8 @@ class Answering:
         for places in _alike(batch):
             _refuse_singly(places, project_embeddings, refused)
         stored = self._recall(batch, vectors)
-        specs = [self._without_near_duplicates(query, vectors[i]) for i, query in enumerate(batch)]
+        near = [self._near_duplicates(query, vectors[i]) for i, query in enumerate(batch)]
+        specs = [_without(query, found) for query, found in zip(batch, near, strict=True)]
         self._move(batch, vectors, stored, refused)
 
         rankings: dict[int, Ranking] = {}
@@ -102,8 +103,10 @@ class Answering:
                 search=searched - embedded,
                 fuse=perf_counter() - searched,
             )
+            marked = frozenset() if query.copies is None else near[i].union(query.copies)
+            version = self._version
             answers.append(
-                EngineResult(rankings[i], retriever.members, retriever.gallery, query.crop, self._version, timings)
+                EngineResult(rankings[i], retriever.members, retriever.gallery, query.crop, version, timings, marked)
             )
         return answers
 
@@ -140,17 +143,15 @@ class Answering:
                 vectors[i] = stored[query.row]
         return stored
 
-    def _without_near_duplicates(self, query: PreparedQuery, vector: Floats) -> SearchSpec:
-        """The query's spec, which now excludes those of the suspects that the members confirm as near duplicates."""
-        if not query.suspects:
-            return query.spec
-        found = set(query.spec.exclude_rows)
+    def _near_duplicates(self, query: PreparedQuery, vector: Floats) -> frozenset[int]:
+        """Rows of those of the suspects that the members confirm as near duplicates."""
+        found: set[int] = set()
         for anchor, (rows, bits_off) in query.suspects.items():
             if len(rows):
                 look = self._appearance
                 known = look.vectors(vector[None]) if anchor is None else look.of_rows(np.array([anchor]))
                 found.update(rows[confirmed(bits_off, look.of_rows(rows) @ known[0])].tolist())
-        return replace(query.spec, exclude_rows=tuple(sorted(found)))
+        return frozenset(found)
 
     def _move(
         self,
@@ -172,6 +173,13 @@ class Answering:
                 vectors[i] = apply_feedback(vectors[i] if known else None, positives, negatives, self._retriever.dims)
             except CbirError as error:
                 refused[i] = error
+
+
+def _without(query: PreparedQuery, near: frozenset[int]) -> SearchSpec:
+    """The query's spec, which excludes its near duplicates too, unless they are only to be marked."""
+    if not query.suspects or query.copies is not None:
+        return query.spec
+    return replace(query.spec, exclude_rows=tuple(sorted(near.union(query.spec.exclude_rows))))
 
 
 def _alike(batch: Sequence[PreparedQuery]) -> list[list[int]]:

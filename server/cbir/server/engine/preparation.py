@@ -39,6 +39,7 @@ class PreparedQuery:
         suspects: Gallery rows whose perceptual hashes are close to that of the query, and the number of bits in which
             they differ; they are excluded from the hits if the second stage confirms them as near duplicates.  The key
             is the gallery row that they are close to, or None for the query image.
+        copies: Gallery rows with the bytes of the query, where near duplicates are marked and not excluded; else None.
         crop: The part of the query image that is embedded, in pixels of the upright image.
         seconds: Duration of the first stage.
     """
@@ -53,6 +54,7 @@ class PreparedQuery:
     suspects: Mapping[int | None, tuple[NDArray[np.int64], NDArray[np.uint8]]]
     crop: Box | None
     seconds: float
+    copies: tuple[int, ...] | None = None
 
 
 class Preparation:
@@ -85,7 +87,7 @@ class Preparation:
     @staticmethod
     def is_light(query: EngineQuery) -> bool:
         """Whether preparing the query takes only microseconds, so that another thread would not pay."""
-        return not isinstance(query.source, ImageBytes) and not query.filter and not query.exclude_query
+        return not isinstance(query.source, ImageBytes) and not query.filter and not query.seeks_near_duplicates
 
     def __call__(self, query: EngineQuery, go_on: Callable[[], bool] | None = None) -> PreparedQuery:
         """Check and prepare a query.
@@ -105,24 +107,25 @@ class Preparation:
         # dict.fromkeys: an example that is named twice counts once.
         positives = tuple(self._gallery.row(name) for name in dict.fromkeys(query.positive_ids))
         negatives = tuple(self._gallery.row(name) for name in dict.fromkeys(query.negative_ids))
-        same = self._same_bytes(query, row, positives) if query.exclude_query else ()
+        same = tuple(self._same_bytes(query, row, positives)) if query.seeks_near_duplicates else ()
         spec = SearchSpec(
             limit=query.limit,
             weights=None if query.weights is None else self._weights(query.weights),
             fusion=query.fusion,
             mask=self._mask(query, positives),
             conditions=self._conditions(query.filter),
-            exclude_rows=tuple(dict.fromkeys((*same, *negatives))),
+            exclude_rows=tuple(dict.fromkeys((*(same if query.exclude_query else ()), *negatives))),
             min_score=query.min_score,
         )
         inputs, crop, phash = (
             self._inputs(source.data, query, go_on) if isinstance(source, ImageBytes) else ({}, None, None)
         )
         vectors = self._vectors(source) if isinstance(source, Embedding) else {}
-        suspects = self._suspects(query, row, positives, phash) if query.exclude_query else {}
+        suspects = self._suspects(query, row, positives, phash) if query.seeks_near_duplicates else {}
+        copies = None if query.exclude_query or not query.mark_near_duplicates else same
         text = source.text if isinstance(source, Text) else ""
         return PreparedQuery(
-            spec, inputs, vectors, text, row, positives, negatives, suspects, crop, perf_counter() - begun
+            spec, inputs, vectors, text, row, positives, negatives, suspects, crop, perf_counter() - begun, copies
         )
 
     def _check(self, query: EngineQuery) -> None:
@@ -247,7 +250,7 @@ class Preparation:
         image = self._decoder.decode(data, self._limits.decode, go_on)
         box = find_content(image.pixels, self._crop if query.crop is None else query.crop)
         inputs = {form: prepare(image.pixels, box, *form) for form in self._forms}
-        phash = perceptual_hash(image.pixels, box) if query.exclude_query else None
+        phash = perceptual_hash(image.pixels, box) if query.seeks_near_duplicates else None
         # Large JPEGs are decoded at a reduced scale, but the box is reported in pixels of the original.
         height, width = image.pixels.shape[:2]
         told = box.scaled(image.width / width, image.height / height)

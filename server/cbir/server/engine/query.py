@@ -98,6 +98,7 @@ class EngineQuery:
         exclude_query: Leave out the query image itself, that is hits with the same bytes and near duplicates of it
             (:mod:`cbir.core.search.near_duplicates`); and those of each positive example if there are only examples.
         crop: How the query image is cropped; None: as the gallery was.
+        mark_near_duplicates: Mark what ``exclude_query`` would leave out; without effect beside it.
     """
 
     source: Source | None = None
@@ -110,6 +111,12 @@ class EngineQuery:
     filter: Filter = field(default_factory=Filter)
     exclude_query: bool = False
     crop: Crop | None = None
+    mark_near_duplicates: bool = False
+
+    @property
+    def seeks_near_duplicates(self) -> bool:
+        """Whether the near duplicates of the query must be known."""
+        return self.exclude_query or self.mark_near_duplicates
 
     @property
     def image_bytes(self) -> int:
@@ -182,6 +189,7 @@ class EngineResult:
         gallery: The gallery that the rows refer to.
         crop: The part of the query image that was embedded, in pixels of the upright image; None without an image.
         version: The index version that answered.
+        near_duplicates: Rows that are the query image or near duplicates of it; empty unless they are to be marked.
     """
 
     ranking: Ranking = field(repr=False)
@@ -190,6 +198,7 @@ class EngineResult:
     crop: Box | None
     version: str
     timings: Timings
+    near_duplicates: frozenset[int] = frozenset()
 
     @property
     def labels(self) -> tuple[tuple[str, float], ...]:

@@ -45,7 +45,7 @@ def write_result(result: EngineResult, *, expose_paths: bool = False) -> tuple[b
     Args:
         expose_paths: Tell where the images lie on this machine; otherwise an image's URI is its id.
     """
-    parts = _hits(result.gallery, result.members, result.ranking, expose_paths)
+    parts = _hits(result.gallery, result.members, result.ranking, expose_paths, result.near_duplicates)
     for label, probability in result.ranking.labels:
         name = _label(label)
         parts += (_LABELS, varint(len(name) + 5), name, struct.pack("<Bf", _PROBABILITY, probability))
@@ -67,7 +67,9 @@ def warm_up() -> None:
     _fill(template, floats, ranks, number, number, number, vote, vote, np.ones((1, 1), np.int64), hit)
 
 
-def _hits(gallery: Gallery, members: Sequence[str], ranking: Ranking, expose_paths: bool) -> list[bytes]:
+def _hits(
+    gallery: Gallery, members: Sequence[str], ranking: Ranking, expose_paths: bool, near_duplicates: frozenset[int]
+) -> list[bytes]:
     if not len(ranking.rows):
         return []
     template, floats, ranks = _template(tuple(members))
@@ -80,8 +82,13 @@ def _hits(gallery: Gallery, members: Sequence[str], ranking: Ranking, expose_pat
     parts: list[bytes] = []
     width, written, start = template.size, hits.tobytes(), 0
     for row in ranking.rows.tolist():
-        known = described.get(row) or _describe(gallery, row, width, described, expose_paths)
-        parts += (known, written[start : start + width])
+        if row in near_duplicates:
+            # Longer than other hits, so that what is kept of them does not fit.
+            known = _describe(gallery, row, width + len(_NEAR_DUPLICATE), {}, expose_paths)
+            parts += (known, written[start : start + width], _NEAR_DUPLICATE)
+        else:
+            known = described.get(row) or _describe(gallery, row, width, described, expose_paths)
+            parts += (known, written[start : start + width])
         start += width
     return parts
 
@@ -172,6 +179,7 @@ def _tag(message: str, field: str, wire_type: int) -> bytes:
 _HITS, _LABELS, _CROP, _TIMINGS = (
     _tag("SearchResponse", name, _LENGTH) for name in ("hits", "labels", "crop", "timings")
 )
+_NEAR_DUPLICATE = _tag("Hit", "near_duplicate", _VARINT) + b"\x01"
 _PROBABILITY = _tag("LabelPrediction", "probability", _FIXED32)[0]
 _STAGES = tuple(_tag("Timings", name, _LENGTH) for name in ("decode", "queue", "embed", "search", "fuse"))
 

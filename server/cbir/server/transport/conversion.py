@@ -79,6 +79,7 @@ def query_from_request(request: search_pb2.SearchRequest, image: bytes) -> Engin
         filter=filter_from(options.filter),
         exclude_query=options.exclude_query,
         crop=_CROPS[options.crop],
+        mark_near_duplicates=options.mark_near_duplicates,
     )
 
 
