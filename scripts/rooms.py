@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 __all__ = ["ORDER", "PICTURE", "ROOT", "ROOTS", "House", "drawing", "modules"]
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOTS = ("client", "indexer", "server", "shared")
+ROOTS = ("client", "indexer", "server", "shared", "web")
 PICTURE = ROOT / "docs/images/rooms.svg"
 
 #: Package -> its rooms from the floor up.  A room imports only from what stands below it.
@@ -26,11 +26,12 @@ ORDER = {
     "cbir.server": ("limits", "engine", "queue", "access", "deployment", "observe", "transport", "bench", "commands"),
     "cbir.indexer": ("samples", "sources", "build", "evaluate", "tune", "train", "dedup", "bench", "commands"),
     "cbir.client": ("cli",),
+    "cbir.web": ("page", "gateway", "commands"),
 }  # fmt: skip
 
 
 def modules() -> dict[str, Path]:
-    """All modules below the four roots, by name."""
+    """All modules below the five roots, by name."""
     found = {}
     for root in ROOTS:
         for file in sorted((ROOT / root / "cbir").rglob("*.py")):
@@ -157,6 +158,12 @@ def drawing() -> str:
         rooms = [f"cbir.{package}.{room}" for room in reversed(ORDER[f"cbir.{package}"])]
         rooms += ["cbir.client"] * (package == "client")
         drawn, end = _column(house, uses, rooms, _GAP + place * step, 62)
+        if package == "client":
+            # The page stands on the client, and there is room above the floor.
+            body.append(f'<text class="package" x="{_GAP + place * step}" y="{end + 30}">cbir.web</text>')
+            above = [f"cbir.web.{room}" for room in reversed(ORDER["cbir.web"])]
+            more, end = _column(house, uses, above, _GAP + place * step, end + 44)
+            drawn += more
         body += [f'<text class="package" x="{_GAP + place * step}" y="48">cbir.{package}</text>', *drawn]
         ends.append(end)
     floor = max(ends) + 24

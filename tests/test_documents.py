@@ -38,6 +38,7 @@ NOT_RUN = {
     "make demo": "tests/indexer/commands/test_demo.py runs the command behind it, with fewer images",
     "make demo IMAGES=~/Pictures": "the same, with a folder of one's own",
     "make test": "it would run this test",
+    "cbir web --open": "it serves until it is told to end, and opens a browser; tests/web drives the page in one",
     'cbir search --text "a red car"': "no ensemble whose weights are here can read; tests/server/engine has words",
 }
 #: The one command that the blocks start and leave running; the fixture `server` runs it.

@@ -15,6 +15,7 @@ from rooms import ROOT, ROOTS, modules
 #: Package -> what of ours it may import besides itself.
 MAY_IMPORT = {
     "cbir.client": {"cbir.v1"},
+    "cbir.web": {"cbir.client", "cbir.core"},
     "cbir.server": {"cbir.core", "cbir.v1"},
     "cbir.indexer": {"cbir.core", "cbir.v1"},
     "cbir.core": set(),

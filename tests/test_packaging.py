@@ -51,8 +51,9 @@ def test_the_wheel_holds_all_of_the_four_roots_and_nothing_else(wheel: Path) -> 
         name for name in ours if name.startswith("cbir/") and name.endswith((".py", ".pyi", ".toml", ".binpb"))
     } <= held
     assert held <= ours
-    for name in ("client", "core", "indexer", "server", "v1"):
+    for name in ("client", "core", "indexer", "server", "v1", "web"):
         assert f"cbir/{name}/py.typed" in held
+    assert {"cbir/web/page/files/index.html", "cbir/web/page/files/main.js"} <= held
     assert "cbir/__init__.py" not in held
 
 

@@ -1,7 +1,8 @@
 """The rooms of the house: their order, their doors, their size, and that no circle runs through them.
 
-A room is a folder right below ``cbir.core``, ``cbir.server`` or ``cbir.indexer``, or ``cbir.client.cli``.  What others
-may use of it is listed in its door, the ``__init__.pyi`` that lies in it; a name is loaded when it is first asked for.
+A room is a folder right below ``cbir.core``, ``cbir.server``, ``cbir.indexer`` or ``cbir.web``, or ``cbir.client.cli``.
+What others may use of it is listed in its door, the ``__init__.pyi`` that lies in it; a name is loaded when it is first
+asked for.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ def test_the_drawing_shows_the_house_as_it_is() -> None:
 @pytest.mark.parametrize("document", ["docs/architecture.md", "CONTRIBUTING.md"])
 def test_paths_and_modules_that_documents_name_are_there(document: str) -> None:
     text = (ROOT / document).read_text()
-    paths = re.findall(r"(?:client|indexer|server|shared)/cbir/[\w/.]*[\w/]", text)
+    paths = re.findall(r"(?:client|indexer|server|shared|web)/cbir/[\w/.]*[\w/]", text)
     names = re.findall(r"`(cbir\.[\w.]+)`", text)
     gone = [path for path in paths if not (ROOT / path).exists()]
     gone += [

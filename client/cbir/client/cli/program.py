@@ -62,6 +62,7 @@ COMMANDS: dict[str, Command] = {
     "serve": Command("cbir.server.commands.serve", "answer queries over gRPC", "server"),
     "bench": Command("cbir.server.commands.bench", "measure the speed of the server, the indexer, or search", "server"),
     "search": Command("cbir.client.cli.commands.search", "find the images that are most like yours"),
+    "web": Command("cbir.web.commands.web", "the search page, for a browser", "web"),
     "demo": Command("cbir.indexer.commands.demo", "everything at once, on sample images", "server"),
 }
 

@@ -1,0 +1,2 @@
+from .asset import Asset as Asset
+from .asset import assets as assets
