@@ -40,11 +40,18 @@ from cbir.indexer.sources import open_sources
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
 
 _SHOWN = 10
+#: Fewest images that metrics are fitted on.
+_FEWEST = 1000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="folder, .zip, .tar, .csv or .parquet of images")
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="folder, .zip, .tar, .csv, .parquet or .arrow of images, shards such as data-{000..099}.tar, or a URL",
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="INDEX", help="folder of the index")
     parser.add_argument(
         "--ensemble",
@@ -75,6 +82,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-bytes", type=amount, default=default.max_bytes, metavar="N",
         help=f"largest image file in bytes, such as 1Gi (default {default.max_bytes:,})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fit-sample", type=amount, default=None, metavar="N",
+        help="fit metrics on so many images of a larger gallery (default 50,000, at least 1,000)",
     )  # fmt: skip
     parser.add_argument("--forget-tuning", action="store_true", help="drop what `cbir tune` chose")
     parser.add_argument("--rebuild", action="store_true", help="publish anew though nothing changed (mends damage)")
@@ -141,7 +152,8 @@ def run(args: argparse.Namespace) -> int:
     settings = RunSettings(
         args.device, args.runtime, args.batch, args.workers or 0, limits=limits, runner=args.runner, ray=cluster
     )
-    fit = FitSettings(args.pseudo_labels, args.label_vote, args.index, args.rebuild, not args.forget_tuning)
+    sample = FitSettings().sample if args.fit_sample is None else max(_FEWEST, args.fit_sample)
+    fit = FitSettings(args.pseudo_labels, args.label_vote, args.index, args.rebuild, not args.forget_tuning, sample)
     sources = open_sources(args.sources, exclude=args.exclude, max_bytes=args.max_bytes)
     try:
         with progress_printer() as report, writing_to(args.out):
