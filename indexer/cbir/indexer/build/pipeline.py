@@ -154,6 +154,8 @@ def build(
         same = previous and stays and plan.unchanged and not read and _same_make(previous, ensemble, settings)
         if previous and same and {s["uri"] for s in previous.manifest.skipped} == {s.uri for s in skipped}:
             return _nothing_new(out, previous, skipped, started)
+        # Now, as what follows reads all of it, and many small blocks are read slowly.
+        known.compact()
         # An image that the scan no longer finds, or that cannot be read any more, leaves the index here.
         count, added, changed = plan.finish()
         if not count:
@@ -186,7 +188,6 @@ def build(
         except BaseException:
             writer.abandon()
             raise
-        known.compact()
     return IndexReport(
         str(out), version.name, count, embedded, count - embedded, added, changed, removed, skipped,
         time.monotonic() - started, True,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import mmap
 import re
 import secrets
 import threading
@@ -40,8 +41,8 @@ _ABANDONED_SECONDS = 3600
 _CHECKSUM = re.compile(r"[0-9a-f]{64}")
 #: A place is the number of a block and the row in it.
 _ROW_BITS = 32
-#: Blocks that are mapped at a time.
-_MAPPED = 64
+#: Blocks that are mapped at a time, and rows that are asked for when a block is read through.
+_MAPPED, _MANY = 64, 1024
 
 Digests = NDArray[np.uint8]
 
@@ -108,6 +109,9 @@ class EmbeddingCache:
             if result is None:
                 result = np.empty((len(places), source.shape[1]), source.dtype)
             result[here] = source[rows[here]]
+            if len(places) >= _MANY and (mapped := getattr(source, "_mmap", None)) is not None:
+                # Pages that were read once count as this process's memory until they are let go.
+                mapped.madvise(mmap.MADV_DONTNEED)
         if result is None:
             return np.empty((0, 32), np.uint8)
         return result
