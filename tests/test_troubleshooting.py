@@ -13,7 +13,7 @@ from rooms import ROOT, ROOTS
 PAGE = ROOT / "docs/errors.md"
 REASON = re.compile(r"[A-Z]{2,}(_[A-Z]+)*")
 #: What takes a reason in a place of its own, beside everything whose name ends in "Error".
-TAKES_REASON = {"SkippedImage", "_refusal", "_status"}
+TAKES_REASON = {"SkippedImage", "_refusal", "_status", "refuse"}
 
 
 def reasons(tree: ast.AST) -> Iterator[str]:
