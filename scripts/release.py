@@ -39,6 +39,7 @@ PROMISES = {
     "remote": "import aiohttp, s3fs, cbir.client",
     "gcs": "import gcsfs, cbir.client",
     "azure": "import adlfs, cbir.client",
+    "web": "import cbir.web.commands.web, starlette, uvicorn",
     "all": "import cbir.indexer.commands.index, cbir.server.commands.serve, cryptography",
 }
 
