@@ -3,6 +3,8 @@
 BIN := .venv/bin
 READY := .venv/ready
 AUDIT := .venv-audit
+# Tests run side by side, a file in one process; four at most, as each process holds a gigabyte or two.
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile
 DOCS := .venv-docs
 DIST := .venv-dist
 # buf comes with npm; where there is none, what it checks is left out and said so.
@@ -42,7 +44,7 @@ demo: $(READY)
 	$(BIN)/cbir demo $(if $(IMAGES),"$(IMAGES)") $(ARGS)
 
 test: $(READY) $(BUF)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 test-ray: $(READY)
 	$(BIN)/python -m uv pip install --quiet --require-hashes --python $(BIN)/python -r locks/ray.lock
