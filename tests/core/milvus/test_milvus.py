@@ -14,6 +14,7 @@ from clustered_index import HOSTILE, MEMBERS, clustered, publish
 from cbir.core.artifacts import IndexStore, IndexVersion
 from cbir.core.errors import ArtifactError, ConfigurationError, StoreUnavailableError
 from cbir.core.milvus import MilvusStore, vector_store
+from cbir.core.milvus.collection import Collection
 from cbir.core.milvus.connection import MilvusConnection
 from cbir.core.milvus.filters import expression, facets
 from cbir.core.search import LocalStore, Searcher
@@ -223,3 +224,16 @@ def test_addresses_and_tokens(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read as the token"):
         vector_store(tmp_path, "http://127.0.0.1:1", tmp_path / "absent")
     assert MilvusConnection("http://me:secret@127.0.0.1:1").name == "http://127.0.0.1:1"
+
+
+def test_manifests_that_name_no_collection_are_refused() -> None:
+    sound = Collection.new("cbir_a", 3, [("m", 4)], "FLAT").to_json()
+    assert Collection.from_json(sound, Path("x")).to_json() == sound
+    for change in (
+        {"collection": "somebody; drop"}, {"alias": "../cbir_a"}, {"collection": 5}, {"rows": "many"},
+        {"members": [["m"]]}, {"index": "IVF"}, {"collection": "x" * 300},
+    ):  # fmt: skip
+        with pytest.raises(ArtifactError, match="names no collection of Milvus"):
+            Collection.from_json({**sound, **change}, Path("x"))
+    with pytest.raises(ArtifactError, match="in format 9; this program reads 1"):
+        Collection.from_json({**sound, "format": 9}, Path("x"))

@@ -28,10 +28,13 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
             "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1",
         }.items():  # fmt: skip
             patch.setenv(name, value)
-        import fsspec
+        from s3fs import S3FileSystem
 
-        fsspec.filesystem("s3", use_listings_cache=False).mkdir("shared")
+        # Connections to the server of another test would be used again.
+        S3FileSystem.clear_instance_cache()
+        S3FileSystem(use_listings_cache=False).mkdir("shared")
         yield "s3://shared/run"
+        S3FileSystem.clear_instance_cache()
     server.stop()
 
 

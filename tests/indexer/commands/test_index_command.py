@@ -14,7 +14,7 @@ from cbir.core.ensemble import EnsembleSpec, load_ensemble
 from cbir.core.errors import ArtifactError
 from cbir.core.images import Crop
 from cbir.core.search import Retriever
-from cbir.indexer.build import RunSettings, build
+from cbir.indexer.build import RaySettings, RunSettings, build
 from cbir.indexer.commands import index
 from cbir.indexer.sources import open_sources
 
@@ -108,3 +108,28 @@ def test_an_index_of_the_compact_ensemble_that_had_three_members_goes_on(
     document, _ = run(source, "--out", out, "--ensemble", "compact")
     assert (document["embedded"], document["published"]) == (0, True)
     assert IndexStore(out).open().manifest.ensemble.crop is Crop.CONTENT
+
+
+def test_options_of_a_cluster_reach_the_run(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[RunSettings] = []
+
+    def build(
+        sources: object, out: Path, ensemble: EnsembleSpec, settings: RunSettings, *_: object, **__: object
+    ) -> None:
+        taken.append(settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(index, "build", build)
+    parser = argparse.ArgumentParser()
+    index.add_arguments(parser)
+    options = "--runner ray --ray-address auto --ray-workers 3 --ray-cpus 2 --ray-gpus 0.5 --ray-blocks s3://b/run"
+    source = ["--out", str(tmp_path / "index"), "--ensemble", str(tiny), str(tmp_path)]
+    with pytest.raises(KeyboardInterrupt):
+        index.run(parser.parse_args([*options.split(), *source]))
+    assert taken[0].runner == "ray"
+    assert taken[0].ray == RaySettings("auto", 3, 2.0, 0.5, "s3://b/run")
+    worker = taken[0].for_a_worker()
+    assert (worker.runner, worker.device, worker.workers) == ("local", "cuda", 2)
+    for wrong in ("--ray-gpus -1", "--ray-workers 0", "--runner spark"):
+        with pytest.raises(SystemExit):
+            parser.parse_args([*wrong.split(), *source])
