@@ -13,11 +13,9 @@ from cbir.core.errors import ConfigurationError
 from cbir.indexer.build.shared_blocks import SharedBlocks
 
 
-@pytest.fixture(params=["file", "s3"])
-def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "file":
-        yield f"file://{tmp_path}/blocks"
-        return
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket of an S3 server; one for all tests, as connections to it are kept."""
     pytest.importorskip("s3fs")
     server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
@@ -30,12 +28,19 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
             patch.setenv(name, value)
         from s3fs import S3FileSystem
 
-        # Connections to the server of another test would be used again.
+        # Connections to the server of other tests would be used again.
         S3FileSystem.clear_instance_cache()
         S3FileSystem(use_listings_cache=False).mkdir("shared")
-        yield "s3://shared/run"
+        yield "s3://shared"
         S3FileSystem.clear_instance_cache()
     server.stop()
+
+
+@pytest.fixture(params=["file", "s3"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "file":
+        return f"file://{tmp_path}/blocks"
+    return f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
 
 
 def block(folder: Path, fingerprint: str, number: int) -> str:
