@@ -140,7 +140,7 @@ class CandidateGenerator:
         return found
 
     def of_labels(
-        self, rows: Rows, labels: Sequence[int], query: Floats, weights: Floats, count: int
+        self, rows: Rows, bonus: Floats, labels: Sequence[int], query: Floats, weights: Floats, count: int
     ) -> tuple[Rows, Floats]:
         """See :class:`cbir.core.search.nearest_rows.NearestRows`; all of the rows."""
         return rows[None], self._matrix.similarities(rows[None], query)

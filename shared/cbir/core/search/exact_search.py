@@ -119,10 +119,11 @@ class ExactSearch:
                 allowed = spec.allowed(len(self._gallery))
                 if allowed is not None:
                     rows = rows[allowed[rows]]
+                rows = np.setdiff1d(rows, found.rows[i])
+                bonus = self._ranker.bonus(rows[None], probabilities[one])[0]
                 rows, similarities = self._nearest.of_labels(
-                    np.setdiff1d(rows, found.rows[i]), labels.tolist(), queries[one], weights[one],
-                    max(POOL, 4 * spec.limit),
-                )  # fmt: skip
+                    rows, bonus, labels.tolist(), queries[one], weights[one], max(POOL, 4 * spec.limit)
+                )
                 scores = fused_scores(similarities, weights[one])
                 scores += self._ranker.bonus(rows, probabilities[one])
                 best = top_places(scores, rows, np.array([max(POOL, 4 * spec.limit)]))

@@ -53,16 +53,17 @@ class NearestRows(Protocol):
         ...
 
     def of_labels(
-        self, rows: Rows, labels: Sequence[int], query: Floats, weights: Floats, count: int
+        self, rows: Rows, bonus: Floats, labels: Sequence[int], query: Floats, weights: Floats, count: int
     ) -> tuple[Rows, Floats]:
-        """The nearest of the rows that have certain labels.
+        """The best of the rows that have certain labels, by their scores and what their labels add.
 
         Args:
             rows: (R,) all rows that count.
+            bonus: (R,) what is added to the score of each.
             labels: Numbers of their labels.
             query: (1, D).
             weights: (1, M).
-            count: At least so many of the best rows of each label are among those returned, where it has as many.
+            count: At least so many of the best rows are among those returned, where there are as many.
 
         Returns:
             (1, C) rows, and (1, M, C) their exact cosines.

@@ -68,23 +68,41 @@ class ThresholdSearch:
         conditions: Conditions | None = None,
     ) -> Candidates:
         """See :class:`cbir.core.search.nearest_rows.NearestRows`."""
-        count = len(self._matrix)
+        return self._find(queries, weights, hits, kept, excluded, allowed, conditions, None)
+
+    def _find(
+        self,
+        queries: Floats,
+        weights: Floats,
+        hits: Sequence[int],
+        kept: Sequence[int],
+        excluded: Sequence[tuple[int, ...]],
+        allowed: NDArray[np.bool_] | None,
+        conditions: Conditions | None,
+        bonus: Floats | None,
+    ) -> Candidates:
+        """:meth:`find`, by scores and (N,) what is added to the score of each row."""
+        count, most = len(self._matrix), np.float32(0 if bonus is None else bonus.max(initial=0))
         available = count if allowed is None else int(np.count_nonzero(allowed))
         found = no_candidates(len(queries), weights.shape[1], min(max(kept, default=0), available))
         if not available or not len(queries):
             return found
         keep = np.array([min(k, available) for k in kept])
-        lost = [len(set(rows)) for rows in excluded]
+        lost = [len(set(rows)) if allowed is None else int(allowed[list(set(rows))].sum()) for rows in excluded]
+        sure = np.array([min(h, available - e) for h, e in zip(hits, lost, strict=True)])
         depth = min(count, max(MIN_DEPTH, *(k + e for k, e in zip(keep.tolist(), lost, strict=True))))
         left = np.arange(len(queries))
         while True:
             deepest = depth >= min(count, MAX_DEPTH)
             rows, similarities, bound = self._round(queries[left], weights[left], depth, conditions)
             fused = fused_scores(similarities, weights[left])
+            if bonus is not None:
+                fused += bonus[rows]
+                bound += most
             self._leave_out(rows, fused, [excluded[i] for i in left.tolist()], allowed)
             # One more than the candidates, so that the bound on all others is a true score.
             ranked = nth_best(fused, keep[left] + 1) >= bound
-            certain = nth_best(fused, np.array([hits[i] for i in left.tolist()])) > bound
+            certain = nth_best(fused, sure[left]) > bound
             enough = np.isneginf(bound) | (certain & (ranked | (depth >= RANKS_DEPTH))) | deepest
             keep_best(
                 rows, similarities, fused, bound, bound, enough, left, keep,
@@ -96,19 +114,15 @@ class ThresholdSearch:
             depth = min(count, MAX_DEPTH, 4 * depth)
 
     def of_labels(
-        self, rows: Rows, labels: Sequence[int], query: Floats, weights: Floats, count: int
+        self, rows: Rows, bonus: Floats, labels: Sequence[int], query: Floats, weights: Floats, count: int
     ) -> tuple[Rows, Floats]:
         """See :class:`cbir.core.search.nearest_rows.NearestRows`."""
-        allowed = np.zeros(len(self._matrix), np.bool_)
-        allowed[rows] = True
-        parts = [
-            self.find(query, weights, [count], [count], [()], allowed, Conditions(labels=(label,))) for label in labels
-        ]
-        picked = np.concatenate([part.rows for part in parts], axis=1)
-        similarities = np.concatenate([part.similarities for part in parts], axis=2)
-        _, first = np.unique(picked[0], return_index=True)
-        first = np.sort(first[picked[0, first] >= 0])
-        return picked[:, first], np.ascontiguousarray(similarities[:, :, first])
+        allowed, added = np.zeros(len(self._matrix), np.bool_), np.zeros(len(self._matrix), np.float32)
+        allowed[rows], added[rows] = True, bonus
+        some = Conditions(labels=tuple(labels))
+        found = self._find(query, weights, [count], [count], [()], allowed, some, added)
+        there = found.rows[0] >= 0
+        return found.rows[:, there], np.ascontiguousarray(found.similarities[:, :, there])
 
     def _round(
         self, queries: Floats, weights: Floats, depth: int, conditions: Conditions | None
