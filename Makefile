@@ -81,7 +81,7 @@ bench: $(READY)
 
 # Pins with hashes: what is installed is what was resolved here, whoever serves it.
 COMPILE := $(BIN)/python -m uv pip compile --quiet --universal --no-emit-index-url --generate-hashes \
-	--python-version 3.11 --custom-compile-command "make lock"
+	--no-emit-package ensemble-cbir-weights --python-version 3.11 --custom-compile-command "make lock"
 
 lock: $(READY)
 	$(COMPILE) --extra all --group dev pyproject.toml -o requirements.lock

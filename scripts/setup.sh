@@ -46,6 +46,7 @@ export VIRTUAL_ENV
 say "installing the pinned dependencies (the first time this fetches a few gigabytes)"
 "$VENV/bin/python" -m uv pip install --quiet --require-hashes -r requirements.lock -r locks/services.lock
 # Built with what has just been installed, so that nothing comes in past the lock.
+"$VENV/bin/python" -m uv pip install --quiet --no-deps --no-build-isolation ./packages/weights
 "$VENV/bin/python" -m uv pip install --quiet --no-deps --no-build-isolation -e .
 
 # Annoy is published as source only. It is one of three kinds of index, so that nothing depends on it.

@@ -4,10 +4,10 @@ from .backends.weights import seeded as seeded
 from .embedder import Embedder as Embedder
 from .embedder import embed_all as embed_all
 from .embedder import load_embedder as load_embedder
-from .ensemble_file import BUILT_IN as BUILT_IN
-from .ensemble_file import DEFAULT_ENSEMBLE as DEFAULT_ENSEMBLE
 from .ensemble_file import load_ensemble as load_ensemble
 from .fingerprint import member_fingerprint as member_fingerprint
+from .names import BUILT_IN as BUILT_IN
+from .names import DEFAULT_ENSEMBLE as DEFAULT_ENSEMBLE
 from .runtime.choice import choose_runtime as choose_runtime
 from .runtime.input_format import InputFormat as InputFormat
 from .runtime.quantisation import Pictures as Pictures

@@ -9,18 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from cbir.core.ensemble.member_options import option_problem
+from cbir.core.ensemble.names import BUILT_IN
 from cbir.core.ensemble.package_files import BUILT_IN_FOLDER, is_file, is_package_file, package_file
 from cbir.core.ensemble.spec import MEMBER_NAME, TORCH_FILES, WEIGHT_FILES, EnsembleSpec, InputSpec, MemberSpec
 from cbir.core.errors import EnsembleError
 from cbir.core.images import Crop
 from cbir.core.vector_index import is_index_name
 
-__all__ = ["BUILT_IN", "DEFAULT_ENSEMBLE", "load_ensemble"]
+__all__ = ["load_ensemble"]
 
-#: Names of the ensembles that come with the package.
-BUILT_IN = ("lite", "compact", "standard", "large")
-#: The one for new indexes, where none is named.
-DEFAULT_ENSEMBLE = "lite"
 
 _METRICS = ("cosine", "pca", "glrt")
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "area")
@@ -180,6 +177,8 @@ class _Reader:
                 )
         elif names_file := weights.endswith(WEIGHT_FILES):
             file = (self.path.parent / _expanded(Path(weights))).resolve()
+            if not is_file(file) and self.path.parent == BUILT_IN_FOLDER:
+                file = self.built_in(weights, i)
             if not is_file(file):
                 raise self.fail(f"the weights file {file} is not there", "weights", i)
             weights = str(file)
@@ -190,6 +189,13 @@ class _Reader:
         if sha256 is not None and not names_file:
             raise self.fail("sha256 is that of a weights file, and weights name none", "sha256", i)
         return weights, sha256
+
+    def built_in(self, weights: str, i: int) -> Path:
+        """The weights of a built-in ensemble where they do not lie beside it."""
+        try:
+            return package_file(f"package:{weights}")
+        except EnsembleError as error:
+            raise self.fail(str(error), "weights", i) from error
 
     def input(self, i: int, table: Any) -> InputSpec:
         if not isinstance(table, dict):

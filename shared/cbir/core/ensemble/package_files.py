@@ -1,7 +1,8 @@
 """Weights that an installed package carries: ``package:NAME/FILE`` names a file of the import package NAME.
 
 So a package index can ship a network, with no hub and no copy of the weights in this package.  The package is found,
-never imported: none of its code runs.  ``package:FILE``, without a folder, is a file of this package.
+never imported: none of its code runs.  ``package:FILE``, without a folder, is a file of the built-in ensembles: it lies
+beside them in a checkout, and in the package :data:`WEIGHTS_PACKAGE` where this one was installed.
 """
 
 from __future__ import annotations
@@ -13,10 +14,20 @@ from pathlib import Path, PurePosixPath
 
 from cbir.core.errors import EnsembleError
 
-__all__ = ["BUILT_IN_FOLDER", "is_file", "is_package_file", "package_file", "package_place", "read_checked"]
+__all__ = [
+    "BUILT_IN_FOLDER",
+    "built_in_folders",
+    "is_file",
+    "is_package_file",
+    "package_file",
+    "package_place",
+    "read_checked",
+]
 
-#: Where the ensembles that ship with this package lie, and their weights.
+#: Where the ensembles that ship with this package lie; in a checkout, their weights too.
 BUILT_IN_FOLDER = Path(__file__).parent / "built_in"
+#: The import package with their weights; see ``packages/weights``.
+WEIGHTS_PACKAGE = "cbir_weights"
 
 _SCHEME = "package:"
 
@@ -63,7 +74,7 @@ def package_file(weights: str) -> Path:
         EnsembleError: As :func:`package_place`, and ``WEIGHTS_NOT_FOUND`` where the package or the file is not there.
     """
     name, inside = package_place(weights)
-    folders = _folders(name) if name else [BUILT_IN_FOLDER]
+    folders = _folders(name) if name else built_in_folders()
     if not folders:
         raise EnsembleError(
             f"the weights {weights!r} lie in the package {name!r}, which is not installed here: "
@@ -75,11 +86,22 @@ def package_file(weights: str) -> Path:
         # A link inside the package may not lead out of it either.
         if is_file(file) and file.is_relative_to(folder.resolve()):
             return file
+    if not name and len(folders) == 1:
+        raise EnsembleError(
+            f"the weights {inside!r} lie in the package ensemble-cbir-weights, which is not installed here: install it "
+            "(in a clone: pip install ./packages/weights)",
+            reason="WEIGHTS_NOT_FOUND",
+        )
     raise EnsembleError(
-        f"the package {name or 'ensemble-cbir'!r} has no file {inside!r}, which the weights {weights!r} name: install "
-        "the release that has it, or name another",
+        f"the package {name or 'ensemble-cbir-weights'!r} has no file {inside!r}, which the weights {weights!r} name: "
+        "install the release that has it, or name another",
         reason="WEIGHTS_NOT_FOUND",
     )
+
+
+def built_in_folders() -> list[Path]:
+    """Where the weights of the built-in ensembles may lie."""
+    return [BUILT_IN_FOLDER, *_folders(WEIGHTS_PACKAGE)]
 
 
 def _folders(name: str) -> list[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cbir.core.ensemble.member_options import option_problem
-from cbir.core.ensemble.package_files import BUILT_IN_FOLDER, is_package_file, package_file, package_place
+from cbir.core.ensemble.package_files import built_in_folders, is_package_file, package_file, package_place
 from cbir.core.errors import EnsembleError
 from cbir.core.images import Crop
 
@@ -190,8 +190,9 @@ class EnsembleSpec:
 
 def _portable(weights: str | None) -> str | None:
     """Weights that come with the package as ``package:<file>``, because the package's path differs between machines."""
-    if weights and Path(weights).parent == BUILT_IN_FOLDER:
-        return f"package:{Path(weights).name}"
+    folder = Path(weights).parent if weights else None
+    if any(folder in (place, place.resolve()) for place in built_in_folders()):
+        return f"package:{Path(str(weights)).name}"
     return weights
 
 

@@ -1,0 +1,1 @@
+"""The weights of Ensemble-CBIR's built-in ensembles; nothing here is ever run."""
