@@ -122,6 +122,8 @@ class FakeServer(search_pb2_grpc.SearchServiceServicer, admin_pb2_grpc.AdminServ
         self.metadata: list[tuple[str, str]] = []
         self.gate = Gate()
         self.streams = 0
+        #: What it says of the pixels that it can use, and how often it was asked.
+        self.query_side = self.described = 0
         self.on_search: Callable[[search_pb2.SearchRequest, Any], search_pb2.SearchResponse] = lambda r, c: make_answer(
             r
         )
@@ -162,6 +164,7 @@ class FakeServer(search_pb2_grpc.SearchServiceServicer, admin_pb2_grpc.AdminServ
         yield from self.on_stream(request_iterator, context)
 
     def GetIndexInfo(self, request: Any, context: Any) -> Any:
+        self.described += 1
         info = search_pb2.GetIndexInfoResponse(
             version="v1",
             images=1234,
@@ -178,6 +181,7 @@ class FakeServer(search_pb2_grpc.SearchServiceServicer, admin_pb2_grpc.AdminServ
             max_image_bytes=2**25,
             server_version="0.1.0",
             index="exact",
+            query_side=self.query_side,
         )
         info.created_at.FromSeconds(1_700_000_000)
         return info
@@ -241,10 +245,11 @@ def start_server() -> Iterator[Callable[..., FakeServer]]:
         with_health: bool = True,
         ready: bool = True,
         credentials: Any = None,
+        workers: int = 8,
     ) -> FakeServer:
         fake = fake or FakeServer()
         options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 8 * 2**20)]
-        server = grpc.server(ThreadPoolExecutor(max_workers=8), options=options)
+        server = grpc.server(ThreadPoolExecutor(max_workers=workers), options=options)
         search_pb2_grpc.add_SearchServiceServicer_to_server(fake, server)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(fake, server)
         if with_health:

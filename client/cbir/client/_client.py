@@ -78,16 +78,7 @@ class Client(Session):
         return search_result(answer, filled.ratio, self._pictures)
 
     def search_text(self, text: str, *, timeout: float | None = None, **options: Unpack[SearchOptions]) -> SearchResult:
-        """Find the images of the gallery that words describe; short for ``search(text=...)``.
-
-        Args:
-            text: At most 1,000 characters; the ensemble needs a member with a text tower.
-            timeout: As in :meth:`search`.
-            options: See :class:`SearchOptions`.
-
-        Raises:
-            CbirClientError: The subclass says what went wrong.
-        """
+        """Find the images of the gallery that words describe; short for ``search(text=...)``, see :class:`Text`."""
         return self.search(Text(text), timeout=timeout, **options)
 
     def search_stream(
@@ -182,11 +173,7 @@ class Client(Session):
     ) -> ImagePage:
         """Fetch one page of the listing that :meth:`images` goes through, with the number of images on all pages.
 
-        Args:
-            page_token: :attr:`ImagePage.next_page_token` of the page before; empty for the first.
-
-        Raises:
-            CbirClientError: As :meth:`images`.
+        ``page_token`` is the :attr:`ImagePage.next_page_token` of the page before; empty for the first.
         """
         request = image_listing(labels, exclude_labels, metadata, prefix, page_size, page_token)
         return image_page(self._call(self._searching.ListImages, request, timeout))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cbir.client._image_source import PILLOW_ERRORS, encode_photo, orientation_of, upright
+from cbir.client._image_source import PILLOW_ERRORS, opaque, orientation_of, upright
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -22,19 +22,21 @@ WORTHWHILE_PIXELS = 2**19
 _PLAIN_MODES = ("L", "LA", "P", "RGB", "RGBA")
 
 
-def downscaled(source: bytes | os.PathLike[str] | str | PIL.Image.Image, side: int) -> tuple[bytes, Any] | None:
+def downscaled(
+    source: bytes | os.PathLike[str] | str | PIL.Image.Image, side: int
+) -> tuple[bytes, tuple[float, float]] | None:
     """Make an image smaller whose shorter side is at least twice as long as the server can use.
 
-    A JPEG is decoded at the same reduced scale at which the server would decode it; of others, squares of so many
-    pixels are averaged.
+    A JPEG is decoded at the same reduced scale at which the server would decode it, so that the server sees the very
+    same pixels; of others, squares of so many pixels are averaged.
 
     Args:
         source: The bytes or the path of an image file, or a PIL image.
         side: What the server can use of the shorter side, in pixels.
 
     Returns:
-        The bytes of a JPEG, and the width and height in pixels of the upright original divided by those of what is
-        sent; None where the image is to be sent as it is: it is small, or this Pillow cannot read it.
+        The bytes of a WebP without loss, and the width and height in pixels of the upright original divided by those of
+        what is sent; None where the image is to be sent as it is: it is small, or this Pillow cannot read it.
     """
     try:
         import PIL.Image
@@ -52,7 +54,7 @@ def downscaled(source: bytes | os.PathLike[str] | str | PIL.Image.Image, side: i
             return None
 
 
-def _smaller(image: PIL.Image.Image, side: int) -> tuple[bytes, Any] | None:
+def _smaller(image: PIL.Image.Image, side: int) -> tuple[bytes, tuple[float, float]] | None:
     width, height = image.size
     if min(width, height) < 2 * side or image.mode not in _PLAIN_MODES:
         return None
@@ -70,4 +72,13 @@ def _smaller(image: PIL.Image.Image, side: int) -> tuple[bytes, Any] | None:
         standing = standing.convert("RGBA" if standing.has_transparency_data else "RGB").reduce(factor)
     original = (height, width) if turned else (width, height)
     ratio = (original[0] / standing.width, original[1] / standing.height)
-    return encode_photo(standing), ratio
+    return _exactly(standing), ratio
+
+
+def _exactly(image: PIL.Image.Image) -> bytes:
+    """Write every pixel as it is; a tenth of the bytes, in a JPEG, would change the order of hits that are close."""
+    buffer = io.BytesIO()
+    profile = image.info.get("icc_profile")
+    # The quickest of the ways to compress without loss.
+    opaque(image).save(buffer, "WEBP", lossless=True, quality=0, method=0, icc_profile=profile)
+    return buffer.getvalue()

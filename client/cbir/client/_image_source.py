@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import PIL.Image
     from typing_extensions import TypeIs
 
-__all__ = ["PILLOW_ERRORS", "encode_photo", "from_array", "image_bytes", "is_array", "is_pil_image", "orientation_of",
+__all__ = ["PILLOW_ERRORS", "from_array", "image_bytes", "is_array", "is_pil_image", "opaque", "orientation_of",
            "read_file", "upright"]  # fmt: skip
 
 #: PIL images with more pixels than this are sent as JPEG: as PNG, a photo of that size takes tens of megabytes.
@@ -186,7 +186,7 @@ def _encode(image: PIL.Image.Image, max_side: int | None) -> bytes:
         pixels = standing.width * standing.height
         deep = standing.mode.startswith("I")
         if pixels > _LOSSLESS_PIXELS and max(standing.size) <= _JPEG_SIDE and not deep:
-            return encode_photo(standing)
+            return _encode_photo(standing)
         if standing.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
             standing = standing.convert("I").convert("I;16") if deep else standing.convert("RGB")
         standing.save(buffer, "PNG", compress_level=1, exif=b"")
@@ -198,11 +198,11 @@ def _encode(image: PIL.Image.Image, max_side: int | None) -> bytes:
     return buffer.getvalue()
 
 
-def encode_photo(image: PIL.Image.Image) -> bytes:
+def _encode_photo(image: PIL.Image.Image) -> bytes:
     """Write an upright image as a JPEG of high quality, its transparency on white."""
     buffer = io.BytesIO()
     profile = image.info.get("icc_profile")
-    _opaque(image).save(buffer, "JPEG", quality=95, subsampling=0, icc_profile=profile)
+    opaque(image).save(buffer, "JPEG", quality=95, subsampling=0, icc_profile=profile)
     return buffer.getvalue()
 
 
@@ -233,7 +233,7 @@ def orientation_of(image: PIL.Image.Image) -> object:
             return None
 
 
-def _opaque(image: PIL.Image.Image) -> PIL.Image.Image:
+def opaque(image: PIL.Image.Image) -> PIL.Image.Image:
     """Put transparent images on white, as the server does."""
     from PIL import Image
 

@@ -209,9 +209,16 @@ class RequestTemplate:
             query = read_file(query, self._max_bytes)
         if side is not None and self.is_large(query):
             smaller = downscaled(bytes(query) if isinstance(query, _BYTES) else query, side)
-            if smaller is not None and len(smaller[0]) <= self._max_bytes:
+            if smaller is not None and len(smaller[0]) < min(_size(query), self._max_bytes + 1):
                 return smaller
         return image_bytes(query, max_side=self._max_side, max_bytes=self._max_bytes), None
+
+
+def _size(query: Any) -> float:
+    """Bytes of an image that is a file already."""
+    if isinstance(query, _BYTES):
+        return len(query)
+    return os.stat(query).st_size if isinstance(query, (str, os.PathLike)) else math.inf  # noqa: PTH116 - any path
 
 
 def image_request(image_id: str, thumbnail: int | None) -> search_pb2.GetImageRequest:
