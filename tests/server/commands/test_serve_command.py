@@ -138,6 +138,8 @@ def test_refusals_are_one_sentence(tiny: Any, own_tiny: Any, tmp_path: Path) -> 
             ((str(tiny.index), "--port", "0", "--version-name", "x"), "has no version 'x'"),
             ((str(tiny.index), "--port", "0", "--ensemble", "nobody"), "there is no ensemble"),
             ((str(tiny.index), "--port", port), f"port {port} on 127.0.0.1 is in use"),
+            # Both are wrong; that there is no index is what the caller can mend.
+            ((str(tmp_path / "nothing"), "--port", port), "there is no index"),
         ):
             with pytest.raises(command.USER_ERRORS, match=words) as caught:
                 command.run(parse(*arguments))
@@ -167,6 +169,7 @@ def load(self, version=None, **_):
     time.sleep(600)
 
 EngineConfig.load = load
+EngineConfig.resolve = lambda self, version=None: "v1"
 parser = argparse.ArgumentParser()
 command.add_arguments(parser)
 sys.exit(command.run(parser.parse_args(["index", "--port", "0"])))

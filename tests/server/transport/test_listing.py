@@ -31,7 +31,7 @@ async def test_all_pages_together_are_the_gallery(serve: Any, tiny: Any, engine:
         info = await running.search.GetIndexInfo(pb.GetIndexInfoRequest())
     assert [len(page.images) for page in found] == [20, 20, 20, 5]
     images = [image for page in found for image in page.images]
-    assert [image.image_id for image in images] == engine.gallery.ids == sorted(engine.gallery.ids)
+    assert [image.image_id for image in images] == list(engine.gallery.ids) == sorted(engine.gallery.ids)
     assert {page.total for page in found} == {65}
     assert {page.index_version for page in found} == {tiny.version}
     twin = next(image for image in images if image.image_id == "twin")

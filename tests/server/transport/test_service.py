@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from PIL import Image
 from precision import f32
 
@@ -370,14 +370,31 @@ async def test_too_many_downloads_are_told_to_come_again(
         assert (await started).chunk == b"x"
 
 
-async def test_reflection_lists_the_services(serve: Any) -> None:
+@pytest.mark.parametrize("version", ["v1alpha", "v1"])
+async def test_reflection_lists_the_services(serve: Any, version: str) -> None:
+    service = f"grpc.reflection.{version}.ServerReflection"
     async with serve() as running:
-        stub = reflection_pb2_grpc.ServerReflectionStub(running.admin_channel)
-        call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
-        names = {s.name async for answer in call for s in answer.list_services_response.service}
+        ask = running.admin_channel.stream_stream(
+            f"/{service}/ServerReflectionInfo",
+            reflection_pb2.ServerReflectionRequest.SerializeToString,
+            reflection_pb2.ServerReflectionResponse.FromString,
+        )
+        requests = [
+            reflection_pb2.ServerReflectionRequest(list_services=""),
+            reflection_pb2.ServerReflectionRequest(file_containing_symbol="cbir.v1.SearchService"),
+        ]
+        answers = [answer async for answer in ask(iter(requests))]
+        # It is for operators: where queries are taken, there is none.
+        public = running.channel.stream_stream(f"/{service}/ServerReflectionInfo")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await public(iter([b""])).read()
+    names = {service.name for service in answers[0].list_services_response.service}
     assert names == {
         "cbir.v1.SearchService",
         "cbir.v1.AdminService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
+        *([service] if version == "v1" else []),
     }
+    assert answers[1].file_descriptor_response.file_descriptor_proto
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED

@@ -49,6 +49,8 @@ async def _serve(config: EngineConfig, args: argparse.Namespace) -> int:
     from cbir.server.observe import Traces
     from cbir.server.transport import QueryWatch, Server
 
+    # Before anything listens: who names no index is told so, and not that the port is taken.
+    await asyncio.to_thread(config.resolve)
     metrics = (args.metrics_host or args.host, args.metrics_port) if args.metrics_port else None
     watch = QueryWatch(args.slow_query_ms, Traces() if args.traces else None)
     server = Server(config, host=args.host, port=args.port, metrics=metrics, watch=watch, access=access(args))

@@ -40,6 +40,7 @@ _SEARCH = search_pb2.DESCRIPTOR.services_by_name["SearchService"]
 _ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"]
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+_REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 _SCOPES = {
     "Search": Scope.SEARCH,
     "SearchStream": Scope.SEARCH,
@@ -112,20 +113,20 @@ class Server:
         if "health" in exposed:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if "reflection" in exposed:
-            reflection.enable_server_reflection((_SEARCH.full_name, _HEALTH.full_name, reflection.SERVICE_NAME), server)
+            _reflect((_SEARCH.full_name, _HEALTH.full_name), server)
         return server
 
     def _serve_operators(self, limits: Limits) -> grpc.aio.Server:
         scopes = {method.name: Scope.ADMIN for method in _ADMIN.methods} | {"ServerReflectionInfo": Scope.ADMIN}
         wanted = {**_by_path(_ADMIN, scopes), **_by_path(_REFLECTION, scopes)}
+        wanted[f"/{_REFLECTION_V1}/ServerReflectionInfo"] = Scope.ADMIN
         gate = Gate(self._tokens, wanted, {}, status.abort)
         server = grpc.aio.server(
             interceptors=[gate], options=_options(limits), maximum_concurrent_rpcs=limits.max_admin_calls
         )
         admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.deployment), server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (_SEARCH.full_name, _ADMIN.full_name, _HEALTH.full_name, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        _reflect((_SEARCH.full_name, _ADMIN.full_name, _HEALTH.full_name), server)
         return server
 
     @property
@@ -237,6 +238,22 @@ class Server:
         if self.metrics is not None:
             await asyncio.to_thread(self.metrics.close)
             self.metrics = None
+
+
+def _reflect(names: tuple[str, ...], server: grpc.aio.Server) -> None:
+    """Let tools ask what services there are, by v1alpha of the reflection service and by v1.
+
+    The package knows v1alpha alone; v1 differs in the service's name and in nothing else, so the same code answers it.
+    """
+    names = (*names, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+    handler = grpc.stream_stream_rpc_method_handler(
+        reflection.aio.ReflectionServicer((*names, _REFLECTION_V1)).ServerReflectionInfo,
+        reflection_pb2.ServerReflectionRequest.FromString,
+        reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    handlers = grpc.method_handlers_generic_handler(_REFLECTION_V1, {"ServerReflectionInfo": handler})
+    server.add_generic_rpc_handlers((handlers,))
 
 
 def _paths(service: object) -> list[str]:
