@@ -49,6 +49,12 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     copy("house-1-cut.png", "house-1", lambda image: image.crop((4, 4, 252, 252)))
     copy("car-1-mirrored.png", "car-1", ImageOps.mirror)
     copy("rocket-2-screenshot.png", "rocket-2", paste)
+    copy("tree-1.jpg", "tree-1", quality=80)
+    (pictures / "tree-1.png").unlink()
+    # A larger file with the same pixels, and a smaller one that has lost some.
+    with Image.open(pictures / "tree-1.jpg") as image:
+        image.save(pictures / "tree-1-again.png")
+        image.save(pictures / "tree-1-worse.jpg", quality=60)
     shutil.copy(pictures / "tree-2.png", pictures / "aaa-tree-2-again.png")
     for colour in ("red", "navy", "white", "olive"):
         Image.new("RGB", (200, 200), colour).save(pictures / f"blank-{colour}.png")
@@ -80,6 +86,7 @@ EXPECTED = {
     "cat-1-larger.png": {"cat-1.png", "cat-1-jpeg30.jpg", "cat-1-brighter.png"},
     "fish-2.png": {"fish-2-half.jpg"},
     "rocket-2.png": {"rocket-2-screenshot.png"},
+    "tree-1.jpg": {"tree-1-again.png", "tree-1-worse.jpg"},
 }
 
 
@@ -88,11 +95,11 @@ def test_the_planted_duplicates_are_found_and_nothing_else(planted: Planted, cap
     out, err = run(capsys, planted.index, "--json")
     document = json.loads(out)
     assert groups(document) == EXPECTED
-    assert (document["images"], document["bits"], document["extras"]) == (44, 4, 6)
+    assert (document["images"], document["bits"], document["extras"]) == (46, 4, 8)
     assert document["version"] == IndexStore(planted.index).current()
     extras = {extra["id"]: extra for group in document["groups"] for extra in group["extras"]}
     assert document["extra_bytes"] == sum((planted.pictures / name).stat().st_size for name in extras)
-    assert err.startswith("4 groups with 6 superfluous images (")
+    assert err.startswith("5 groups with 8 superfluous images (")
     again, jpeg = extras["tree-2.png"], extras["cat-1-jpeg30.jpg"]
     assert (again["same_bytes"], again["bits"], jpeg["same_bytes"]) == (True, 0, False)
     assert 0.9 < jpeg["similarity"] < 1
@@ -124,14 +131,14 @@ def test_a_table_for_people_and_a_picture(planted: Planted, capsys: Any, tmp_pat
     out, err = run(capsys, planted.index, "--save", picture)
     assert [line.split()[1] for line in out.splitlines() if line.split()[1:2] in (["keep"], ["extra"])].count(
         "keep"
-    ) == 4
+    ) == 5
     assert "nothing was deleted" in err
     assert f"saved {picture}" in err
     with Image.open(picture) as drawn:
         colours = np.asarray(drawn.convert("RGB"))
     # One green frame a group, all at the left.
     rows, columns = np.nonzero((colours == (0x17, 0xA6, 0x73)).all(axis=2))
-    assert len(np.flatnonzero(np.diff(np.unique(rows)) > 100)) == 3
+    assert len(np.flatnonzero(np.diff(np.unique(rows)) > 100)) == 4
     assert columns.max() < 320
 
 

@@ -7,8 +7,13 @@ import zipfile
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cbir.core.artifacts import GalleryImage, IndexVersion
-from cbir.core.files import archive_members, split_uri
+from cbir.core.errors import CbirError
+from cbir.core.files import archive_members, read_uri, split_uri
+from cbir.core.images import DecodeLimits, decode_image
 from cbir.core.search import BITS, Appearance, Searcher, group_near_duplicates
 
 __all__ = ["DedupReport", "Duplicate", "ImageGroup", "StoredFile", "find_duplicates"]
@@ -109,8 +114,9 @@ def find_duplicates(
     """Group the near duplicates of an index version and choose which image of each group to keep.
 
     That is the image whose content (without uniform borders) has the most pixels, so that a photo is preferred to a
-    screenshot of it; among equals the one with the larger file, then the first in the gallery.  An image whose file is
-    gone is kept only if all files of its group are gone.
+    screenshot of it; among equals the one with the larger file, then the first in the gallery.  Where files hold the
+    very same pixels, the smallest of them is kept: the others are what it was saved as again, such as a PNG of a JPEG.
+    An image whose file is gone is kept only if all files of its group are gone.
 
     Args:
         index: Name of the index, for the report.
@@ -142,8 +148,40 @@ def find_duplicates(
             Duplicate(file(row), bits_off, similarity, file(row).image.sha256 == keep.image.sha256)
             for row, bits_off, similarity in zip(group.extras, group.distances, group.similarities, strict=True)
         )
-        groups.append(ImageGroup(keep, extras))
+        groups.append(_original_kept(ImageGroup(keep, extras)))
     return DedupReport(index, version.name, len(gallery), bits, tuple(groups))
+
+
+def _original_kept(group: ImageGroup) -> ImageGroup:
+    """The group with the smallest file of those that hold the pixels of the kept one in its place."""
+    keep = group.keep
+    size = (keep.image.width, keep.image.height)
+    smaller = [
+        extra
+        for extra in group.extras
+        if not extra.bits and (extra.file.image.width, extra.file.image.height) == size
+        and extra.file.bytes is not None and extra.file.bytes < (keep.bytes or 0)
+    ]  # fmt: skip
+    pixels = _pixels(keep) if smaller else None
+    if pixels is None:
+        return group
+    for extra in sorted(smaller, key=lambda extra: extra.file.bytes or 0):
+        found = _pixels(extra.file)
+        if found is not None and np.array_equal(pixels, found):
+            # All that was found out about the others holds for these pixels, whichever file they are read from.
+            again = Duplicate(keep, extra.bits, extra.similarity, extra.same_bytes)
+            others = (again if other is extra else other for other in group.extras)
+            return ImageGroup(extra.file, tuple(others))
+    return group
+
+
+def _pixels(file: StoredFile) -> NDArray[np.uint8] | None:
+    """All pixels of a file; None where they can no longer be read."""
+    try:
+        # At full scale: large JPEGs would be read at a reduced one.
+        return decode_image(read_uri(file.image.uri), DecodeLimits(draft_side=None)).pixels
+    except (CbirError, OSError):
+        return None
 
 
 def _file_bytes(uri: str) -> int | None:
