@@ -123,7 +123,7 @@ def _box(house: House, uses: Mapping[str, set[str]], room: str, x: int, y: int) 
     # Everything uses the errors: to say so of each room would only hide the rest.
     below = sorted(name for name in uses.get(room, ()) if name != "cbir.core.errors")
     own = [name.split(".")[2] for name in below if name.split(".")[1] == room.split(".")[1]]
-    core = [f"core.{name.split('.')[2]}" for name in below if name.split(".")[1] != room.split(".")[1]]
+    core = [".".join(name.split(".")[1:3]) for name in below if name.split(".")[1] != room.split(".")[1]]
     lines = [(room.split(".")[-1], "name")]
     lines += [(line, "") for line in textwrap.wrap(house.sentence(room), _CHARACTERS)]
     if own or core:

@@ -55,14 +55,15 @@ def test_frames_tell_right_from_wrong() -> None:
     outcome = result(["cat", "dog", None])
     sheets = {
         expected: draw_sheet([SheetRow("q", picture("white"), outcome, {}, expected)])
-        for expected in ("cat", "emu", None)
+        for expected in (("cat",), ("dog", "cat"), ("emu",), ())
     }
     right = (470, 120, 1712, 500)
-    assert count(sheets["cat"], GREEN, right) > 2000
-    assert count(sheets["cat"], RED, right) > 1.8 * count(sheets["cat"], GREEN, right)
-    assert count(sheets["emu"], GREEN, right) == 0
-    assert count(sheets[None], GREEN) == count(sheets[None], RED) == 0
-    assert count(sheets[None], NEUTRAL, right) > 1000
+    assert count(sheets[("cat",)], GREEN, right) > 2000
+    assert count(sheets[("cat",)], RED, right) > 1.8 * count(sheets[("cat",)], GREEN, right)
+    assert count(sheets[("dog", "cat")], GREEN, right) > 1.8 * count(sheets[("cat",)], GREEN, right)
+    assert count(sheets[("emu",)], GREEN, right) == 0
+    assert count(sheets[()], GREEN) == count(sheets[()], RED) == 0
+    assert count(sheets[()], NEUTRAL, right) > 1000
 
 
 def test_thumbnails_lie_in_rank_order() -> None:

@@ -70,7 +70,7 @@ def test_a_new_index_has_the_default_ensemble(monkeypatch: pytest.MonkeyPatch, t
     def asked(sources: object, out: Path, ensemble: EnsembleSpec, *_: object, **__: object) -> None:
         raise Asked(ensemble.name)
 
-    monkeypatch.setattr(index, "build", asked)
+    monkeypatch.setattr("cbir.indexer.build.build", asked)
     parser = argparse.ArgumentParser()
     index.add_arguments(parser)
     with pytest.raises(Asked, match=r"^lite$"):

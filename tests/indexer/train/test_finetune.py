@@ -24,7 +24,14 @@ from cbir.core.vote import SearchSpec
 from cbir.indexer.build import RunSettings, build
 from cbir.indexer.commands import train as command
 from cbir.indexer.sources import open_sources
-from cbir.indexer.train import OBJECTIVES, FinetuneRecipe, StudentSpec, TrainingProgress, finetune_member
+from cbir.indexer.train import (
+    OBJECTIVE_NAMES,
+    OBJECTIVES,
+    FinetuneRecipe,
+    StudentSpec,
+    TrainingProgress,
+    finetune_member,
+)
 from cbir.indexer.train.finetune import balanced_batches
 
 SETTINGS = RunSettings(device="cpu", runtime="torch")
@@ -127,8 +134,9 @@ def test_images_without_a_label_are_counted(pictures: Callable[..., Path], tmp_p
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--model", "test_resnet"], "--objective distill needs --teacher"),
-        (["--objective", "glrt"], "give either --ensemble (and --member) or --model"),
+        (["--objective", "distill", "--model", "test_resnet"], "--objective distill needs --teacher"),
+        (["--teacher", "TINY"], "give either --ensemble (and --member) or --model"),
+        (["--model", "test_resnet", "--ensemble", "TINY"], "give either --ensemble (and --member) or --model"),
         (["--objective", "glrt", "--ensemble", "TINY"], "--member is missing: the ensemble has resnet, vit"),
         (["--objective", "glrt", "--ensemble", "TINY", "--member", "x"], "has no member 'x'; it has resnet, vit"),
         (["--objective", "glrt", "--ensemble", "TINY", "--init", "x"], "--options and --init belong to --model"),
@@ -159,3 +167,17 @@ def test_bf16_trains_too(pictures: Callable[..., Path], tmp_path: Path) -> None:
     recipe = replace(RECIPE, epochs=1, precision="bf16", validation=0.0, batch=8)
     trained = finetune_member(open_sources([str(pictures(2))]), STUDENT, recipe, tmp_path / "out", SETTINGS)
     assert all(np.isfinite(value.float().numpy()).all() for value in load_file(trained.weights).values())
+
+
+def test_without_a_word_of_how_a_built_in_member_learns_the_labels(
+    pictures: Callable[..., Path], tmp_path: Path, capsys: Any
+) -> None:
+    # Too few images to train on, which is found out when all else has been decided.
+    assert main(["train", str(pictures(2)), "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert "training resnetv2 of compact with the objective glrt; --ensemble chooses another" in said
+    assert "no class has the four labelled images" in said
+
+
+def test_there_is_a_loss_for_every_objective() -> None:
+    assert tuple(OBJECTIVES) == OBJECTIVE_NAMES

@@ -558,5 +558,5 @@ def test_what_the_bare_engine_says_is_passed_on(tmp_path: Path) -> None:
 
 
 def test_what_the_server_says_is_passed_on(tiny: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"the server did not start.*--queue.*0 is not positive"):
+    with pytest.raises(ConfigurationError, match=r"the server did not start.*--queue.*0 is not at least 1"):
         command.run(parse("serve", str(tiny.index), "--serve=--queue 0"))

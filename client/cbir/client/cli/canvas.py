@@ -4,16 +4,40 @@ from __future__ import annotations
 
 import unicodedata
 from functools import lru_cache
+from pathlib import Path
 
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
 
-__all__ = ["Area", "Canvas", "backdrop", "contain"]
+__all__ = ["Area", "Canvas", "backdrop", "contain", "save_picture"]
 
 #: Left, top, right, bottom in pixels; right and bottom are exclusive.
 Area = tuple[int, int, int, int]
 
 #: Rounded corners are drawn so many times larger and scaled down, for smooth edges.
 _FINE = 8
+
+
+#: A sheet with more pixels is made smaller before it is written, so that it can be opened and sent.
+_MOST_PIXELS = 12_000_000
+#: PNGs with more pixels are written with 256 colours: photos without loss take two bytes a pixel.
+_TRUE_COLOUR_PIXELS = 4_000_000
+
+
+def save_picture(image: Image.Image, path: Path) -> None:
+    """Write a picture by its file's extension, at most some megabytes of it.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    scale = (_MOST_PIXELS / (image.width * image.height)) ** 0.5
+    if scale < 1:
+        image = image.resize((int(image.width * scale), int(image.height * scale)), Image.Resampling.LANCZOS)
+    if path.suffix.lower() == ".png":
+        if image.width * image.height > _TRUE_COLOUR_PIXELS:
+            image = image.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        image.save(path, optimize=True)
+    else:
+        image.save(path, quality=90)
 
 
 class Canvas:

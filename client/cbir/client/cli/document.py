@@ -14,7 +14,7 @@ __all__ = ["search_document"]
 def search_document(
     query: str,
     outcome: SearchResult | CbirClientError,
-    expected: str | None = None,
+    expected: Sequence[str] = (),
     positives: Sequence[str] = (),
     negatives: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -23,13 +23,13 @@ def search_document(
     Args:
         query: The query's name.
         outcome: Its result or error.
-        expected: The label that its hits should have, if known.
+        expected: Labels of which its hits should have one, if known; a single one is written as a text.
         positives: Ids of its positive examples.
         negatives: Ids of its negative examples.
     """
     document: dict[str, Any] = {"query": query}
-    if expected is not None:
-        document["expected"] = expected
+    if expected:
+        document["expected"] = expected[0] if len(expected) == 1 else list(expected)
     if positives or negatives:
         document |= {"positive_ids": list(positives), "negative_ids": list(negatives)}
     if isinstance(outcome, CbirClientError):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 
-__all__ = ["same_label"]
+__all__ = ["is_expected", "same_label"]
 
 
 def same_label(one: str | None, other: str | None) -> bool:
@@ -12,3 +13,8 @@ def same_label(one: str | None, other: str | None) -> bool:
     if one is None or other is None:
         return one is other
     return unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other)
+
+
+def is_expected(label: str | None, expected: Iterable[str]) -> bool:
+    """Tell whether a label is one of those that are expected."""
+    return any(same_label(label, one) for one in expected)

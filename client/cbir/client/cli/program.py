@@ -4,7 +4,8 @@ A command is a module with
 
 - ``add_arguments(parser)``: declares its arguments;
 - ``run(args) -> int``: does the work and returns the exit status;
-- ``USER_ERRORS``: exceptions whose message is a sentence for the user.
+- ``USER_ERRORS``: exceptions whose message is a sentence for the user;
+- ``EXAMPLES``, where there are some: pairs of a command line and what it is for, which end the help.
 
 Only the module of the command that is called is imported, so that the client's commands run without the dependencies of
 the indexer and the server.
@@ -19,11 +20,13 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
+from cbir.client.cli.examples import EXAMPLES, FIRST_STEPS
+from cbir.client.cli.installation import how_to_install
 from cbir.client.cli.terminal import printable
 
 __all__ = ["COMMANDS", "Command", "main"]
@@ -62,8 +65,11 @@ COMMANDS: dict[str, Command] = {
     "serve": Command("cbir.server.commands.serve", "answer queries over gRPC", "server"),
     "bench": Command("cbir.server.commands.bench", "measure the speed of the server, the indexer, or search", "server"),
     "search": Command("cbir.client.cli.commands.search", "find the images that are most like yours"),
+    "list": Command("cbir.client.cli.commands.list", "list the images of a server's gallery"),
     "web": Command("cbir.web.commands.web", "the search page, for a browser", "web"),
     "demo": Command("cbir.indexer.commands.demo", "everything at once, on sample images", "server"),
+    "doctor": Command("cbir.client.cli.commands.doctor", "tell what is installed, what models run on, and why"),
+    "completion": Command("cbir.client.cli.commands.completion", "print what a shell needs to complete commands"),
 }
 
 
@@ -107,23 +113,41 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    completing = os.environ.get("_ARGCOMPLETE") == "1"
+    if completing:
+        # The line so far stands in the environment, where the shell has put it.
+        arguments = _line_so_far()
     words = [argument for argument in arguments if not argument.startswith("-")]
     name = next(iter(words), None)
     part = PARTS.get((words[0], words[1])) if len(words) > 1 else None
     command = part or COMMANDS.get(name or "")
-    parser = argparse.ArgumentParser(prog="cbir", description="Find images that show the same thing.")
+    parser = argparse.ArgumentParser(
+        prog="cbir",
+        description="Find images that show the same thing.",
+        formatter_class=_Help,
+        epilog=_examples(FIRST_STEPS),
+    )
     parser.add_argument("--version", action=_PrintVersion)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    parsers = {key: subparsers.add_parser(key, help=one.help, description=one.help) for key, one in COMMANDS.items()}
+    parsers = {
+        key: subparsers.add_parser(key, help=one.help, description=f"{one.help[:1].upper()}{one.help[1:]}.",
+                                   formatter_class=_Help)
+        for key, one in COMMANDS.items()
+    }  # fmt: skip
     if name is None or command is None:
+        if completing:
+            _complete(parser)
         parser.parse_args(arguments)
         return 2  # not reached: if there is no known command, argparse has printed help, version or usage and exited
     try:
         module = importlib.import_module(command.module)
         target = parsers[name]
+        target.epilog = _examples(getattr(module, "EXAMPLES", EXAMPLES.get(name, ())))
         if part is not None:
             target = target.add_subparsers(dest="what", required=True).add_parser(words[1], description=part.help)
         module.add_arguments(target)
+        if completing:
+            _complete(parser)
         args = parser.parse_args(arguments)
         try:
             return int(module.run(args))
@@ -135,9 +159,29 @@ def _run(arguments: list[str]) -> int:
         missing = (error.name or "").partition(".")[0]
         if missing in ("", "cbir"):
             raise
-        package = f"ensemble-cbir[{command.extra}]" if command.extra else "ensemble-cbir"
+        if completing:
+            return 1
         needs = f"the {command.extra} extra" if command.extra else "its dependencies"
-        return _fail(f"cbir {name} needs {needs} ({missing} is not installed): pip install '{package}'")
+        way = how_to_install(command.extra)
+        return _fail(f"cbir {name} needs {needs} ({missing} is not installed): {way}")
+
+
+def _line_so_far() -> list[str]:
+    """The words of the line that is being completed, up to the last whole one."""
+    line = os.environ.get("COMP_LINE", "")[: int(os.environ.get("COMP_POINT") or 10**6)]
+    return line.split()[1:]
+
+
+def _complete(parser: argparse.ArgumentParser) -> None:
+    """Tell the shell what may follow, and end the program."""
+    import argcomplete
+
+    argcomplete.autocomplete(parser)
+
+
+def _examples(examples: Iterable[tuple[str, str]]) -> str | None:
+    lines = [f"  {line}\n      {what}" for line, what in examples]
+    return "\n".join(("examples:", *lines)) if lines else None
 
 
 def _sentence(error: OSError) -> str:
@@ -168,6 +212,16 @@ def _forget_output() -> None:
 def _fail(sentence: str) -> int:
     sys.stderr.write(f"cbir: {printable(sentence)}\n")
     return 1
+
+
+class _Help(argparse.HelpFormatter):
+    """Help whose examples keep their lines."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if text.startswith("examples:"):
+            # The text goes through a "%" of argparse's before it comes here.
+            return "\n".join(indent + line for line in text.splitlines())
+        return super()._fill_text(text, width, indent)
 
 
 class _PrintVersion(argparse.Action):

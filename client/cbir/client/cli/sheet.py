@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from cbir.client import Box, SearchResult
 from cbir.client._display.palette import contributions, member_colours
 from cbir.client.cli.canvas import Canvas, backdrop, contain
-from cbir.client.cli.labels import same_label
+from cbir.client.cli.labels import is_expected
 from cbir.client.cli.pictures import Picture
 
 __all__ = ["PICTURE_SIDE", "SheetRow", "draw_sheet"]
@@ -47,7 +47,7 @@ class SheetRow:
         picture: The query image, if it is an image.
         outcome: Its result, or the sentence that says why there is none.
         thumbnails: Pictures of hits and examples by id; missing ones are drawn as blanks.
-        expected: The label that its hits should have; frames are then green or red.
+        expected: Labels of which its hits should have one; frames are then green or red.
         positives: Ids of its positive examples.
         negatives: Ids of its negative examples.
         words: The text of a text query, drawn in place of the picture.
@@ -57,7 +57,7 @@ class SheetRow:
     picture: Picture | None
     outcome: SearchResult | str
     thumbnails: Mapping[str, Picture] = field(default_factory=dict)
-    expected: str | None = None
+    expected: Sequence[str] = ()
     words: str | None = None
     positives: Sequence[str] = ()
     negatives: Sequence[str] = ()
@@ -95,16 +95,16 @@ def draw_sheet(rows: Sequence[SheetRow]) -> Image.Image:
 def _row_height(row: SheetRow) -> int:
     if row.result is None and row.picture is None:
         return _SENTENCE_HEIGHT
-    predictions = len(row.result.labels[:_PREDICTIONS]) if row.result else 0
+    predictions = len(row.result.labels[:_PREDICTIONS]) if row.result is not None else 0
     left = _QUERY_HEIGHT + 66 + 40 * predictions
-    if row.result:
+    if row.result is not None:
         left += sum(_EXAMPLE_CAPTION + _example_lines(ids) * (_EXAMPLE + 8) for _, ids in row.examples)
-    lines = math.ceil(len(row.result.hits) / _COLUMNS) if row.result else 0
+    lines = math.ceil(len(row.result.hits) / _COLUMNS) if row.result is not None else 0
     return max(left, lines * (_CELL_HEIGHT + _GAP) - _GAP) + 2 * _PADDING
 
 
 def _draw_header(canvas: Canvas, rows: Sequence[SheetRow], colours: Mapping[str, str]) -> None:
-    versions = dict.fromkeys(row.result.index_version for row in rows if row.result)
+    versions = dict.fromkeys(row.result.index_version for row in rows if row.result is not None)
     title = canvas.text((_MARGIN, 66), "Most similar images", 38, _INK, strong=True)
     facts = [f"{len(rows)} queries"] if len(rows) > 1 else []
     facts += [f"index {version}" for version in versions]
@@ -118,7 +118,7 @@ def _draw_header(canvas: Canvas, rows: Sequence[SheetRow], colours: Mapping[str,
         canvas.panel((int(right), 45, int(right) + 16, 61), colour, 5)
         right -= 28
     right = float(_WIDTH - _MARGIN)
-    if any(row.expected is not None and row.result for row in rows):
+    if any(row.expected and row.result is not None for row in rows):
         for name, colour in (("another label", _WRONG), ("the expected label", _RIGHT)):
             right -= canvas.text((right, 98), name, 17, _SOFT, anchor="rs") + 26
             canvas.frame((int(right), 84, int(right) + 16, 100), colour, 5, 3)
@@ -132,7 +132,7 @@ def _draw_query(canvas: Canvas, row: SheetRow, left: int, top: int) -> None:
     area = (left, top, left + _QUERY, top + _QUERY_HEIGHT)
     if row.picture is not None:
         mounted = backdrop(row.picture.image, (_QUERY, _QUERY_HEIGHT))
-        picture = _with_crop(row.picture, row.result.crop if row.result else None)
+        picture = _with_crop(row.picture, row.result.crop if row.result is not None else None)
         mounted.paste(picture, _centred(picture, (0, 0, *mounted.size)))
         canvas.picture(mounted, area[:2], 14)
         canvas.frame(area, _TRACK, 14, 2)
@@ -148,7 +148,7 @@ def _draw_query(canvas: Canvas, row: SheetRow, left: int, top: int) -> None:
     if row.result is None:
         return
     seconds = row.result.timings.total
-    facts = [f"expected: {row.expected}"] if row.expected is not None else []
+    facts = [f"expected: {' or '.join(row.expected)}"] if row.expected else []
     facts += [f"{seconds * 1000:.0f} ms"] if seconds > 0 else []
     canvas.text((left, baseline + 26), " · ".join(facts), 16, _FAINT, room=_QUERY)
     baseline += 58
@@ -274,10 +274,10 @@ def _draw_rank(canvas: Canvas, rank: int, x: int, y: int, colour: str) -> None:
     canvas.text((x + 10 + width / 2, y + 25.5), str(rank), 17, _CARD, anchor="mm", strong=True)
 
 
-def _frame_colour(label: str | None, expected: str | None) -> str:
-    if expected is None:
+def _frame_colour(label: str | None, expected: Sequence[str]) -> str:
+    if not expected:
         return _NEUTRAL
-    return _RIGHT if same_label(label, expected) else _WRONG
+    return _RIGHT if is_expected(label, expected) else _WRONG
 
 
 def _centred(picture: Image.Image, area: tuple[int, int, int, int]) -> tuple[int, int]:

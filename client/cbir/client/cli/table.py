@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cbir.client import SearchResult
 from cbir.client._display.palette import contributions
-from cbir.client.cli.labels import same_label
+from cbir.client.cli.labels import is_expected
 from cbir.client.cli.terminal import printable
 
 __all__ = ["print_result"]
@@ -29,7 +29,7 @@ def print_result(
     name: str,
     result: SearchResult,
     colours: Mapping[str, str],
-    expected: str | None = None,
+    expected: Sequence[str] = (),
     positives: Sequence[str] = (),
     negatives: Sequence[str] = (),
 ) -> None:
@@ -42,7 +42,7 @@ def print_result(
         name: The query's name.
         result: Its result.
         colours: Colours of the contributors, see :func:`cbir.client._display.palette.member_colours`.
-        expected: The label that hits should have; right and wrong labels are then coloured.
+        expected: Labels of which hits should have one; right and wrong labels are then coloured.
         positives: Ids of the query's positive examples.
         negatives: Ids of its negative examples.
     """
@@ -90,7 +90,7 @@ def _wide(result: SearchResult, colours: Mapping[str, str]) -> int:
     return sum(columns) + 2 * len(columns)
 
 
-def _heading(name: str, result: SearchResult, expected: str | None) -> Text:
+def _heading(name: str, result: SearchResult, expected: Sequence[str]) -> Text:
     heading = Text(printable(name), style="bold")
     for prediction in result.labels[:3]:
         style = _label_style(prediction.label, expected)
@@ -107,10 +107,10 @@ def _examples(positives: Sequence[str], negatives: Sequence[str]) -> Text:
     return Text(" · ").join(Text(f"{side} {printable(', '.join(ids))}", style="dim") for side, ids in sides if ids)
 
 
-def _label_style(label: str | None, expected: str | None) -> str:
-    if expected is None:
+def _label_style(label: str | None, expected: Sequence[str]) -> str:
+    if not expected:
         return "none"
-    return _RIGHT if same_label(label, expected) else _WRONG
+    return _RIGHT if is_expected(label, expected) else _WRONG
 
 
 def _bar(parts: Sequence[tuple[float, str]], top: float, width: int, console: Console) -> Text:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from cbir.core.ensemble import EnsembleSpec
-from cbir.indexer.build.embedding import Progress, RunSettings
-from cbir.indexer.build.runner import Runner
+if TYPE_CHECKING:
+    from cbir.core.ensemble import EnsembleSpec
+    from cbir.indexer.build.embedding import Progress, RunSettings
+    from cbir.indexer.build.runner import Runner
 
 __all__ = ["RUNNERS", "open_runner"]
 
@@ -32,4 +33,4 @@ def open_runner(
         ConfigurationError: ``EXTRA_MISSING`` or ``BLOCKS_UNREACHABLE``.
     """
     module, _, name = RUNNERS[settings.runner].partition(":")
-    return cast(Runner, getattr(importlib.import_module(module), name)(ensemble, cache, settings, on_progress))
+    return cast("Runner", getattr(importlib.import_module(module), name)(ensemble, cache, settings, on_progress))

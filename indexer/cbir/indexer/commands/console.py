@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,12 +17,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 from safetensors import SafetensorError
 
-from cbir.core.artifacts import SigningKey
+from cbir.client.cli.argument_types import amount, positive
 from cbir.core.errors import CbirError, ConfigurationError
-from cbir.indexer.build import Progress
 
 if TYPE_CHECKING:
     from cbir.core.search import VectorStore
+
+if TYPE_CHECKING:
+    from cbir.core.artifacts import SigningKey
+    from cbir.indexer.build import Progress
 
 __all__ = [
     "USER_ERRORS",
@@ -45,29 +47,11 @@ __all__ = [
 
 
 _FULL = (ENOSPC, EDQUOT)
+#: In a log: fewer images than this say nothing of how many there are a second; and the longest time between two lines.
+_TOO_FEW, _LONGEST_PAUSE = 20, 60.0
 
 #: Errors that the user or the machine can cause, such as a file in place of a folder.
 USER_ERRORS = (CbirError, OSError, SafetensorError)
-
-
-def positive(text: str) -> int:
-    """An integer of at least 1, as an argparse type."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
-    return value
-
-
-def amount(text: str) -> int:
-    """A whole number of at least 1 that may end in k, M or G (thousands) or Ki, Mi or Gi (1,024s), as argparse type."""
-    parts = re.fullmatch(r"(\d[\d_,]*)\s*(?:([kKMG])(i?))?B?", text.strip())
-    if parts is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number, such as 200000000, 200M or 64Mi")
-    unit: int = (1024 if parts[3] else 1000) ** " KMG".index((parts[2] or " ").upper())
-    value = int(re.sub(r"[_,]", "", parts[1])) * unit
-    if not 1 <= value < 2**63:
-        raise argparse.ArgumentTypeError(f"{text!r} is not from 1 to {2**63 - 1:,}")
-    return value
 
 
 def add_exclude_argument(parser: argparse.ArgumentParser) -> None:
@@ -154,6 +138,8 @@ def signing_key(args: argparse.Namespace) -> SigningKey | None:
     Raises:
         ConfigurationError: ``KEY_UNUSABLE`` or ``EXTRA_MISSING``.
     """
+    from cbir.core.artifacts import SigningKey
+
     return SigningKey.read(args.sign_key) if args.sign_key else None
 
 
@@ -224,27 +210,38 @@ def _bars(console: Console) -> Iterator[Callable[[Progress], None]]:
 
 
 class _Lines:
-    """Prints a line for each stage and another every few seconds, for logs."""
+    """Prints a line for each stage, then others ever more seldom, for logs.
 
-    def __init__(self, console: Console, seconds: float = 5.0) -> None:
-        self._console, self._seconds = console, seconds
-        self._stage, self._next = "", 0.0
+    The first estimates of what is left are of a machine that has just begun, and wrong by orders of magnitude: none is
+    told before a stage has gone on for some seconds and done some of its work.
+    """
+
+    def __init__(self, console: Console, seconds: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._seconds, self._clock = console, seconds, clock
+        self._stage, self._next, self._pause = "", 0.0, 0.0
 
     def __call__(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if progress.stage == self._stage and now < self._next:
-            return
-        self._stage, self._next = progress.stage, now + self._seconds
-        if progress.rate:
-            left = f", {progress.seconds_left:.0f} s left" if progress.seconds_left is not None else ""
-            self._console.print(
-                f"{progress.stage} {progress.done}/{progress.total} ({progress.rate:.0f} images/s{left})",
-                soft_wrap=True,
-            )
-        elif progress.seconds_left is not None:
-            self._console.print(
-                f"{progress.stage} {progress.done}/{progress.total} (about {progress.seconds_left:.0f} s left)",
-                soft_wrap=True,
-            )
-        else:
-            self._console.print(progress.stage, soft_wrap=True)
+        now = self._clock()
+        if progress.stage != self._stage:
+            self._stage, self._pause = progress.stage, self._seconds
+            self._next = now + self._pause
+            of = f" {progress.total} images" if progress.rate and progress.total else ""
+            self._print(f"{progress.stage}{of}")
+        elif now >= self._next and progress.done >= min(_TOO_FEW, progress.total / 50):
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            self._next = now + self._pause
+            left = "" if progress.seconds_left is None else f"about {_span(progress.seconds_left)} left"
+            rate = f"{progress.rate:.3g} images/s" if progress.rate else ""
+            told = ", ".join(filter(None, (rate, left)))
+            if told:
+                self._print(f"{progress.stage} {progress.done}/{progress.total} ({told})")
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True, markup=False)
+
+
+def _span(seconds: float) -> str:
+    """A span of time as one says it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

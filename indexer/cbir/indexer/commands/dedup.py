@@ -5,22 +5,23 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cbir.core.artifacts import IndexStore
-from cbir.core.search import BITS
+from cbir.client.cli.argument_types import picture_path, whole
 from cbir.indexer.commands.console import USER_ERRORS, add_store_arguments, print_json, stderr, vectors_of
-from cbir.indexer.dedup import GROUPS_SHOWN, DedupReport, StoredFile, draw_duplicates, find_duplicates, size_text
+
+if TYPE_CHECKING:
+    from cbir.indexer.dedup import DedupReport, StoredFile
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
 
 #: Largest --bits: hashes of unrelated images differ in about 32 of 64 bits, and much nearer to that, closeness means
 #: nothing.
 _MOST_BITS = 16
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _PIPE_WIDTH = 200
 
 
@@ -29,14 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("index", type=Path, metavar="INDEX", help="folder of the index")
     parser.add_argument(
         "--bits",
-        type=_bits,
-        default=BITS,
+        type=whole(0, _MOST_BITS),
         metavar="N",
-        help=f"most bits of 64 in which the perceptual hashes differ, 0 to {_MOST_BITS} (default: %(default)s)",
+        help=f"most bits of 64 in which the perceptual hashes differ, 0 to {_MOST_BITS} (default: as in searches)",
     )
     add_store_arguments(parser)
     parser.add_argument("--version-name", default=None, metavar="VERSION", help="default: the live version")
-    parser.add_argument("--save", type=_picture_path, metavar="FILE", help="draw the groups into a .png, .jpg or .webp")
+    parser.add_argument("--save", type=picture_path, metavar="FILE", help="draw the groups into a .png, .jpg or .webp")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print a JSON document to stdout")
     output.add_argument(
@@ -44,31 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _bits(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-    if not 0 <= value <= _MOST_BITS:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to {_MOST_BITS}")
-    return value
-
-
-def _picture_path(text: str) -> Path:
-    path = Path(text)
-    if path.suffix.lower() not in _SUFFIXES:
-        raise argparse.ArgumentTypeError(f"{text!r} should end in {', '.join(_SUFFIXES)}")
-    if not path.parent.is_dir():
-        # Checked here, before any work is done.
-        raise argparse.ArgumentTypeError(f"{text!r} is in a folder that does not exist")
-    return path
-
-
 def run(args: argparse.Namespace) -> int:
     """Find near duplicates, list them, and draw them if asked to."""
+    from cbir.core.artifacts import IndexStore
+    from cbir.core.search import BITS
+    from cbir.indexer.dedup import GROUPS_SHOWN, draw_duplicates, find_duplicates
+
     version = IndexStore(args.index).open(args.version_name)
     searcher = vectors_of(args, args.index).open(version) if version.manifest.store else None
-    report = find_duplicates(str(args.index), version, args.bits, searcher)
+    report = find_duplicates(str(args.index), version, BITS if args.bits is None else args.bits, searcher)
     if args.json:
         print_json(report.to_json())
     elif args.list_extra:
@@ -87,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _summary(report: DedupReport) -> str:
+    from cbir.indexer.dedup import size_text
+
     if not report.groups:
         return f"no near duplicates among {report.images} images"
     return (
@@ -111,5 +97,7 @@ def _print(report: DedupReport) -> None:
 
 
 def _facts(file: StoredFile) -> tuple[Text, str, str]:
+    from cbir.indexer.dedup import size_text
+
     image = file.image
     return Text(image.id), f"{image.width} x {image.height}", size_text(file.bytes)

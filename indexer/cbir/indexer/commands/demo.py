@@ -18,13 +18,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from cbir.core.ensemble import DEFAULT_ENSEMBLE
 from cbir.core.errors import CbirError, ConfigurationError
 from cbir.indexer.commands.console import USER_ERRORS, print_json, stderr
-from cbir.indexer.samples import LABELS, SampleSplit, write_split
-from cbir.indexer.sources import SourceImage, Sources, open_sources
+
+if TYPE_CHECKING:
+    from cbir.indexer.samples import SampleSplit
+    from cbir.indexer.sources import SourceImage, Sources
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
 
@@ -39,6 +40,8 @@ _MOST_QUERIES = 1000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    from cbir.core.ensemble import DEFAULT_ENSEMBLE
+
     parser.add_argument("images", nargs="?", metavar="IMAGES", help="your own SOURCE (default: drawn samples)")
     parser.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--ensemble", default=DEFAULT_ENSEMBLE, metavar="NAME|FILE", help="default: %(default)s")
@@ -120,6 +123,9 @@ def _claim(out: Path, images: str | None) -> None:
 
 
 def _samples(folder: Path, per_class: int) -> _Material:
+    from cbir.indexer.samples import LABELS, SampleSplit, write_split
+    from cbir.indexer.sources import open_sources
+
     parted = SampleSplit(folder / "gallery", folder / "queries")
     if not _complete(parted, per_class):
         _say("draw", f"{per_class * len(LABELS)} sample images of {len(LABELS)} classes into {folder}")
@@ -135,11 +141,15 @@ def _samples(folder: Path, per_class: int) -> _Material:
 
 
 def _complete(parted: SampleSplit, per_class: int) -> bool:
+    from cbir.indexer.samples import LABELS
+
     drawn = sum(len(list(folder.glob("*/*.jpg"))) for folder in (parted.gallery, parted.queries))
     return drawn == per_class * len(LABELS)
 
 
 def _own(source: str) -> _Material:
+    from cbir.indexer.sources import open_sources
+
     sources = open_sources([source])
     images = sources.scan()
     labels = [image.label for image in images if image.label is not None]

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from cbir.core.artifacts import IndexStore
 from cbir.core.errors import ConfigurationError
-from cbir.core.search import Searcher
-from cbir.indexer.build import Progress, RunSettings, index_limits
 from cbir.indexer.commands.console import (
     USER_ERRORS,
     add_device_arguments,
@@ -24,17 +22,10 @@ from cbir.indexer.commands.console import (
     vectors_of,
     writing_to,
 )
-from cbir.indexer.evaluate import (
-    EvaluationReport,
-    evaluate,
-    examine,
-    fit_folds,
-    gallery_queries,
-    name_classes,
-    source_queries,
-    write_report,
-)
-from cbir.indexer.sources import open_sources
+
+if TYPE_CHECKING:
+    from cbir.core.search import Searcher
+    from cbir.indexer.evaluate import EvaluationReport
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
 
@@ -72,6 +63,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
+    from cbir.core.artifacts import IndexStore
+    from cbir.indexer.build import Progress, RunSettings, index_limits
+    from cbir.indexer.evaluate import (
+        evaluate,
+        examine,
+        fit_folds,
+        gallery_queries,
+        name_classes,
+        source_queries,
+        write_report,
+    )
+    from cbir.indexer.sources import open_sources
+
     if args.most and not args.leave_one_out:
         raise ConfigurationError("--most goes with --leave-one-out only: leave it out", reason="BAD_OPTION")
     if args.precision != "auto" and args.leave_one_out:

@@ -4,21 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cbir.core.ensemble import BUILT_IN, DEFAULT_ENSEMBLE, load_ensemble
+from cbir.client.cli.argument_types import number
 from cbir.core.errors import ConfigurationError
-from cbir.core.images import DecodeLimits
-from cbir.core.search import VectorStore
-from cbir.indexer.build import (
-    RUNNERS,
-    FitSettings,
-    IndexReport,
-    RaySettings,
-    RunSettings,
-    build,
-    ensemble_of_index,
-    store_of_index,
-)
 from cbir.indexer.commands.console import (
     USER_ERRORS,
     add_device_arguments,
@@ -35,7 +24,10 @@ from cbir.indexer.commands.console import (
     vectors_of,
     writing_to,
 )
-from cbir.indexer.sources import open_sources
+
+if TYPE_CHECKING:
+    from cbir.core.search import VectorStore
+    from cbir.indexer.build import IndexReport
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
 
@@ -46,6 +38,9 @@ _FEWEST = 1000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    from cbir.core.ensemble import BUILT_IN, DEFAULT_ENSEMBLE
+    from cbir.core.images import DecodeLimits
+
     parser.add_argument(
         "sources",
         nargs="+",
@@ -70,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pseudo-labels", action="store_true", help="fit the GLRT metric on neighbours even where there are labels"
     )
     parser.add_argument(
-        "--label-vote", type=_share, default=None, metavar="LAMBDA",
+        "--label-vote", type=number(0, 100), default=None, metavar="LAMBDA",
         help="what likely labels add to the score (default: as `cbir tune` chose, else 0)",
     )  # fmt: skip
     add_exclude_argument(parser)
@@ -99,6 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_ray_arguments(parser: argparse.ArgumentParser) -> None:
+    from cbir.indexer.build import RUNNERS
+
     group = parser.add_argument_group("a cluster that embeds", "see docs/scaling.md; extra `ray`")
     group.add_argument("--runner", choices=tuple(RUNNERS), default="local", help="where embedding runs (local)")
     group.add_argument("--ray-address", metavar="ADDRESS", help="of the cluster (default: one is started here)")
@@ -118,15 +115,10 @@ def _part(text: str) -> float:
     return value
 
 
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 100")
-    return value
-
-
 def _store(args: argparse.Namespace) -> VectorStore:
     """The store that the options name; an index whose vectors are in Milvus stays there unless told otherwise."""
+    from cbir.indexer.build import store_of_index
+
     if args.store == "local" and args.milvus_uri:
         raise ConfigurationError("--store local has no use for --milvus-uri: leave one out", reason="BAD_OPTION")
     if args.store == "milvus" and not args.milvus_uri:
@@ -143,6 +135,11 @@ def _store(args: argparse.Namespace) -> VectorStore:
 
 def run(args: argparse.Namespace) -> int:
     """Build or update the index, and say what was done."""
+    from cbir.core.ensemble import DEFAULT_ENSEMBLE, load_ensemble
+    from cbir.core.images import DecodeLimits
+    from cbir.indexer.build import FitSettings, RaySettings, RunSettings, build, ensemble_of_index
+    from cbir.indexer.sources import open_sources
+
     vectors = _store(args)
     kept = None if args.ensemble else ensemble_of_index(args.out)
     ensemble = kept or load_ensemble(args.ensemble or DEFAULT_ENSEMBLE)

@@ -8,11 +8,9 @@ import time
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from cbir.core.ensemble import build_network, load_ensemble
 from cbir.core.errors import ConfigurationError
-from cbir.indexer.build import Progress, RunSettings
 from cbir.indexer.commands.console import (
     USER_ERRORS,
     add_device_arguments,
@@ -21,32 +19,24 @@ from cbir.indexer.commands.console import (
     progress_printer,
     stderr,
 )
-from cbir.indexer.sources import open_sources
-from cbir.indexer.train import (
-    OBJECTIVES,
-    DistillRecipe,
-    FinetuneRecipe,
-    Recipe,
-    StudentSpec,
-    TrainedBlocks,
-    TrainedMember,
-    TrainingImages,
-    TrainingProgress,
-    distill_member,
-    finetune_member,
-    parse_blocks,
-    parse_sizes,
-)
+
+if TYPE_CHECKING:
+    from cbir.indexer.build import Progress
+    from cbir.indexer.train import Recipe, StudentSpec, TrainedBlocks, TrainedMember, TrainingImages, TrainingProgress
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
 
 _Value = TypeVar("_Value")
 #: Seconds between two lines about the losses.
 _REPORT_SECONDS = 10.0
+#: What is trained, and how, where nothing is said: a small network that a CPU fine-tunes in minutes.
+_ENSEMBLE, _MEMBER, _OBJECTIVE = "compact", "resnetv2", "glrt"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    from cbir.indexer.train import OBJECTIVE_NAMES, DistillRecipe, FinetuneRecipe, parse_blocks, parse_sizes
+
     distill, tune = DistillRecipe(), FinetuneRecipe()
 
     def number(group: Any, flag: str, help_: str, kind: Callable[[str], Any] = float, **options: Any) -> None:
@@ -60,15 +50,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Train a member. Two defaults (a / b) are those of distill and of the other objectives."
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="training images")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="weights, ensemble file and checkpoints")
-    parser.add_argument("--objective", choices=("distill", *OBJECTIVES), default="distill",
-                        help="distill learns from --teacher, the others from labels")  # fmt: skip
+    parser.add_argument("--objective", choices=("distill", *OBJECTIVE_NAMES), default=None,
+                        help="distill learns from --teacher, the others from labels (default: distill with --teacher, "
+                        f"else {_OBJECTIVE})")  # fmt: skip
     parser.add_argument("--name", default="student", help="the new member's name")
     parser.add_argument("--json", action="store_true", help="print a JSON document to stdout")
     add_device_arguments(parser)
 
     start = parser.add_argument_group("the network to start from")
-    start.add_argument("--ensemble", metavar="NAME|FILE", help="go on from a member of this ensemble")
-    start.add_argument("--member", metavar="NAME", help="which one (default: the only one)")
+    start.add_argument(
+        "--ensemble", metavar="NAME|FILE", help=f"go on from a member of this ensemble (default: {_ENSEMBLE})"
+    )
+    start.add_argument("--member", metavar="NAME", help=f"which one (default: the only one; of {_ENSEMBLE}: {_MEMBER})")
     start.add_argument("--model", help="or: timm model, such as resnetv2_18")
     start.add_argument("--options", type=_table, default={}, metavar="JSON", help="options of timm's factory")
     start.add_argument("--init", default=None, metavar="FILE|TAG", help=".safetensors weights or a tag of timm's")
@@ -139,6 +132,7 @@ def _table(text: str) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> int:
     """Train, and say what came of it."""
+    _complete(args)
     student = _student(args)
     try:
         with progress_printer() as report:
@@ -162,7 +156,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _complete(args: argparse.Namespace) -> None:
+    """Fill in what was left out: without a network and a teacher, a member of a built-in ensemble learns the labels."""
+    args.objective = args.objective or ("distill" if args.teacher else _OBJECTIVE)
+    if args.objective != "distill" and not args.ensemble and not args.model:
+        args.ensemble, args.member = _ENSEMBLE, args.member or _MEMBER
+        _say(
+            f"training {args.member} of {args.ensemble} with the objective {args.objective}; --ensemble chooses another"
+        )
+
+
 def _student(args: argparse.Namespace) -> StudentSpec:
+    from cbir.core.ensemble import load_ensemble
+    from cbir.indexer.train import StudentSpec
+
     if bool(args.ensemble) == bool(args.model):
         raise ConfigurationError("give either --ensemble (and --member) or --model", reason="BAD_RECIPE")
     if args.model:
@@ -179,6 +186,11 @@ def _student(args: argparse.Namespace) -> StudentSpec:
 
 
 def _train(args: argparse.Namespace, student: StudentSpec, report: Callable[[Progress], None]) -> TrainedMember:
+    from cbir.core.ensemble import load_ensemble
+    from cbir.indexer.build import RunSettings
+    from cbir.indexer.sources import open_sources
+    from cbir.indexer.train import DistillRecipe, FinetuneRecipe, distill_member, finetune_member
+
     settings = RunSettings(args.device, args.runtime)
     sources = open_sources(args.sources)
     on_training = _Reporter(report)
@@ -200,6 +212,8 @@ def _train(args: argparse.Namespace, student: StudentSpec, report: Callable[[Pro
 
 def _given(args: argparse.Namespace, student: StudentSpec, kind: type[Recipe]) -> dict[str, Any]:
     """The values of the recipe that the command line sets; without --size, the input's size is the member's."""
+    from cbir.core.ensemble import build_network
+
     names = {field.name for field in fields(kind)} - {"objective"}
     values = {name: value for name, value in vars(args).items() if name in names and value is not None}
     if "sizes" not in values and args.ensemble:
@@ -214,6 +228,8 @@ class _Reporter:
         self._report, self._stage, self._next = report, "train", 0.0
 
     def __call__(self, progress: TrainingProgress) -> None:
+        from cbir.indexer.build import Progress
+
         now = time.monotonic()
         if now >= self._next:
             values = {**progress.losses}

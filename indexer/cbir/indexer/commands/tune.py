@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from cbir.core.artifacts import IndexStore
-from cbir.core.images import DecodeLimits
-from cbir.core.machine import keep_compiled
-from cbir.indexer.build import RunSettings, index_limits
 from cbir.indexer.commands.console import (
     USER_ERRORS,
     add_device_arguments,
@@ -26,14 +23,17 @@ from cbir.indexer.commands.console import (
     vectors_of,
     writing_to,
 )
-from cbir.indexer.sources import open_sources
-from cbir.indexer.tune import Gain, SearchBudget, TuningReport, tune
+
+if TYPE_CHECKING:
+    from cbir.indexer.tune import Gain, TuningReport
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    from cbir.indexer.tune import SearchBudget
+
     default = SearchBudget()
     parser.add_argument("index", type=Path, metavar="INDEX", help="folder of the index")
     parser.add_argument(
@@ -59,6 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Tune, publish the result if it is a gain, and say what came of it."""
+    from cbir.core.artifacts import IndexStore
+    from cbir.core.images import DecodeLimits
+    from cbir.core.machine import keep_compiled
+    from cbir.indexer.build import RunSettings, index_limits
+    from cbir.indexer.sources import open_sources
+    from cbir.indexer.tune import SearchBudget, tune
+
     keep_compiled()
     sources, limits = None, DecodeLimits()
     if args.queries:

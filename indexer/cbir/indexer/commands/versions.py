@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from cbir.core.artifacts import EmbeddingCache, IndexStore, IndexVersion, TrustedKeys, is_damaged
+from cbir.client.cli.argument_types import whole
 from cbir.core.errors import ArtifactError, CbirError
-from cbir.indexer.build import class_name_digest
 from cbir.indexer.commands.console import (
     USER_ERRORS,
     add_sign_argument,
@@ -21,6 +20,9 @@ from cbir.indexer.commands.console import (
     stderr,
     vectors_of,
 )
+
+if TYPE_CHECKING:
+    from cbir.core.artifacts import IndexStore, IndexVersion
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
 
@@ -43,20 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )  # fmt: skip
     if command == "gc":
         parser.add_argument(
-            "--keep", type=_count, default=3, help="newest versions to keep, the live one in any case (3)"
+            "--keep", type=whole(0), default=3, help="newest versions to keep, the live one in any case (3)"
         )
     parser.add_argument("--json", action="store_true", help="print a JSON document to stdout")
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
-
-
 def run(args: argparse.Namespace) -> int:
     """Run the command that ``args.command`` names."""
+    from cbir.core.artifacts import IndexStore
+
     store = IndexStore(args.index)
     document = _ACTIONS[args.command](store, args)
     if args.json:
@@ -125,6 +122,8 @@ def _summary(store: IndexStore, name: str) -> dict[str, Any]:
 
 
 def _verify(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
+    from cbir.core.artifacts import IndexStore, TrustedKeys, is_damaged
+
     trust = TrustedKeys.read(args.trust_key) if args.trust_key else None
     version: IndexVersion = IndexStore(store.path, trust).open(args.version_name, verify=True)
     if version.manifest.store:
@@ -146,6 +145,8 @@ def _verify(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _rollback(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
+    from cbir.core.artifacts import IndexStore
+
     store = IndexStore(store.path, key=signing_key(args), on_live=vectors_of(args, store.path).make_live)
     before = store.current() if args.version_name is None else None
     with store.lock():
@@ -155,6 +156,9 @@ def _rollback(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _gc(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
+    from cbir.core.artifacts import EmbeddingCache
+    from cbir.indexer.build import class_name_digest
+
     store.current()
     with store.lock():
         vectors = vectors_of(args, store.path)

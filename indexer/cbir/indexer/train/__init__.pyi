@@ -1,13 +1,14 @@
-from .distill import DistillRecipe as DistillRecipe
 from .distill import distill_member as distill_member
 from .export import TrainedMember as TrainedMember
 from .finetune import OBJECTIVES as OBJECTIVES
-from .finetune import FinetuneRecipe as FinetuneRecipe
 from .finetune import finetune_member as finetune_member
 from .images import TrainingImages as TrainingImages
 from .network.layers import TrainedBlocks as TrainedBlocks
-from .network.layers import parse_blocks as parse_blocks
 from .network.student import StudentSpec as StudentSpec
 from .progress import TrainingProgress as TrainingProgress
 from .recipe import Recipe as Recipe
 from .recipe import parse_sizes as parse_sizes
+from .recipes import OBJECTIVE_NAMES as OBJECTIVE_NAMES
+from .recipes import DistillRecipe as DistillRecipe
+from .recipes import FinetuneRecipe as FinetuneRecipe
+from .recipes import parse_blocks as parse_blocks

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,40 +29,11 @@ from cbir.indexer.train.images import hold_out, read_images
 from cbir.indexer.train.network.student import StudentSpec, build_student, dense_embeddings, probe
 from cbir.indexer.train.precision import choose_precision
 from cbir.indexer.train.progress import TrainingProgress
-from cbir.indexer.train.recipe import Recipe, Sizes
+from cbir.indexer.train.recipes import DistillRecipe
 from cbir.indexer.train.run import random_batches, train_and_export
 from cbir.indexer.train.teachers import Teacher, learn_teachers, whitening
 
-__all__ = ["DistillObjective", "DistillRecipe", "distill_member"]
-
-
-@dataclass(frozen=True)
-class DistillRecipe(Recipe):
-    """The hyperparameters of a distillation run.
-
-    Attributes:
-        components: Number of principal components of each teacher that the student regresses.
-        whiten: Each component is divided by its standard deviation to this power: 0 not at all, 1 fully whitened.
-        dense: Weight of the cosine distance at every location; that of the pooled output has weight 1.
-        kl: Weight of the Kullback-Leibler divergence from the logits of the teachers' classifiers.
-        temperature: Temperature of the two softmaxes in that divergence.
-        label_weight: Weight of the cross-entropy on labels; 0 ignores labels.
-        whiten_head: Whether the exported embedding is the whitened feature before the head, instead of the output that
-            regresses the teachers.
-    """
-
-    sizes: Sizes = ((48, 0.4), (64, 0.8), (80, 1.0))
-    epochs: float = 1000.0
-    optimizer: str = "muon"
-    lr: float = 2e-3
-    warmup: float = 0.02
-    components: int = 256
-    whiten: float = 0.5
-    dense: float = 0.5
-    kl: float = 0.1
-    temperature: float = 2.0
-    label_weight: float = 0.1
-    whiten_head: bool = True
+__all__ = ["DistillObjective", "distill_member"]
 
 
 class DistillObjective(nn.Module):

@@ -14,7 +14,7 @@ al., arXiv 2410.05773.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cbir.core.ensemble import choose_runtime
-from cbir.core.errors import ConfigurationError
 from cbir.indexer.build import ImageSources, Progress, RunSettings
 from cbir.indexer.train.export import TrainedMember, ensemble_text
 from cbir.indexer.train.glrt_loss import GlrtLoss
@@ -34,46 +33,10 @@ from cbir.indexer.train.network.layers import TrainedBlocks, train_last_blocks
 from cbir.indexer.train.network.student import StudentSpec, build_student, probe
 from cbir.indexer.train.precision import choose_precision
 from cbir.indexer.train.progress import TrainingProgress
-from cbir.indexer.train.recipe import Recipe
+from cbir.indexer.train.recipes import FinetuneRecipe
 from cbir.indexer.train.run import train_and_export
 
-__all__ = ["OBJECTIVES", "FinetuneRecipe", "LabelObjective", "balanced_batches", "finetune_member"]
-
-
-@dataclass(frozen=True)
-class FinetuneRecipe(Recipe):
-    """The hyperparameters of a fine-tuning run.
-
-    Attributes:
-        objective: One of :data:`OBJECTIVES`.
-        train_blocks: How many of the last blocks are trained: an int is a number, a float a share of all blocks.
-        per_class: Images of each class in a batch; the batch holds ``batch / per_class`` classes.
-    """
-
-    objective: str = "glrt"
-    train_blocks: float = 0.5
-    per_class: int = 4
-    lr: float = 3e-4
-    muon_lr: float = 2e-3
-    ema: float = 0.99
-    min_area: float = 0.5
-    validation: float = 0.2
-    patience: int = 5
-
-    def check(self) -> None:
-        """See :meth:`Recipe.check`."""
-        super().check()
-        if self.objective not in OBJECTIVES:
-            raise ConfigurationError(
-                f"there is no objective {self.objective!r}: known are distill, {', '.join(OBJECTIVES)}",
-                reason="BAD_RECIPE",
-            )
-        if not 2 <= self.per_class <= self.batch // 2:
-            raise ConfigurationError(
-                f"--per-class is {self.per_class} in batches of {self.batch}; it must be at least 2 and leave room for "
-                "two classes",
-                reason="BAD_RECIPE",
-            )
+__all__ = ["OBJECTIVES", "LabelObjective", "balanced_batches", "finetune_member"]
 
 
 class _CrossEntropy(nn.Module):
@@ -127,7 +90,8 @@ def _multi_similarity(width: int, classes: int) -> nn.Module:
     return _Mined(MultiSimilarityLoss(alpha=2, beta=50, base=0.5), MultiSimilarityMiner(epsilon=0.1))
 
 
-#: Name -> factory that takes D and the number of classes and makes a module (embeddings (B, D), labels (B,)) -> loss.
+#: One for each of :data:`cbir.indexer.train.recipes.OBJECTIVE_NAMES`: a factory that takes D and the number of classes
+#: and makes a module (embeddings (B, D), labels (B,)) -> loss.
 OBJECTIVES: dict[str, Callable[[int, int], nn.Module]] = {
     "cross-entropy": _CrossEntropy,
     "glrt": _Glrt,

@@ -1,4 +1,4 @@
+from .budget import SearchBudget as SearchBudget
 from .tuning import tune as tune
 from .tuning_report import Gain as Gain
 from .tuning_report import TuningReport as TuningReport
-from .vote_search import SearchBudget as SearchBudget

@@ -13,11 +13,11 @@ from cbir.core.ensemble import choose_runtime
 from cbir.core.search import LocalStore, VectorStore
 from cbir.core.vote import VoteSettings
 from cbir.indexer.build import EmbeddingRun, ImageSources, Progress, RunSettings, VersionContent, write_version
+from cbir.indexer.tune.budget import SearchBudget
 from cbir.indexer.tune.time_left import TimeLeft
 from cbir.indexer.tune.tuning_material import TuningMaterial, gather
 from cbir.indexer.tune.tuning_report import TuningReport
 from cbir.indexer.tune.vote_choice import VoteChoice
-from cbir.indexer.tune.vote_search import SearchBudget
 
 __all__ = ["tune"]
 

@@ -13,12 +13,13 @@ from cbir.core.evaluation import bootstrap_interval, calibration_error
 from cbir.core.metric import MIN_IMAGES
 from cbir.core.vote import Curve, VoteSettings, fit_calibration, probability_of_relevance
 from cbir.indexer.evaluate import FoldMetrics, MemberSpace, Sharpening, member_space
+from cbir.indexer.tune.budget import SearchBudget
 from cbir.indexer.tune.objective import Trial, average_precisions, top_hits
 from cbir.indexer.tune.score_table import ScoreTable, score_table
 from cbir.indexer.tune.time_left import TimeLeft
 from cbir.indexer.tune.tuning_material import TuningMaterial
 from cbir.indexer.tune.tuning_report import Gain, Step, TuningReport
-from cbir.indexer.tune.vote_search import SearchBudget, search_vote
+from cbir.indexer.tune.vote_search import search_vote
 
 __all__ = ["VoteChoice"]
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cbir.indexer.tune.budget import SearchBudget
 from cbir.indexer.tune.objective import Trial, average_precisions
 from cbir.indexer.tune.score_table import ScoreTable
 
-__all__ = ["SearchBudget", "search_vote"]
+__all__ = ["search_vote"]
 
 #: A difference in MAP@10 that is too small to matter.
 USELESS = 0.0005
@@ -39,14 +40,6 @@ _VOTE = {
 }
 #: Parameters that are searched on a linear scale; the others are on a logarithmic one.
 _LINEAR = {"head_share", "text_share"}
-
-
-@dataclass(frozen=True)
-class SearchBudget:
-    """Number of trials of one search, and its random seed."""
-
-    trials: int = 600
-    seed: int = 0
 
 
 def search_vote(

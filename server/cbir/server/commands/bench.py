@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 
+from cbir.client.cli.argument_types import number, numbers, whole
 from cbir.core.errors import CbirError, ConfigurationError
 from cbir.core.machine import idle_quietly
 
@@ -20,6 +21,9 @@ __all__ = ["USER_ERRORS", "add_arguments", "run"]
 USER_ERRORS: tuple[type[Exception], ...] = (CbirError, OSError)
 
 _KINDS = ("image", "embedding", "id")
+_count = whole(1, 4096)
+_amount = number(above=0, most=3600)
+_amounts = numbers(_amount)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,22 +52,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kind", dest="kinds", choices=_KINDS, nargs="+", default=list(_KINDS),
         help="the first is used for open loops, reloads and cancellation (default: all)",
     )  # fmt: skip
+    queries.add_argument("--channels", type=_count, default=1, metavar="N", help="connections (default: %(default)s)")
     queries.add_argument(
-        "--channels", type=_positive, default=1, metavar="N", help="connections (default: %(default)s)"
-    )
-    queries.add_argument(
-        "--generators", type=_positive, default=1, metavar="N",
+        "--generators", type=_count, default=1, metavar="N",
         help="processes that send the open loops, each with so many connections (default: %(default)s)",
     )  # fmt: skip
     load = serve.add_argument_group("load")
     load.add_argument(
-        "--concurrency", type=_positives, default=(1, 2, 4, 8, 16, 32, 64), metavar="N,N..",
+        "--concurrency", type=_counts, default=(1, 2, 4, 8, 16, 32, 64), metavar="N,N..",
         help="requests in flight, closed loop (default: 1,2,4,8,16,32,64)",
     )  # fmt: skip
     load.add_argument(
         "--seconds", type=_amount, default=3.0, metavar="S", help="a load and round (default: %(default)s)"
     )
-    load.add_argument("--rounds", type=_positive, default=2, metavar="N", help="default: %(default)s")
+    load.add_argument("--rounds", type=_count, default=2, metavar="N", help="default: %(default)s")
     load.add_argument(
         "--open", dest="fractions", type=_amounts, default=(0.7, 3.0), metavar="X,X..",
         help="open loops at these fractions of the measured capacity (default: 0.7,3)",
@@ -80,26 +82,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     load.add_argument("--seed", type=int, default=0, help="of arrivals and embeddings (default: %(default)s)")
     more = serve.add_argument_group("more measurements")
     more.add_argument("--no-limits", action="store_true", help="no echo, and no second engine to compare with")
-    more.add_argument("--reloads", type=_positive, default=0, metavar="N", help="reload that often under load")
+    more.add_argument("--reloads", type=_count, default=0, metavar="N", help="reload that often under load")
     more.add_argument(
         "--reload-load", type=_amount, default=0.3, metavar="X", help="fraction of capacity (default: %(default)s)"
     )
     more.add_argument("--cancel", action="store_true", help="cancel half of the requests and read the counters")
     more.add_argument("--cached", action="store_true", help="few images again and again, with the server's cache on")
     more.add_argument(
-        "--processes", type=_positive, default=1, metavar="N", help="compare with N servers that share the cores"
+        "--processes", type=_count, default=1, metavar="N", help="compare with N servers that share the cores"
     )
     served = serve.add_argument_group("the server that is started")
     served.add_argument("--ensemble", metavar="NAME|FILE", help="where the weights are now")
     served.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
     served.add_argument("--runtime", choices=("auto", "openvino", "torch"), default="auto", help="default: %(default)s")
-    served.add_argument("--max-batch", type=_positive, default=32, metavar="N", help="default: %(default)s")
+    served.add_argument("--max-batch", type=_count, default=32, metavar="N", help="default: %(default)s")
     served.add_argument(
         "--serve", default="", metavar="OPTIONS", help='further options of cbir serve: --serve="--queue 64"'
     )
     output = serve.add_argument_group("output")
     output.add_argument("--out", type=Path, metavar="DIR", help="write results.json and serve.png there")
     output.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(sorted({_count(part) for part in text.split(",")}))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -164,31 +170,3 @@ def _serve_options(args: argparse.Namespace) -> list[str]:
     if args.ensemble:
         options += ["--ensemble", args.ensemble]
     return [*options, *shlex.split(args.serve)]
-
-
-def _positive(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-    if not 1 <= number <= 4096:
-        raise argparse.ArgumentTypeError(f"{text} is not from 1 to 4096")
-    return number
-
-
-def _positives(text: str) -> tuple[int, ...]:
-    return tuple(sorted({_positive(part) for part in text.split(",")}))
-
-
-def _amount(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not 0 < number <= 3600:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and up to 3600")
-    return number
-
-
-def _amounts(text: str) -> tuple[float, ...]:
-    return tuple(_amount(part) for part in text.split(","))

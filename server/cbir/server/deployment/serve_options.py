@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cbir.client.cli.argument_types import number, positive, seconds, whole
 from cbir.core.errors import ConfigurationError
 from cbir.core.machine import Threads, share_out
 from cbir.server.limits import GRACE, Limits
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = Limits()
     parser.add_argument("path", metavar="INDEX", type=Path, help="folder that `cbir index` wrote")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all (default: %(default)s)")
-    parser.add_argument("--port", type=_port, default=50051, help="0: any free one (default: %(default)s)")
+    parser.add_argument("--port", type=whole(0, 65535), default=50051, help="0: any free one (default: %(default)s)")
     parser.add_argument(
         "--ensemble", metavar="NAME|FILE", help="where the weights are now (default: where the index was made)"
     )
@@ -34,27 +35,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "calibrated with indexed images at the first start (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--threads", type=_positive, metavar="N",
+        "--threads", type=positive, metavar="N",
         help="threads of a model's forward pass on a CPU (default: as many as its runtime thinks best)",
     )  # fmt: skip
     parser.add_argument("--index", dest="search", choices=("exact",), help="ignore approximate indexes")
     parser.add_argument(
-        "--max-batch", type=_positive, default=defaults.max_batch, metavar="N", help="default: %(default)s queries"
+        "--max-batch", type=positive, default=defaults.max_batch, metavar="N", help="default: %(default)s queries"
     )
     parser.add_argument(
         "--max-delay", type=_milliseconds, default=defaults.max_delay, metavar="MS",
         help="milliseconds that an idle engine waits for a batch to fill (default: 0, it starts at once)",
     )  # fmt: skip
     parser.add_argument(
-        "--queue", type=_positive, default=defaults.queue, metavar="N",
+        "--queue", type=positive, default=defaults.queue, metavar="N",
         help="query images that may wait; more are refused (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--cache-entries", type=_whole_number, default=defaults.cache_entries, metavar="N",
+        "--cache-entries", type=whole(0), default=defaults.cache_entries, metavar="N",
         help="answers that are kept for when the same is asked again; 0: none (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--max-image-bytes", type=_positive, default=defaults.max_image_bytes, metavar="N",
+        "--max-image-bytes", type=positive, default=defaults.max_image_bytes, metavar="N",
         help="largest query image (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
@@ -71,16 +72,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     serving = parser.add_mutually_exclusive_group()
     serving.add_argument("--version-name", metavar="V", help="the version to serve (default: the live one)")
     serving.add_argument(
-        "--watch", type=_watch_seconds, nargs="?", const=5.0, default=0.0, metavar="S",
+        "--watch", type=seconds(0.1), nargs="?", const=5.0, default=0.0, metavar="S",
         help="look every S seconds (5) whether another version has gone live, and load it; SIGHUP does so at once",
     )  # fmt: skip
     parser.add_argument(
-        "--grace", type=_seconds, default=GRACE, metavar="S",
+        "--grace", type=seconds(), default=GRACE, metavar="S",
         help="seconds that calls under way get when the server is stopped (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--metrics-port",
-        type=_port,
+        type=whole(0, 65535),
         default=0,
         metavar="PORT",
         help="for Prometheus (default: no metrics)",
@@ -179,57 +180,6 @@ def _listener(text: str) -> Listener:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-
-
-def _port(text: str) -> int:
-    port = _whole(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"{text} is no port: give 0 to 65535")
-    return port
-
-
-def _positive(text: str) -> int:
-    number = _whole(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return number
-
-
-def _whole_number(text: str) -> int:
-    number = _whole(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return number
-
-
 def _milliseconds(text: str) -> float:
     """Milliseconds, returned as seconds."""
-    try:
-        seconds = float(text) / 1000
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of milliseconds") from None
-    if not 0 <= seconds <= 10:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 10000 milliseconds")
-    return seconds
-
-
-def _watch_seconds(text: str) -> float:
-    seconds = _seconds(text)
-    if seconds < 0.1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 0.1 seconds")
-    return seconds
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
-    if not 0 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 3600 seconds")
-    return seconds
+    return number(0, 10_000, what="a number of milliseconds")(text) / 1000

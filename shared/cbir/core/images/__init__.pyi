@@ -3,13 +3,13 @@ from .crop import Box as Box
 from .crop import Crop as Crop
 from .crop import find_content as find_content
 from .decode import DecodedImage as DecodedImage
-from .decode import DecodeLimits as DecodeLimits
 from .decode import decode_image as decode_image
 from .decoder import Decoder as Decoder
 from .decoder import InProcessDecoder as InProcessDecoder
 from .decoding_pool import DecodingPool as DecodingPool
 from .decoding_pool import is_slow as is_slow
 from .formats import readable_formats as readable_formats
+from .opening import DecodeLimits as DecodeLimits
 from .phash import distances as distances
 from .phash import perceptual_hash as perceptual_hash
 from .resize import prepare as prepare

@@ -10,7 +10,7 @@ from torch import nn
 
 from cbir.core.errors import ConfigurationError, EnsembleError
 
-__all__ = ["TrainedBlocks", "block_parameters", "classifiers", "keep_frozen_norms", "parse_blocks", "train_last_blocks"]
+__all__ = ["TrainedBlocks", "block_parameters", "classifiers", "keep_frozen_norms", "train_last_blocks"]
 
 
 @dataclass(frozen=True)
@@ -28,23 +28,6 @@ class TrainedBlocks:
             f"training the last {self.blocks} of {self.of_blocks} blocks: {self.parameters / 1e6:.2f} of "
             f"{self.of_parameters / 1e6:.2f} million parameters ({share:.0%})"
         )
-
-
-def parse_blocks(text: str) -> int | float:
-    """Read how many of the last blocks to train: a number (``3``), a share of all blocks (``0.5``) or ``all``.
-
-    Returns:
-        An int for a number, a float for a share.
-
-    Raises:
-        ValueError: The text is none of these.
-    """
-    if text == "all":
-        return 1.0
-    value = float(text) if "." in text else int(text)
-    if value < 0 or (isinstance(value, float) and value > 1):
-        raise ValueError(f"{text} is neither a number of blocks, nor a share from 0.0 to 1.0, nor 'all'")
-    return value
 
 
 def block_parameters(network: nn.Module) -> list[list[str]]:
