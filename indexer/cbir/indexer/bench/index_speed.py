@@ -216,7 +216,8 @@ def _loop_rate(images: Sequence[SourceImage], sources: Sources, ensemble: Ensemb
         with Image.open(image.uri) as opened:
             picture = opened.convert("RGB")
         for member, index in zip(members, indexes, strict=True):
-            pixels: NDArray[np.uint8] = np.asarray(picture.resize((member.size, member.size), Image.Resampling.BICUBIC))
+            side = (member.size, member.size)
+            pixels: NDArray[np.uint8] = np.array(picture.resize(side, Image.Resampling.BICUBIC))
             index.add(member.embed(pixels[None]))
 
     def work() -> None:
