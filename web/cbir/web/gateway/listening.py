@@ -35,6 +35,7 @@ class Listening:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._server: uvicorn.Server | None = None
+        self._ended = False
         self._socket = _listen(settings.host, settings.port)
         self.port: int = self._socket.getsockname()[1]
 
@@ -62,10 +63,12 @@ class Listening:
             timeout_graceful_shutdown=5,
         )
         server = self._server = _Server(config)
+        server.should_exit = self._ended
         await server.serve([self._socket])
 
     def stop(self) -> None:
-        """Answer what is under way, take nothing new."""
+        """Answer what is under way, take nothing new; may come before :meth:`serve`."""
+        self._ended = True
         if self._server is not None:
             self._server.should_exit = True
 
