@@ -1,5 +1,6 @@
 {{- define "cbir.name" -}}
-{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name }}{{ else }}{{ printf "%s-%s" .Release.Name .Chart.Name }}{{ end | trunc 63 | trimSuffix "-" }}
+{{- $name := ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) (contains .Chart.Name .Release.Name) -}}
+{{ $name | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
 {{- define "cbir.selector" -}}
