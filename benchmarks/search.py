@@ -30,7 +30,7 @@ from cbir.core.images import Box
 from cbir.core.metric import Projection, normalise
 from cbir.core.search import Retriever
 from cbir.core.search.candidate_generation import CandidateGenerator
-from cbir.core.search.gallery_matrix import load_matrix
+from cbir.core.search.matrices.gallery_matrix import load_matrix
 from cbir.core.vote import SearchSpec, VoteSettings, normalised_weights
 
 Floats = NDArray[np.float32]

@@ -13,9 +13,9 @@ from precision import f16, f32
 import cbir.core.search.candidate_generation as generation
 from cbir.core.metric import normalise
 from cbir.core.search.candidate_generation import CandidateGenerator
-from cbir.core.search.cpu_matrix import HostMatrix, MappedMatrix
-from cbir.core.search.gallery_matrix import GalleryMatrix, load_matrix
-from cbir.core.search.gpu_matrix import DeviceMatrix
+from cbir.core.search.matrices.cpu_matrix import HostMatrix, MappedMatrix
+from cbir.core.search.matrices.gallery_matrix import GalleryMatrix, load_matrix
+from cbir.core.search.matrices.gpu_matrix import DeviceMatrix
 from cbir.core.search.product_quantisation_scan import QuantisedScan, balanced_groups
 from cbir.core.vote import fused_scores, top_places
 from cbir.core.vote.top_k import ranks_of

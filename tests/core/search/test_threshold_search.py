@@ -9,7 +9,7 @@ import pytest
 from clustered_index import DIMS, clustered
 
 from cbir.core.search import ThresholdSearch
-from cbir.core.search.gallery_matrix import load_matrix
+from cbir.core.search.matrices.gallery_matrix import load_matrix
 from cbir.core.vote import Conditions, fused_scores
 
 COUNT = 2000

@@ -1,4 +1,4 @@
-from .cpu_matrix import inner_products as inner_products
+from .matrices.cpu_matrix import inner_products as inner_products
 from .near_duplicates import BITS as BITS
 from .near_duplicates import Appearance as Appearance
 from .near_duplicates import close_hashes as close_hashes

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.search.candidates import Candidates, keep_best, no_candidates
-from cbir.core.search.cpu_matrix import CpuMatrix
 from cbir.core.search.early_termination_bound import padded_rows
 from cbir.core.search.estimates import EstimatedRows, estimate
-from cbir.core.search.gallery_matrix import GalleryMatrix
+from cbir.core.search.matrices.cpu_matrix import CpuMatrix
+from cbir.core.search.matrices.gallery_matrix import GalleryMatrix
 from cbir.core.search.rescoring import Rescored, add_poorly_coded_rows, rescore
 from cbir.core.search.scan_tuning import MIN_SCAN_DEPTH, choose_scan
 from cbir.core.vote import Conditions

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.search.gallery_matrix import GalleryMatrix
+from cbir.core.search.matrices.gallery_matrix import GalleryMatrix
 from cbir.core.search.scan_tuning import max_scan_depth
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.search.gallery_matrix import GalleryMatrix
+from cbir.core.search.matrices.gallery_matrix import GalleryMatrix
 from cbir.core.vector_index import VectorIndex
 from cbir.core.vote import Fusion, LabelVote, Ranker, Ranking, SearchSpec, fused_scores, top_places
 

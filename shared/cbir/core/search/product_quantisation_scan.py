@@ -17,7 +17,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.search.cpu_matrix import CpuMatrix
+from cbir.core.search.matrices.cpu_matrix import CpuMatrix
 
 __all__ = ["SAMPLE_ROWS", "QuantisedScan", "balanced_groups"]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cbir.core.search.candidates import Candidates
 from cbir.core.search.early_termination_bound import bound_the_rest, nth_best
 from cbir.core.search.estimates import EstimatedRows
-from cbir.core.search.gallery_matrix import GalleryMatrix
+from cbir.core.search.matrices.gallery_matrix import GalleryMatrix
 from cbir.core.vote import fused_scores
 
 if TYPE_CHECKING:

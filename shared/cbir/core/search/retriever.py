@@ -22,7 +22,7 @@ from cbir.core.machine import jit, keep_compiled
 from cbir.core.metric import Projection, expanded, make_unit
 from cbir.core.search.candidate_generation import CandidateGenerator, Strategy
 from cbir.core.search.exact_search import ExactSearch
-from cbir.core.search.gallery_matrix import GalleryMatrix, load_matrix
+from cbir.core.search.matrices.gallery_matrix import GalleryMatrix, load_matrix
 from cbir.core.search.nearest_rows import NearestRows
 from cbir.core.search.per_member_search import PerMemberSearch
 from cbir.core.vector_index import VectorIndex

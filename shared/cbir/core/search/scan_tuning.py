@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.search.cpu_matrix import CpuMatrix
 from cbir.core.search.early_termination_bound import bound_the_rest, nth_best, padded_rows
+from cbir.core.search.matrices.cpu_matrix import CpuMatrix
 
 if TYPE_CHECKING:
     from cbir.core.search.product_quantisation_scan import QuantisedScan

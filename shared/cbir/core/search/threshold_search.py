@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cbir.core.search.candidates import Candidates, keep_best, no_candidates
 from cbir.core.search.early_termination_bound import nth_best
-from cbir.core.search.gallery_matrix import GalleryMatrix
+from cbir.core.search.matrices.gallery_matrix import GalleryMatrix
 from cbir.core.vote import Conditions, fused_scores
 
 __all__ = ["MAX_DEPTH", "Proposer", "ThresholdSearch"]

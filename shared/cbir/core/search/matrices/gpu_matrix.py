@@ -1,6 +1,6 @@
 """The gallery's vectors in the memory of a GPU.
 
-The class implements :class:`cbir.core.search.gallery_matrix.GalleryMatrix`, which documents its methods.
+The class implements :class:`cbir.core.search.matrices.gallery_matrix.GalleryMatrix`, which documents its methods.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cbir.core.search.blockwise_top_k import best_of, best_rows
+from cbir.core.search.matrices.blockwise_top_k import best_of, best_rows
 
 __all__ = ["DeviceMatrix"]
 
@@ -46,7 +46,7 @@ class DeviceMatrix:
     def best(
         self, queries: Floats, count: int, allowed: NDArray[np.bool_] | None = None, member: int | None = None
     ) -> tuple[Rows, Floats]:
-        """See :class:`cbir.core.search.gallery_matrix.GalleryMatrix`."""
+        """See :class:`cbir.core.search.matrices.gallery_matrix.GalleryMatrix`."""
         part = self._matrix if member is None else self._matrix[:, slice(*self.stops[member : member + 2])]
         block = max(count, _DEVICE_NUMBERS // max(1, len(queries)))
         with torch.inference_mode():
@@ -57,7 +57,7 @@ class DeviceMatrix:
             )
 
     def similarities(self, rows: Rows, queries: Floats) -> Floats:
-        """See :class:`cbir.core.search.gallery_matrix.GalleryMatrix`."""
+        """See :class:`cbir.core.search.matrices.gallery_matrix.GalleryMatrix`."""
         parts = []
         with torch.inference_mode():
             wanted, asked = self._there(np.maximum(rows, 0)), self._there(queries)
@@ -69,6 +69,6 @@ class DeviceMatrix:
         return result
 
     def vectors_of(self, rows: Rows) -> Floats:
-        """See :class:`cbir.core.search.gallery_matrix.GalleryMatrix`."""
+        """See :class:`cbir.core.search.matrices.gallery_matrix.GalleryMatrix`."""
         picked: Floats = self._matrix[self._there(rows)].float().cpu().numpy()
         return picked

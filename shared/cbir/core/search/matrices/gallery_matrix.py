@@ -15,8 +15,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.search.cpu_matrix import HostMatrix, MappedMatrix
-from cbir.core.search.gpu_matrix import DeviceMatrix
+from cbir.core.search.matrices.cpu_matrix import HostMatrix, MappedMatrix
+from cbir.core.search.matrices.gpu_matrix import DeviceMatrix
 
 __all__ = ["FLOAT32_BYTES", "GalleryMatrix", "load_matrix"]
 

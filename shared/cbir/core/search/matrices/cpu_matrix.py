@@ -1,6 +1,6 @@
 """The gallery's vectors in main memory, or mapped from files, for search on a CPU.
 
-Both classes implement :class:`cbir.core.search.gallery_matrix.GalleryMatrix`, which documents their methods.
+Both classes implement :class:`cbir.core.search.matrices.gallery_matrix.GalleryMatrix`, which documents their methods.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from cbir.core.machine import jit
-from cbir.core.search.blockwise_top_k import best_of, best_rows
-from cbir.core.search.half_products import add_product, products
+from cbir.core.search.matrices.blockwise_top_k import best_of, best_rows
+from cbir.core.search.matrices.half_products import add_product, products
 
 __all__ = ["CpuMatrix", "HostMatrix", "MappedMatrix", "inner_products"]
 
@@ -48,18 +48,18 @@ class HostMatrix:
     def best(
         self, queries: Floats, count: int, allowed: NDArray[np.bool_] | None = None, member: int | None = None
     ) -> tuple[Rows, Floats]:
-        """See :class:`cbir.core.search.gallery_matrix.GalleryMatrix`."""
+        """See :class:`cbir.core.search.matrices.gallery_matrix.GalleryMatrix`."""
         part = self._matrix if member is None else self._matrix[:, slice(*self.stops[member : member + 2])]
         asked = torch.from_numpy(np.ascontiguousarray(queries))
         with torch.inference_mode():
             return best_of([best_rows(asked @ part.T, count, allowed)], count)
 
     def similarities(self, rows: Rows, queries: Floats) -> Floats:
-        """See :class:`cbir.core.search.gallery_matrix.GalleryMatrix`."""
+        """See :class:`cbir.core.search.matrices.gallery_matrix.GalleryMatrix`."""
         return inner_products(self._rows, rows, queries, self.stops)
 
     def vectors_of(self, rows: Rows) -> Floats:
-        """See :class:`cbir.core.search.gallery_matrix.GalleryMatrix`."""
+        """See :class:`cbir.core.search.matrices.gallery_matrix.GalleryMatrix`."""
         return np.take(self._rows, rows, axis=0)
 
     def sample(self, rows: slice) -> Floats:
@@ -97,7 +97,7 @@ class MappedMatrix:
     def best(
         self, queries: Floats, count: int, allowed: NDArray[np.bool_] | None = None, member: int | None = None
     ) -> tuple[Rows, Floats]:
-        """See :class:`cbir.core.search.gallery_matrix.GalleryMatrix`."""
+        """See :class:`cbir.core.search.matrices.gallery_matrix.GalleryMatrix`."""
         members = slice(None) if member is None else slice(member, member + 1)
         single = self._split(queries) if member is None else [torch.from_numpy(np.ascontiguousarray(queries))]
         found = []
@@ -115,7 +115,7 @@ class MappedMatrix:
             return best_of(found, count)
 
     def similarities(self, rows: Rows, queries: Floats) -> Floats:
-        """See :class:`cbir.core.search.gallery_matrix.GalleryMatrix`."""
+        """See :class:`cbir.core.search.matrices.gallery_matrix.GalleryMatrix`."""
         asked = self._split(queries)
         result = np.empty((len(rows), len(asked), rows.shape[1]), np.float32)
         places = torch.from_numpy(np.maximum(rows, 0))
@@ -128,7 +128,7 @@ class MappedMatrix:
         return result
 
     def vectors_of(self, rows: Rows) -> Floats:
-        """See :class:`cbir.core.search.gallery_matrix.GalleryMatrix`."""
+        """See :class:`cbir.core.search.matrices.gallery_matrix.GalleryMatrix`."""
         return np.concatenate([array[rows].astype(np.float32) for array in self._arrays], axis=1)
 
     def sample(self, rows: slice) -> Floats:
