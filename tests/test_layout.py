@@ -167,7 +167,9 @@ def tracked_texts() -> Iterator[tuple[str, str]]:
 def test_no_file_says_where_packages_come_from() -> None:
     settings = re.compile(r"(extra-|default-)?index[-_]url|find-links|--registry|\bregistry\s*=|\"resolved\"", re.I)
     # The drawing of the rooms names the namespace of SVG, which looks like an address.
-    fetches = re.compile(r"lock|\.npmrc$|package\.json$|^Makefile$|^\.ci/|^scripts/(?!rooms\.py$)|\.toml$")
+    fetches = re.compile(
+        r"\.lock$|-lock\.json$|\.sum$|\.npmrc$|package\.json$|^Makefile$|^\.ci/|^scripts/(?!rooms\.py$)|\.toml$"
+    )
     wrong = []
     for name, text in tracked_texts():
         if name == "tests/test_layout.py":

@@ -96,7 +96,8 @@ def _mixture(sure: State, seen: State, chance: random.Random) -> State:
             # Pages reach the disk in any order; a file may have its length and none of its bytes.
             whole = new if new is not None else old or b""
             state[number] = chance.choice((old if old is not None else b"", whole, bytes(len(whole))))
-            if old == new and old is not None:
+            # What is only removed keeps its bytes for as long as a name on the disk leads to it.
+            if old is not None and (new is None or old == new):
                 state[number] = old
     return state
 

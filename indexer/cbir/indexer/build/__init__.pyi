@@ -5,12 +5,12 @@ from .embedding import Progress as Progress
 from .embedding import RaySettings as RaySettings
 from .embedding import RunSettings as RunSettings
 from .image_facts import SkippedImage as SkippedImage
+from .image_sources import ImageSources as ImageSources
 from .live_ensemble import ensemble_of_index as ensemble_of_index
 from .live_ensemble import store_of_index as store_of_index
 from .pipeline import FitSettings as FitSettings
 from .pipeline import IndexReport as IndexReport
 from .pipeline import build as build
-from .plan import ImageSources as ImageSources
 from .publishing import KeptRows as KeptRows
 from .publishing import VersionContent as VersionContent
 from .publishing import write_version as write_version

@@ -19,8 +19,9 @@ from cbir.indexer.build.decoding import decoding_facts
 from cbir.indexer.build.embedding import Progress, RunSettings
 from cbir.indexer.build.fitting import FIT_SAMPLE
 from cbir.indexer.build.image_facts import SkippedImage
+from cbir.indexer.build.image_sources import ImageSources
 from cbir.indexer.build.live_rows import live_rows
-from cbir.indexer.build.plan import ImageSources, Plan
+from cbir.indexer.build.plan import Plan
 from cbir.indexer.build.publishing import KeptRows, VersionContent, write_version
 from cbir.indexer.build.requirements import check_requirements
 from cbir.indexer.build.runners import open_runner

@@ -19,16 +19,17 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cbir.indexer.build.image_facts import ImageFacts, SkippedImage
+from cbir.indexer.build.image_sources import ImageSources
 from cbir.indexer.build.live_rows import LiveRow
 from cbir.indexer.sources import ScanProblem, SourceImage
 
-__all__ = ["LEFT_OUT", "NEW", "ImageSources", "Plan"]
+__all__ = ["LEFT_OUT", "NEW", "Plan"]
 
 #: In place of the row in the live version: to be read; not in the next version.
 NEW, LEFT_OUT = -1, -2
@@ -38,39 +39,6 @@ _CACHE_KIB = 16_384
 _COLUMNS = "number, source, id, uri, label, stamp, metadata"
 _TABLE = "number INTEGER PRIMARY KEY, source INTEGER, id TEXT, uri TEXT, label TEXT, stamp TEXT, metadata TEXT"
 _PREFIX = ".plan-"
-
-
-class ImageSources(Protocol):
-    """The images to index (see :func:`cbir.indexer.sources.open_sources`)."""
-
-    @property
-    def problems(self) -> list[ScanProblem]:
-        """What the last scan left out."""
-        ...
-
-    def stream(self) -> Iterator[tuple[int, SourceImage]]:
-        """All images, with the number of the source that each is from."""
-        ...
-
-    def settle(self, image: SourceImage, number: int, other: SourceImage, its_number: int) -> ScanProblem:
-        """Why an image is passed over that has the id of another, found before it; raises where it may not be."""
-        ...
-
-    def scan(self) -> list[SourceImage]:
-        """All images, with distinct ids."""
-        ...
-
-    def read_parts(self) -> list[dict[str, Any]]:
-        """What the last stream read, to be kept with a version."""
-        ...
-
-    def same_as(self, told: object) -> bool:
-        """Whether it is known without a scan that nothing has changed since a version kept these parts."""
-        ...
-
-    def read(self, image: SourceImage) -> bytes:
-        """The bytes of an image; thread-safe."""
-        ...
 
 
 class Plan:
@@ -126,8 +94,12 @@ class Plan:
         if 0 in shape:
             return np.zeros(shape, dtype)
         with (self._folder / name).open("wb") as file:
-            # A full disk is told now; a write to a page that has no place would kill the process.
-            os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)) * np.dtype(dtype).itemsize)
+            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            file.truncate(size)
+            # A full disk is told now, where that can be asked (not on macOS): a write to a page that has no place would
+            # kill the process.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
         # As a plain array, of which single numbers are read several times as fast.
         return np.asarray(np.memmap(self._folder / name, dtype, "r+", 0, shape))
 

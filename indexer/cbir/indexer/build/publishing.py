@@ -128,9 +128,8 @@ def write_version(
     else:
         told = kept.live.manifest.members
         fitted = {m.name: (kept.live.projection(m.name), str(told[m.name]["fitted_on"])) for m in members}
-    chosen_index = choose_index(
-        len(gallery), sum(projection.dim for projection, _ in fitted.values()), members=len(members)
-    )
+    width = sum(projection.dim for projection, _ in fitted.values())
+    chosen_index = choose_index(len(gallery), width, members=len(members))
     facts: dict[str, dict[str, Any]] = {}
     heads: dict[str, LinearHead] = {}
     plain: list[Floats] = []
