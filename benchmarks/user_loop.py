@@ -34,7 +34,7 @@ import torch
 from PIL import Image
 
 from cbir.client._client import Client
-from cbir.client._results import SearchResult
+from cbir.client._search_result import SearchResult
 from cbir.core.ensemble import EnsembleSpec
 from cbir.core.machine import Threads, share_out
 from cbir.indexer.samples import LABELS

@@ -10,6 +10,7 @@ Exit status: 1 where something failed.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -49,8 +50,8 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def run(*command: str | Path) -> None:
-    subprocess.run([str(part) for part in command], cwd=ROOT, check=True)
+def run(*command: str | Path, **environment: str) -> None:
+    subprocess.run([str(part) for part in command], cwd=ROOT, check=True, env=os.environ | environment)
 
 
 def wheel_files(wheel: Path) -> list[str]:
@@ -92,7 +93,7 @@ def install(wheels: list[Path], extra: str) -> None:
         run(*uv, "venv", "--quiet", folder)
         wanted = f"ensemble-cbir[{extra}] @ {wheel.as_uri()}" if extra else f"ensemble-cbir @ {wheel.as_uri()}"
         # Distributions of this project that it needs lie beside it, and on no index yet.
-        run(*uv, "pip", "install", "--quiet", "--python", python, "--find-links", wheel.parent, wanted)
+        run(*uv, "pip", "install", "--quiet", "--python", python, wanted, UV_FIND_LINKS=str(wheel.parent))
         run(python, "-I", "-c", PROMISES[extra])
         run(Path(folder) / "bin/cbir", "--version")
         size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file() and not file.is_symlink())

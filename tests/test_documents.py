@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 from rooms import ROOT
 
-import cbir.indexer.commands.index
+import cbir.core.ensemble
 from cbir.client import Client
 from cbir.client.cli import main
 from cbir.core.ensemble import load_ensemble
@@ -99,7 +99,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patches.chdir(home)
         patches.setenv("HOME", str(home))
         patches.setenv("CBIR_CACHE", str(home / "networks"))
-        patches.setattr(cbir.indexer.commands.index, "DEFAULT_ENSEMBLE", "compact")
+        patches.setattr(cbir.core.ensemble, "DEFAULT_ENSEMBLE", "compact")
         yield home
 
 

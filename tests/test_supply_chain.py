@@ -28,11 +28,13 @@ def test_set_up_installs_nothing_without_a_hash() -> None:
     script = (ROOT / "scripts/setup.sh").read_text()
     installs = [line.strip() for line in script.splitlines() if re.search(r"\bpip install\b", line)]
     assert len(installs) >= 4
-    # The project itself comes from this folder, is built with what is installed already, and brings nothing along.
-    ours = [line for line in installs if " -e ." in line]
-    assert len(ours) == 1
-    assert "--no-deps" in ours[0]
-    assert "--no-build-isolation" in ours[0]
+    # The project itself and its weights come from this folder, are built with what is installed already, and bring
+    # nothing along.
+    ours = [line for line in installs if " -e ." in line or " ./packages/weights" in line]
+    assert len(ours) == 2
+    for line in ours:
+        assert "--no-deps" in line
+        assert "--no-build-isolation" in line
     others = [line for line in installs if line not in ours]
     assert [line for line in others if "--require-hashes" not in line] == []
     named = {name for line in others for name in re.findall(r"-r (\S+\.lock)", line)}

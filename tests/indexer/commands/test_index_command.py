@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import cbir.indexer.build
 from cbir.core.artifacts import IndexStore
 from cbir.core.ensemble import EnsembleSpec, load_ensemble
 from cbir.core.errors import ArtifactError
@@ -119,7 +120,7 @@ def test_options_of_a_cluster_reach_the_run(tmp_path: Path, tiny: Path, monkeypa
         taken.append(settings)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(index, "build", build)
+    monkeypatch.setattr(cbir.indexer.build, "build", build)
     parser = argparse.ArgumentParser()
     index.add_arguments(parser)
     options = "--runner ray --ray-address auto --ray-workers 3 --ray-cpus 2 --ray-gpus 0.5 --ray-blocks s3://b/run"

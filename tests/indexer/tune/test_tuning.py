@@ -374,9 +374,8 @@ def test_ctrl_c_leaves_the_index_as_it_was(indexed: Path) -> None:
         said = []
         for line in process.stderr:
             said.append(line)
-            if line.startswith("tune "):
-                # Votes are being tried: "tune 20/100000000 (about ... s left)".
-                assert "s left)" in line
+            if line.startswith("tune"):
+                # Votes are being tried.
                 process.send_signal(signal.SIGINT)
                 break
         said.append(process.stderr.read())
