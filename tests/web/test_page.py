@@ -51,6 +51,8 @@ def test_a_picture_shows_its_hits(visit: Visit, site: Any) -> None:
     assert window.page.locator("#legend li").all_inner_texts()[:3] == list(MEMBERS)
     likely = window.page.locator("#classes button").first.inner_text()
     assert likely.split()[0] == expected.labels[0].label
+    loaded = "() => [...document.querySelectorAll('.picture img')].every(one => one.complete && one.naturalWidth > 0)"
+    window.page.wait_for_function(loaded)
     sizes = window.page.eval_on_selector_all(".picture img", "all => all.map(one => one.naturalWidth)")
     assert min(sizes) > 0
 

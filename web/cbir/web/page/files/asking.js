@@ -9,16 +9,26 @@ const NO_PREVIEW = "This browser cannot show this kind of picture; the search ca
 
 export function drawTray(view, failed) {
   const items = view.queries.length > 1 || failed.length ? view.queries : [];
-  find("tray").replaceChildren(
-    ...items.map((query, number) => {
-      const best = remembered(view, number)?.labels[0]?.label;
-      const name = `${nameOf(query)}${best ? `, likely ${best}` : ""}`;
-      const turn = () => change({ at: number });
-      return h("li", {}, h("button", { type: "button", "aria-current": number === view.at ? "true" : null, "aria-label": name, title: name, click: turn },
-        query.kind === "text" ? query.value : pictureOf(query)));
-    }),
-    ...failed.map(({ title, message }) =>
-      h("li", {}, h("button", { type: "button", class: "failed", title: `${title}: ${message}`, "aria-label": `${title}: ${message}`, disabled: true }, "not sent"))));
+  const tray = find("tray");
+  const drawn = JSON.stringify([items, failed.map(({ title, message }) => [title, message])]);
+  // Drawn anew only for other pictures: a button that is replaced while it is pressed would lose the click.
+  if (tray.dataset.drawn !== drawn) {
+    tray.dataset.drawn = drawn;
+    tray.replaceChildren(
+      ...items.map((query, number) =>
+        h("li", {}, h("button", { type: "button", click: () => change({ at: number }) }, query.kind === "text" ? query.value : pictureOf(query)))),
+      ...failed.map(({ title, message }) =>
+        h("li", {}, h("button", { type: "button", class: "failed", title: `${title}: ${message}`, "aria-label": `${title}: ${message}`, disabled: true }, "not sent"))));
+  }
+  items.forEach((query, number) => {
+    const button = tray.children[number].firstElementChild;
+    const best = remembered(view, number)?.labels[0]?.label;
+    const name = `${nameOf(query)}${best ? `, likely ${best}` : ""}`;
+    button.title = name;
+    button.setAttribute("aria-label", name);
+    if (number === view.at) button.setAttribute("aria-current", "true");
+    else button.removeAttribute("aria-current");
+  });
 }
 
 const nameOf = (query) => (query.kind === "upload" ? titleOf(query.value) : query.value);
