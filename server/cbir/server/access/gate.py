@@ -34,21 +34,14 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """Lets calls in by their token.
 
     Args:
-        tokens: None lets everybody in to what is listed.
+        tokens: Those that are known.
         scopes: What each method asks for, by its full name (``/package.Service/Method``); None: nothing.  A method
             that is not listed is left to the server, which knows it or does not.
-        elsewhere: Methods that exist, but on another listener, and what to say of them.
         refuse: Ends a call with an error.
     """
 
-    def __init__(
-        self,
-        tokens: TokenFile | None,
-        scopes: Mapping[str, Scope | None],
-        elsewhere: Mapping[str, str],
-        refuse: Refuse,
-    ) -> None:
-        self._tokens, self._scopes, self._elsewhere, self._refuse = tokens, scopes, elsewhere, refuse
+    def __init__(self, tokens: TokenFile, scopes: Mapping[str, Scope | None], refuse: Refuse) -> None:
+        self._tokens, self._scopes, self._refuse = tokens, scopes, refuse
 
     async def intercept_service(
         self,
@@ -56,18 +49,15 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler:
         """See :class:`grpc.aio.ServerInterceptor`."""
-        method = details.method.decode() if isinstance(details.method, bytes) else details.method
         try:
-            self._check(method, details.invocation_metadata)
+            self._check(_method(details), details.invocation_metadata)
         except (AccessError, ScopeError) as error:
-            return self._refusal(error)
+            return _refusal(self._refuse, error)
         return await continuation(details)
 
     def _check(self, method: str, metadata: Any) -> None:
-        if (told := self._elsewhere.get(method)) is not None:
-            raise ScopeError(told, reason="ADMIN_ELSEWHERE")
         scope = self._scopes.get(method)
-        if self._tokens is None or scope is None:
+        if scope is None:
             return
         token = _bearer(metadata)
         if token is None:
@@ -87,15 +77,12 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             )
         GRANT.set(grant)
 
-    def _refusal(self, error: CbirError) -> grpc.RpcMethodHandler:
-        return _refusal(self._refuse, error)
-
 
 class Signpost(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Refuses methods that exist on another listener, where no gate does: one that lets everybody in only costs time.
+    """Refuses methods that exist, but on another listener.
 
     Args:
-        elsewhere: As for :class:`Gate`.
+        elsewhere: These methods, and what to say of each.
         refuse: As for :class:`Gate`.
     """
 
@@ -104,9 +91,12 @@ class Signpost(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         """See :class:`grpc.GenericRpcHandler`."""
-        method = details.method.decode() if isinstance(details.method, bytes) else details.method
-        told = self._elsewhere.get(method)
+        told = self._elsewhere.get(_method(details))
         return None if told is None else _refusal(self._refuse, ScopeError(told, reason="ADMIN_ELSEWHERE"))
+
+
+def _method(details: grpc.HandlerCallDetails) -> str:
+    return details.method.decode() if isinstance(details.method, bytes) else str(details.method)
 
 
 def _refusal(refuse: Refuse, error: CbirError) -> grpc.RpcMethodHandler:

@@ -13,10 +13,7 @@ from pathlib import Path
 from cbir.core.errors import ConfigurationError
 from cbir.server.access.tls import ServerTls
 
-__all__ = ["EXPOSABLE", "Access", "Listener"]
-
-#: What the public listener may tell without a token, besides answering queries.
-EXPOSABLE = ("health", "reflection")
+__all__ = ["Access", "Listener"]
 
 
 @dataclass(frozen=True)
@@ -72,11 +69,6 @@ class Listener:
         """Somebody was faster between the trial and now."""
         return _unusable(self.host or str(self.path), self.port, errno.EADDRINUSE, "")
 
-    def close_to_others(self) -> None:
-        """Leave a socket that was made to its owner alone."""
-        if self.path is not None:
-            self.path.chmod(0o600)
-
 
 @dataclass(frozen=True)
 class Access:
@@ -86,8 +78,7 @@ class Access:
         tls: Speak TLS; None: in the clear.
         tokens: The file of tokens; None asks for none.
         admin: Where admin calls are taken; None: on loopback, at the port after the public one (any, if that is any).
-        admin_tls: Of that listener; a Unix socket and loopback do without.
-        expose: Of :data:`EXPOSABLE`, what the public listener tells everybody.
+        expose: Of ``health`` and ``reflection``, what the public listener tells everybody.
         insecure: Listen beyond this machine though anybody could be let in, or listen in on it.
     """
 

@@ -103,11 +103,9 @@ class Server:
         exposed = self._access.expose
         told = f"admin calls are taken at another address ({self._private.path or self._private.host}): see --admin"
         scopes = {method.name: _SCOPES[method.name] for method in _SEARCH.methods}
-        elsewhere = dict.fromkeys(_paths(_ADMIN), told)
-        gates = [Gate(self._tokens, _by_path(_SEARCH, scopes), elsewhere, status.abort)] if self._tokens else []
+        gates = self._gates(_by_path(_SEARCH, scopes))
         server = grpc.aio.server(interceptors=gates, options=_options(limits), maximum_concurrent_rpcs=limits.max_calls)
-        if not gates:
-            server.add_generic_rpc_handlers((Signpost(elsewhere, status.abort),))
+        server.add_generic_rpc_handlers((Signpost(dict.fromkeys(_paths(_ADMIN), told), status.abort),))
         handlers = grpc.method_handlers_generic_handler(_SEARCH.full_name, self._search.handlers())
         server.add_generic_rpc_handlers((handlers,))
         if "health" in exposed:
@@ -116,13 +114,16 @@ class Server:
             _reflect((_SEARCH.full_name, _HEALTH.full_name), server)
         return server
 
+    def _gates(self, scopes: dict[str, Scope | None]) -> list[Gate]:
+        """None without tokens: a gate that lets everybody in would only cost every call its time."""
+        return [Gate(self._tokens, scopes, status.abort)] if self._tokens else []
+
     def _serve_operators(self, limits: Limits) -> grpc.aio.Server:
         scopes = {method.name: Scope.ADMIN for method in _ADMIN.methods} | {"ServerReflectionInfo": Scope.ADMIN}
         wanted = {**_by_path(_ADMIN, scopes), **_by_path(_REFLECTION, scopes)}
         wanted[f"/{_REFLECTION_V1}/ServerReflectionInfo"] = Scope.ADMIN
-        gate = Gate(self._tokens, wanted, {}, status.abort)
         server = grpc.aio.server(
-            interceptors=[gate], options=_options(limits), maximum_concurrent_rpcs=limits.max_admin_calls
+            interceptors=self._gates(wanted), options=_options(limits), maximum_concurrent_rpcs=limits.max_admin_calls
         )
         admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.deployment), server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

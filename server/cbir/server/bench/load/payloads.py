@@ -15,7 +15,7 @@ from cbir.server.transport import varint
 from cbir.v1 import search_pb2
 
 __all__ = [
-    "Payloads", "Vectors", "drawn_vectors", "embeddings", "given_embeddings", "ids", "images", "in_stream",
+    "Payloads", "Vectors", "drawn_vectors", "embeddings", "ids", "images", "in_stream",
     "of_vectors", "read_vectors", "stream_place",
 ]  # fmt: skip
 
@@ -101,15 +101,6 @@ def drawn_vectors(raw_dims: Mapping[str, int], distinct: int, seed: int) -> Vect
     parts = np.split(drawn, np.cumsum(list(raw_dims.values()))[:-1], axis=1)
     vectors = dict(zip(raw_dims, parts, strict=True))
     return {name: v / np.linalg.norm(v, axis=1, keepdims=True) for name, v in vectors.items()}
-
-
-def given_embeddings(path: Path, raw_dims: Mapping[str, int]) -> Payloads:
-    """Queries by the vectors of a file, as :func:`read_vectors`; all requests differ.
-
-    Raises:
-        ConfigurationError: As :func:`read_vectors`.
-    """
-    return of_vectors(read_vectors(path, raw_dims))
 
 
 def read_vectors(path: Path, raw_dims: Mapping[str, int]) -> Vectors:
