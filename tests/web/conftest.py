@@ -113,8 +113,8 @@ class Site:
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """The site that all these tests share."""
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The index that all these tests search."""
     folder = tmp_path_factory.mktemp("site")
     torch.set_num_threads(1)
     tiny_clip.register()
@@ -134,8 +134,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         writer.writerows(rows)
     ensemble, settings = load_ensemble(folder / "worded.toml"), RunSettings(device="cpu", runtime="torch")
     build(open_sources([str(table)]), folder / "index", ensemble, settings)
-    engine = Engine.load(folder / "index", device="cpu", runtime="torch")
-    found = Site(Loaded(Path(folder / "index"), limits=Limits(), engine=engine))
+    return folder / "index"
+
+
+@pytest.fixture(scope="module")
+def site(indexed: Path) -> Iterator[Site]:
+    """The site that the tests of a module share.
+
+    It goes with the module: gRPC serves all event loops of a process by one thread, so a loop that lived on beside those
+    of other modules' tests could miss what was meant for it, and would then wait for its end in vain.
+    """
+    engine = Engine.load(indexed, device="cpu", runtime="torch")
+    found = Site(Loaded(indexed, limits=Limits(), engine=engine))
     yield found
     found.stop()
 
