@@ -129,6 +129,7 @@ class FakeServer(search_pb2_grpc.SearchServiceServicer, admin_pb2_grpc.AdminServ
         )
         self.on_item: Callable[[search_pb2.SearchStreamRequest, Any], search_pb2.SearchStreamResponse] = self.item
         self.on_stream: Callable[[Iterator[Any], Any], Iterator[Any]] = self.stream
+        self.on_reload: Callable[[Any, Any], Any] = self.reloaded
 
     @staticmethod
     def abort(context: Any, code: str, message: str, **details: Any) -> None:
@@ -226,6 +227,9 @@ class FakeServer(search_pb2_grpc.SearchServiceServicer, admin_pb2_grpc.AdminServ
         return search_pb2.GetFacetsResponse(labels=labels, metadata={"shelf": labels}, index_version="v1")
 
     def ReloadIndex(self, request: Any, context: Any) -> Any:
+        return self.on_reload(request, context)
+
+    def reloaded(self, request: Any, context: Any) -> Any:
         if request.version == "broken":
             self.abort(context, "FAILED_PRECONDITION", "version 'broken' cannot be loaded", reason="INDEX_CORRUPT")
         return admin_pb2.ReloadIndexResponse(

@@ -127,7 +127,8 @@ class ChannelSettings:
             "initialBackoff": f"{self.retry.first_pause}s",
             "maxBackoff": f"{self.retry.longest_pause}s",
             "backoffMultiplier": 2,
-            "retryableStatusCodes": ["UNAVAILABLE"],
+            # CANCELLED: a flooded server's transport drops calls so. gRPC repeats none that was cancelled here.
+            "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
         }
         return json.dumps({"methodConfig": [{"name": methods, "retryPolicy": policy}]})
 

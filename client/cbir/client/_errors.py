@@ -6,7 +6,7 @@ CbirClientError
 ├── NotFound              no image or version has that id
 ├── FailedPrecondition    the server's state does not allow the call (such as a version that cannot be loaded)
 ├── Unsupported           the server does not offer the call
-├── Overloaded            the server is overloaded; ``retry_after`` says when to try again
+├── Overloaded            the server is overloaded; ``retry_after`` says when to try again, if it can
 ├── Unavailable           no server answers, or it has no index ready
 ├── DeadlineExceeded      no answer within the timeout
 ├── Cancelled             the call was cancelled, here or by the server
@@ -102,7 +102,10 @@ class Unsupported(CbirClientError):
 
 
 class Overloaded(CbirClientError):
-    """The server is overloaded; the client has already tried again after ``retry_after`` while time was left."""
+    """The server is overloaded; the client has already tried again while time was left.
+
+    ``retry_after`` is None where the server's transport dropped the call before it could name a time.
+    """
 
 
 class Unavailable(CbirClientError):

@@ -26,7 +26,7 @@ class Retry:
 
     Attributes:
         attempts: Most tries of a call, 1 (no retry) to 5 (gRPC makes no more). A call is tried again if no server could
-            be reached, or after the time that an overloaded server names.
+            be reached, if the server's transport dropped it, or after the time that an overloaded server names.
         first_pause: Seconds before the second try if the server names no time; doubled with each further try.
         longest_pause: Upper bound of that pause in seconds. A time that the server names is not bounded.
     """
@@ -62,14 +62,21 @@ class Retry:
 
 
 class Budget:
-    """The time and the tries that are left to one call."""
+    """The time and the tries that are left to one call; ``closed`` says whether the client was closed meanwhile."""
 
-    def __init__(self, timeout: float, policy: Retry, target: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        timeout: float,
+        policy: Retry,
+        target: str,
+        closed: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         number("timeout", timeout, "a positive number of seconds, or math.inf to wait for ever", above=0)
         self._clock = clock
         self._end = clock() + timeout
         self._policy = policy
-        self._target = target
+        self._target, self._closed = target, closed
         self._tries = 0
 
     def left(self) -> float | None:
@@ -83,7 +90,7 @@ class Budget:
             CbirClientError: Trying again is of no use, or there is no time for it.
         """
         self._tries += 1
-        translated = from_rpc_error(error, self._target)
+        translated = from_rpc_error(error, self._target, self._closed())
         pause = self._policy.pause(translated, self._tries, self._end - self._clock())
         if pause is None:
             raise translated from error

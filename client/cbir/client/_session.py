@@ -13,7 +13,7 @@ import grpc
 from cbir.client._channel import ChannelSettings, trace_context
 from cbir.client._conversion import NO_PICTURES
 from cbir.client._credentials import Tls, Token, check_secrecy
-from cbir.client._errors import CbirClientError, DeadlineExceeded, Unavailable, Unsupported
+from cbir.client._errors import CbirClientError, DeadlineExceeded, Overloaded, Unavailable, Unsupported
 from cbir.client._options import Compression, Keepalive, Limits, Proxy, checked, number
 from cbir.client._queries import SearchOptions
 from cbir.client._requests import RequestTemplate
@@ -146,9 +146,12 @@ class Session:
         if self._closed:
             raise RuntimeError(f"this client of {self.target} was closed: make another one")
 
+    def _is_closed(self) -> bool:
+        return self._closed
+
     def _budget(self, timeout: float | None) -> Budget:
         self._check_open()
-        return Budget(self._seconds(timeout), self._settings.retry, self._address)
+        return Budget(self._seconds(timeout), self._settings.retry, self._address, self._is_closed)
 
     def _template(self, **options: Unpack[SearchOptions]) -> RequestTemplate:
         return RequestTemplate(self._settings.limits.sent_bytes, **options)
@@ -159,7 +162,7 @@ class Session:
             raise ValueError(f"window is {window!r}: give the number of queries that may be on their way, at least 1")
         seconds = self._seconds(timeout)
         number("timeout", seconds, "a positive number of seconds, or math.inf to wait for ever", above=0)
-        return Dialogue(self._settings.retry, seconds, self._address, self._pictures)
+        return Dialogue(self._settings.retry, seconds, self._address, self._is_closed, self._pictures)
 
     def _seconds(self, timeout: float | None) -> float:
         return self._settings.timeout if timeout is None else timeout
@@ -246,7 +249,7 @@ class Patience:
             if isinstance(failure, Unsupported) and self.ask_health:
                 self.ask_health = False
                 return 0.0
-            if not isinstance(failure, (Unavailable, DeadlineExceeded)):
+            if not isinstance(failure, (Unavailable, Overloaded, DeadlineExceeded)):
                 raise failure from error
         pause = next(self._pauses)
         if time.monotonic() + pause >= self._end:

@@ -71,8 +71,12 @@ _HANDSHAKES: tuple[tuple[str, bool | None, str], ...] = (
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
-def from_rpc_error(error: grpc.RpcError, target: str) -> errors.CbirClientError:
-    """Translate the failure of a call to ``target``; raise the result ``from`` the original error."""
+def from_rpc_error(error: grpc.RpcError, target: str, closed: bool = False) -> errors.CbirClientError:
+    """Translate the failure of a call to ``target``; raise the result ``from`` the original error.
+
+    Args:
+        closed: Whether this client was closed, which cancels its calls.
+    """
     if error.code() == grpc.StatusCode.INTERNAL and error.details() == _LOST_STATUS:
         return errors.Unavailable(f"the connection to {target} broke while a query was being sent")
     status = status_pb2.Status(code=error.code().value[0], message=error.details() or "")
@@ -83,6 +87,10 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> errors.CbirClientError:
             except DecodeError:
                 # Details that were cut short, by a proxy for instance; code and message still say most of it.
                 continue
+    if error.code() == grpc.StatusCode.CANCELLED and not (status.details or closed):
+        # Nobody here cancelled it, and the server's own code says why it does: a transport that has more calls than it
+        # can hold drops some of them so.
+        return errors.Overloaded(f"{target} dropped the call before it looked at it: send fewer at a time, or later")
     return from_status(status, target)
 
 

@@ -18,7 +18,7 @@ import grpc
 
 from cbir.client._conversion import NO_PICTURES, search_result
 from cbir.client._display.pictures import Pictures
-from cbir.client._errors import CbirClientError, DeadlineExceeded, Unavailable
+from cbir.client._errors import CbirClientError, DeadlineExceeded, Overloaded, Unavailable
 from cbir.client._requests import Filled
 from cbir.client._retry import Retry
 from cbir.client._search_result import SearchResult
@@ -51,6 +51,7 @@ class Dialogue(Generic[K]):
         policy: When to try again after an overload or a broken connection.
         timeout: Longest wait for the next answer in seconds.
         target: The server's address, for messages.
+        client_closed: Says whether the client was closed, which ends its calls.
         pictures: What results show their hits with.
         clock: A monotonic clock in seconds.
     """
@@ -60,13 +61,14 @@ class Dialogue(Generic[K]):
         policy: Retry,
         timeout: float,
         target: str,
+        client_closed: Callable[[], bool],
         pictures: Pictures = NO_PICTURES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pictures = pictures
         self._policy = policy
         self._timeout = timeout
-        self._target = target
+        self._target, self._client_closed = target, client_closed
         self._clock = clock
         self._numbers = itertools.count()
         self._pending: dict[str, _Asked[K]] = {}
@@ -136,9 +138,10 @@ class Dialogue(Generic[K]):
                 f"{self._target} ended the stream with {len(self._pending)} queries unanswered: look at its log"
             )
         else:
-            failure = from_rpc_error(error, self._target)
+            failure = from_rpc_error(error, self._target, self._client_closed())
         self._breaks += 1
-        if isinstance(failure, Unavailable) and self._breaks < self._policy.attempts:
+        dropped = isinstance(failure, Unavailable) or (isinstance(failure, Overloaded) and failure.retry_after is None)
+        if dropped and self._breaks < self._policy.attempts:
             pause: float | None = self._policy.backoff(self._breaks)
         else:
             pause = self._policy.pause(failure, self._breaks, self._timeout)
