@@ -27,8 +27,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -57,6 +58,8 @@ COLUMNS = (
     *("minute", "answered", "failed", "p50 ms", "p99 ms", "sent late by, p99 ms"),
     *("MiB", "descriptors", "threads", "processes"),
 )
+
+TROUBLES = ("reload", "index", "kill", "hostile", "bad")
 
 #: What a client does that is going to be killed: a stream of five queries a second that never ends.
 DOOMED = """
@@ -136,6 +139,8 @@ class Trouble:
 
     def __init__(self, server: ServerProcess, query: Path) -> None:
         self._server, self._query = server, query
+        # Made before anything is timed: it takes seconds of the event loop that also sends the good queries.
+        self._hostile = hostile()
         self.reloads = self.changed = self.kills = self.hostile = self.bad = 0
         self.broken: list[str] = []
 
@@ -175,7 +180,7 @@ class Trouble:
             self._server.address, options=[("grpc.max_send_message_length", -1)]
         ) as channel:
             stub = search_pb2_grpc.SearchServiceStub(channel)
-            for image in itertools.cycle(hostile()):
+            for image in itertools.cycle(self._hostile):
                 begun = perf_counter()
                 with suppress(grpc.aio.AioRpcError):
                     await stub.Search(pb.SearchRequest(query=pb.Query(image=image)), timeout=1.0)
@@ -279,15 +284,19 @@ async def soak(args: argparse.Namespace, server: ServerProcess, gallery: Path, q
         print(f"capacity {capacity:.1f}/s; {rate:.1f} good queries a second\n")
         print("| " + " | ".join(COLUMNS) + " |")
         print("| --- " * len(COLUMNS) + "|")
-        _, calm = await minutes(generator, payloads, server, rate, args.calm, "calm")
         trouble = Trouble(server, files[0])
-        with publishing(gallery, args.index, args.ensemble) as publisher:
-            tasks = [
-                asyncio.create_task(work)
-                for work in (trouble.reload(), trouble.kill(), trouble.harm(), trouble.spoil(BAD_SHARE * rate))
-            ]
+        _, calm = await minutes(generator, payloads, server, rate, args.calm, "calm")
+        kinds = {
+            "reload": trouble.reload,
+            "kill": trouble.kill,
+            "hostile": trouble.harm,
+            "bad": partial(trouble.spoil, BAD_SHARE * rate),
+        }
+        wanted = set(args.only or TROUBLES)
+        with publishing(gallery, args.index, args.ensemble) if "index" in wanted else nullcontext() as publisher:
+            tasks = [asyncio.create_task(work()) for kind, work in kinds.items() if kind in wanted]
             rows, busy = await minutes(generator, payloads, server, rate, 60.0 * args.minutes, "soak")
-            if publisher.poll() is not None:
+            if publisher is not None and publisher.poll() is not None:
                 trouble.broken.append(f"indexing ended with status {publisher.returncode}")
             trouble.broken += [f"{t.get_coro()}: {t.exception()!r}" for t in tasks if t.done()]
             for task in tasks:
@@ -340,6 +349,7 @@ def main() -> int:
     parser.add_argument("images", type=Path)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--calm", type=float, default=120.0, help="seconds of calm before (default: %(default)s)")
+    parser.add_argument("--only", nargs="+", choices=TROUBLES, help="what trouble there is (default: all of it)")
     parser.add_argument("--share", type=float, default=0.7, help="of the capacity (default: %(default)s)")
     parser.add_argument("--capacity", type=float, help="queries a second; measured by default")
     parser.add_argument("--ensemble", default="compact")

@@ -11,11 +11,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import multiprocessing
 import shlex
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from time import monotonic, perf_counter
 
@@ -30,14 +32,18 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import hostile_images
 from half_sent import RawConnection
 
-Attack = Callable[[str, int, threading.Event], None]
+SPAWN = multiprocessing.get_context("spawn")
+
+#: Attacks an address and a port until the second event; sets the first one when what it sends is made.
+Attack = Callable[[str, int, Event, Event], None]
 
 
 def images(make: Callable[[], bytes], callers: int = 4) -> Attack:
     """Callers who send one image again and again, and leave after a second."""
 
-    def attack(address: str, _: int, over: threading.Event) -> None:
+    def attack(address: str, _: int, ready: Event, over: Event) -> None:
         request = pb.SearchRequest(query=pb.Query(image=make()))
+        ready.set()
 
         def send() -> None:
             with grpc.insecure_channel(address, options=[("grpc.max_send_message_length", -1)]) as channel:
@@ -57,9 +63,10 @@ def images(make: Callable[[], bytes], callers: int = 4) -> Attack:
     return attack
 
 
-def fields(address: str, _: int, over: threading.Event) -> None:
+def fields(address: str, _: int, ready: Event, over: Event) -> None:
     """Requests of two million empty ids."""
     raw = b"\x0a\x80\x92\xf4\x01" + b"\x2a\x00" * 2_000_000
+    ready.set()
     with grpc.insecure_channel(address, options=[("grpc.max_send_message_length", -1)]) as channel:
         call = channel.unary_unary("/cbir.v1.SearchService/Search")
         while not over.is_set():
@@ -69,8 +76,9 @@ def fields(address: str, _: int, over: threading.Event) -> None:
                 over.wait(0.05)
 
 
-def half_sent(_: str, port: int, over: threading.Event) -> None:
+def half_sent(_: str, port: int, ready: Event, over: Event) -> None:
     """Sixty requests of 34 MiB whose last byte never comes."""
+    ready.set()
     connection = RawConnection(port)
     streams = [connection.call("Search") for _ in range(60)]
     connection.send(dict.fromkeys(streams, 34 * 2**20), seconds=20)
@@ -88,6 +96,11 @@ ATTACKS: dict[str, Attack] = {
     "two million ids": fields,
     "half-sent requests": half_sent,
 }
+
+
+def attack(name: str, address: str, port: int, ready: Event, over: Event) -> None:
+    """In a process of its own: what an attacker's interpreter does must not hold up the honest callers."""
+    ATTACKS[name](address, port, ready, over)
 
 
 def memory(pid: int) -> float:
@@ -140,10 +153,11 @@ def main() -> None:
         print("| --- " * 6 + "|")
         for name in args.attack or ATTACKS:
             before, calm = memory(server.pid), asyncio.run(honest(address, image, args.seconds, args.rate))
-            over, most = threading.Event(), [before]
-            attacker = threading.Thread(target=ATTACKS[name], args=(address, port, over))
+            ready, over, most = SPAWN.Event(), SPAWN.Event(), [before]
+            attacker = SPAWN.Process(target=attack, args=(name, address, port, ready, over))
             watcher = threading.Thread(target=watch, args=(server.pid, over, most))
             attacker.start()
+            ready.wait()
             watcher.start()
             attacked = asyncio.run(honest(address, image, args.seconds, args.rate))
             over.set()
@@ -158,7 +172,7 @@ def main() -> None:
         server.terminate()
 
 
-def watch(pid: int, over: threading.Event, most: list[float]) -> None:
+def watch(pid: int, over: Event, most: list[float]) -> None:
     """Note the most memory that the server had."""
     while not over.wait(0.1):
         most[0] = max(most[0], memory(pid))
