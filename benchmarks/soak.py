@@ -209,12 +209,11 @@ class Trouble:
 
 @contextmanager
 def publishing(gallery: Path, index: Path, ensemble: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Index the gallery again and again, at low priority, with an image less or one more each time."""
+    """Index the gallery again and again, in the background, with an image less or one more each time."""
     code = """
-import subprocess, sys, os, time
+import subprocess, sys, time
 from pathlib import Path
 gallery, index, ensemble = sys.argv[1:]
-os.nice(19)
 images = sorted(p for p in Path(gallery).rglob("*") if p.is_file())
 for turn in range(10**9):
     image = images[turn // 2 % len(images)]
@@ -222,7 +221,8 @@ for turn in range(10**9):
     aside.mkdir(exist_ok=True)
     place = aside / image.name
     image.rename(place) if turn % 2 == 0 else place.rename(image)
-    for command in (["index", gallery, "--out", index, "--ensemble", ensemble], ["gc", index, "--keep", "3"]):
+    indexing = ["index", gallery, "--out", index, "--ensemble", ensemble, "--background"]
+    for command in (indexing, ["gc", index, "--keep", "3"]):
         subprocess.run([sys.executable, "-m", "cbir.client.cli", *command], check=True, capture_output=True)
     time.sleep(5)
 """

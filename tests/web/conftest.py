@@ -141,8 +141,8 @@ def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def site(indexed: Path) -> Iterator[Site]:
     """The site that the tests of a module share.
 
-    It goes with the module: gRPC serves all event loops of a process by one thread, so a loop that lived on beside those
-    of other modules' tests could miss what was meant for it, and would then wait for its end in vain.
+    It goes with the module: gRPC serves all event loops of a process by one thread, so a loop that lived on beside
+    those of other modules' tests could miss what was meant for it, and would then wait for its end in vain.
     """
     engine = Engine.load(indexed, device="cpu", runtime="torch")
     found = Site(Loaded(indexed, limits=Limits(), engine=engine))

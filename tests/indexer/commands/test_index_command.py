@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,3 +137,42 @@ def test_options_of_a_cluster_reach_the_run(tmp_path: Path, tiny: Path, monkeypa
     for wrong in ("--ray-gpus -1", "--ray-workers 0", "--runner spark"):
         with pytest.raises(SystemExit):
             parser.parse_args([*wrong.split(), *source])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the scheduling policy is Linux's")
+def test_in_the_background_it_takes_what_others_leave(tmp_path: Path) -> None:
+    """All its threads, and what they start; shown in a process of its own, because it is for good."""
+    told = subprocess.run(
+        [sys.executable, "-c", _POLICIES, str(tmp_path / "nothing"), str(tmp_path / "index")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(told.stdout) == [os.SCHED_IDLE] * 4
+
+
+#: Says by what policy a thread that was there before runs, the main one, one started after, and a process.
+_POLICIES = """
+import argparse, json, os, subprocess, sys, threading
+from contextlib import suppress
+from cbir.core.errors import CbirError
+from cbir.indexer.commands import index
+def policy(): return os.sched_getscheduler(threading.get_native_id())
+told, go_on = [], threading.Event()
+def before():
+    go_on.wait(20)
+    told.append(policy())
+early = threading.Thread(target=before)
+early.start()
+parser = argparse.ArgumentParser()
+index.add_arguments(parser)
+with suppress(CbirError):
+    index.run(parser.parse_args([sys.argv[1], "--out", sys.argv[2], "--background"]))
+go_on.set()
+early.join()
+told.append(policy())
+later = threading.Thread(target=lambda: told.append(policy()))
+later.start()
+later.join()
+ask = "import os; print(os.sched_getscheduler(0))"
+told.append(int(subprocess.run([sys.executable, "-c", ask], capture_output=True, check=True).stdout))
+print(json.dumps(told))
+"""

@@ -90,6 +90,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_store_arguments(parser)
     add_sign_argument(parser)
+    parser.add_argument(
+        "--background", action="store_true",
+        help="compute only while no other program wants the processor, such as a server on the same machine",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print a JSON report to stdout")
 
 
@@ -137,9 +141,12 @@ def run(args: argparse.Namespace) -> int:
     """Build or update the index, and say what was done."""
     from cbir.core.ensemble import DEFAULT_ENSEMBLE, load_ensemble
     from cbir.core.images import DecodeLimits
+    from cbir.core.machine import give_way
     from cbir.indexer.build import FitSettings, RaySettings, RunSettings, build, ensemble_of_index
     from cbir.indexer.sources import open_sources
 
+    if args.background:
+        give_way()
     vectors = _store(args)
     kept = None if args.ensemble else ensemble_of_index(args.out)
     ensemble = kept or load_ensemble(args.ensemble or DEFAULT_ENSEMBLE)

@@ -2,6 +2,7 @@ from .compiled_loops import jit as jit
 from .compiled_loops import keep_compiled as keep_compiled
 from .hardware import machine_facts as machine_facts
 from .thread_shares import Threads as Threads
+from .thread_shares import give_way as give_way
 from .thread_shares import idle_quietly as idle_quietly
 from .thread_shares import search_alone as search_alone
 from .thread_shares import share_out as share_out

@@ -11,8 +11,9 @@ import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["Threads", "idle_quietly", "search_alone", "share_out", "step_back", "threads"]
+__all__ = ["Threads", "give_way", "idle_quietly", "search_alone", "share_out", "step_back", "threads"]
 
 #: Added to the nice value of threads that compute for long: they get about a third of the share of other threads.
 _BACK = 5
@@ -71,6 +72,20 @@ def step_back() -> None:
         # Some sandboxes forbid changing priorities.
         with suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _BACK))
+
+
+def give_way() -> None:
+    """Compute only where no other program wants the processor: this process, and all that it starts, for good.
+
+    On Linux by its scheduling policy for such work (``SCHED_IDLE``), elsewhere by the lowest priority.
+    """
+    if sys.platform == "linux":
+        for thread in Path("/proc/self/task").iterdir():
+            # A thread may have ended since; some sandboxes forbid changing policies.
+            with suppress(OSError):
+                os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
+    elif hasattr(os, "nice"):
+        os.nice(19)
 
 
 def search_alone(with_torch: bool) -> None:
