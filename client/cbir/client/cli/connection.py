@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cbir.client import Client
-from cbir.client._credentials import Tls, Token
 from cbir.client.cli.argument_types import number
 from cbir.client.cli.configuration import setting, settings_of
+
+if TYPE_CHECKING:
+    from cbir.client import Client
 
 __all__ = ["add_connection_arguments", "connect", "connection"]
 
@@ -55,6 +56,9 @@ def connection(
         ValueError: They contradict each other, or a file holds no token or no settings.
         OSError: A file cannot be read.
     """
+    # Imported here, so that help and wrong usage do not wait for gRPC.
+    from cbir.client import Tls, Token
+
     known = settings_of(environment)
     settings: dict[str, Any] = {
         "target": setting("target", args.target, known, _TARGET),
@@ -75,6 +79,8 @@ def connection(
 
 def connect(args: argparse.Namespace) -> Client:
     """A client for these arguments; ends the program with wrong usage where there can be none."""
+    from cbir.client import Client
+
     try:
         return Client(**connection(args))
     except (ValueError, TypeError, OSError) as error:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib import metadata
-from urllib.parse import unquote, urlsplit
 
 __all__ = ["DISTRIBUTION", "how_to_install"]
 
@@ -28,6 +26,10 @@ def how_to_install(extra: str | None) -> str:
 
 def _source() -> tuple[str, str] | None:
     """``folder`` and its path, or ``url`` and what it is; None: an index, or nobody knows."""
+    # Imported here, because the program itself needs it for advice only.
+    from importlib import metadata
+    from urllib.parse import unquote, urlsplit
+
     try:
         text = metadata.distribution(DISTRIBUTION).read_text("direct_url.json")
         facts = json.loads(text) if text else {}

@@ -12,19 +12,16 @@ from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from safetensors import SafetensorError
 
 from cbir.client.cli.argument_types import amount, positive
 from cbir.core.errors import CbirError, ConfigurationError
 
 if TYPE_CHECKING:
-    from cbir.core.search import VectorStore
+    from rich.console import Console
 
-if TYPE_CHECKING:
     from cbir.core.artifacts import SigningKey
+    from cbir.core.search import VectorStore
     from cbir.indexer.build import Progress
 
 __all__ = [
@@ -83,12 +80,17 @@ def printable(text: str) -> str:
 
 def stderr() -> Console:
     """A console on stderr, as stdout is for results."""
+    # Here and below, rich is imported where it prints: help does not wait for it.
+    from rich.console import Console
+
     return Console(stderr=True, highlight=False)
 
 
 def write_measurement(args: argparse.Namespace, measure: Callable[[Callable[[str], None]], dict[str, Any]]) -> int:
     """Measure, print the tables, and write ``results.json`` and ``bench.png`` below ``--out``."""
     import shlex
+
+    from rich.console import Console
 
     from cbir.indexer.bench import draw, print_report
 
@@ -180,6 +182,9 @@ def progress_printer() -> Iterator[Callable[[Progress], None]]:
 
 @contextmanager
 def _bars(console: Console) -> Iterator[Callable[[Progress], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
     columns = (
         TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),

@@ -7,14 +7,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from cbir.client.cli.argument_types import picture_path, whole
 from cbir.indexer.commands.console import USER_ERRORS, add_store_arguments, print_json, stderr, vectors_of
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from cbir.indexer.dedup import DedupReport, StoredFile
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
@@ -82,6 +80,10 @@ def _summary(report: DedupReport) -> str:
 
 
 def _print(report: DedupReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     # A pipe has no width; one that has room for all columns is assumed.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     table = Table("", "id", "pixels", "size", "bits", "alike", "uri")
@@ -97,6 +99,8 @@ def _print(report: DedupReport) -> None:
 
 
 def _facts(file: StoredFile) -> tuple[Text, str, str]:
+    from rich.text import Text
+
     from cbir.indexer.dedup import size_text
 
     image = file.image

@@ -6,9 +6,6 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
 from cbir.core.errors import ConfigurationError
 from cbir.indexer.commands.console import (
     USER_ERRORS,
@@ -130,6 +127,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(report: EvaluationReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console(highlight=False)
     console.print(
         f"{report.ensemble.queries} queries against {report.gallery} images "

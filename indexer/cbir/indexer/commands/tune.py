@@ -6,9 +6,6 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
 from cbir.indexer.commands.console import (
     USER_ERRORS,
     add_device_arguments,
@@ -128,6 +125,9 @@ def _say(report: TuningReport) -> None:
 
 
 def _print(report: TuningReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console(highlight=False)
     if report.rejected:
         console.print(

@@ -6,9 +6,6 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
 from cbir.client.cli.argument_types import whole
 from cbir.core.errors import ArtifactError, CbirError
 from cbir.indexer.commands.console import (
@@ -80,6 +77,9 @@ def _info(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
         "libraries": dict(manifest.libraries),
     }
     if not args.json:
+        from rich.console import Console
+        from rich.table import Table
+
         console = Console(highlight=False)
         console.print(
             f"{store.path}  version {version.name}, {manifest.created}\n"
@@ -102,6 +102,9 @@ def _versions(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
     live = store.current()
     rows = [{"version": name, "live": name == live, **_summary(store, name)} for name in store.versions()]
     if not args.json:
+        from rich.console import Console
+        from rich.table import Table
+
         table = Table("live", "created", "images", "state")
         table.add_column("version", no_wrap=True, overflow="fold")
         for row in rows:

@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import grpc
-
 from cbir.client.cli.argument_types import number, numbers, whole
 from cbir.core.errors import CbirError, ConfigurationError
 from cbir.core.machine import idle_quietly
@@ -117,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
     # As in ``cbir serve``, so that the bare engine computes under the same conditions as the server.
     idle_quietly()
     # Imported here, so that --help and wrong usage do not wait for torch.
+    import grpc
     import uvloop
     from rich.console import Console
 

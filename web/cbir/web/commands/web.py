@@ -8,12 +8,14 @@ import json
 import signal
 import sys
 import webbrowser
+from typing import TYPE_CHECKING
 
-from cbir.client import AsyncClient
 from cbir.client.cli.argument_types import number, whole
 from cbir.client.cli.connection import add_connection_arguments, connection
 from cbir.core.errors import CbirError, ConfigurationError
-from cbir.web.gateway import Listening, Settings, application
+
+if TYPE_CHECKING:
+    from cbir.web.gateway import Settings
 
 __all__ = ["USER_ERRORS", "add_arguments", "run"]
 
@@ -54,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
         ConfigurationError: The page cannot be served like this.
         OSError: A file with a token or certificate cannot be read.
     """
+    from cbir.web.gateway import Settings
+
     settings = Settings(
         host=args.host,
         port=args.port,
@@ -67,6 +71,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _serve(settings: Settings, args: argparse.Namespace) -> int:
+    # Imported here, so that help does not wait for HTTP and gRPC.
+    from cbir.client import AsyncClient
+    from cbir.web.gateway import Listening, application
+
     try:
         # Pictures from outside are not decoded here, so they are not shrunk either.
         client = AsyncClient(downscale=False, **connection(args, timeout=_TIMEOUT))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 
-from argcomplete.shell_integration import shellcode
-
 __all__ = ["EXAMPLES", "USER_ERRORS", "add_arguments", "run"]
 
 USER_ERRORS: tuple[type[Exception], ...] = ()
@@ -23,5 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the code for the shell."""
+    from argcomplete.shell_integration import shellcode
+
     sys.stdout.write(shellcode(["cbir"], shell=args.shell))
     return 0

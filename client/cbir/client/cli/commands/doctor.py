@@ -13,10 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.text import Text
-
-from cbir.client import CbirClientError, Client
+from cbir.client import CbirClientError
 from cbir.client.cli.configuration import VARIABLES, config_file
 from cbir.client.cli.connection import add_connection_arguments, connection
 from cbir.client.cli.installation import DISTRIBUTION, how_to_install
@@ -132,6 +129,8 @@ def _settings() -> dict[str, Any]:
 
 
 def _server(args: argparse.Namespace) -> dict[str, Any]:
+    from cbir.client import Client
+
     try:
         settings = connection(args)
         with Client(**settings) as client:
@@ -150,6 +149,9 @@ def settings_target() -> str:
 
 
 def _print(document: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def line(good: bool | None, what: str, more: str = "") -> None:

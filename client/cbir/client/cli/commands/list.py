@@ -7,15 +7,15 @@ import itertools
 import json
 import sys
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from cbir.client import CbirClientError, Client, Facet, GalleryImage
+from cbir.client import CbirClientError
 from cbir.client.cli.argument_types import positive
 from cbir.client.cli.connection import add_connection_arguments, connect
 from cbir.client.cli.terminal import printable
+
+if TYPE_CHECKING:
+    from cbir.client import Client, Facet, GalleryImage
 
 __all__ = ["EXAMPLES", "USER_ERRORS", "add_arguments", "run"]
 
@@ -104,6 +104,10 @@ def _print_document(images: Iterable[GalleryImage]) -> None:
 
 
 def _print_table(images: Iterable[GalleryImage]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     console = Console(markup=False, highlight=False, emoji=False)
     table = Table("id", "label", "pixels", box=None, header_style="dim", pad_edge=False)
     images = iter(images)

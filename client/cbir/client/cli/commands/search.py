@@ -8,13 +8,10 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from cbir.client import (
     CbirClientError,
-    Client,
     Crop,
     Fusion,
     ImageId,
@@ -29,8 +26,10 @@ from cbir.client.cli.argument_types import number, picture_path, positive
 from cbir.client.cli.connection import add_connection_arguments, connect
 from cbir.client.cli.document import search_document
 from cbir.client.cli.query_files import NamedQuery, listed_queries, named_queries
-from cbir.client.cli.table import print_result
 from cbir.client.cli.terminal import printable
+
+if TYPE_CHECKING:
+    from cbir.client import Client
 
 __all__ = ["EXAMPLES", "USER_ERRORS", "add_arguments", "run"]
 
@@ -114,6 +113,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search, print, and draw if asked; 0 when every query was answered, else 1."""
+    from rich.console import Console
+
+    from cbir.client.cli.table import print_result
+
     if not (args.images or args.files_from or args.id or args.text or args.like):
         args.usage_error(
             "--unlike ID needs something to move away from it: give an IMAGE, --id ID or --like ID"
