@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cbir.core.machine import side_by_side
 from cbir.core.metric import SAMPLE, enough_labels, neighbour_metrics, normalise
 from cbir.indexer.evaluate.cross_fit import MemberSpace, Split
 from cbir.indexer.evaluate.label_moments import LabelMoments
@@ -49,14 +50,16 @@ class FoldMetrics:
         """
         if not self._with_labels:
             self._learn_without_labels(dims)
-        result = {}
-        for m, space in enumerate(self._spaces):
-            for dim in dims[m]:
-                z = space.unit(dim)
-                if space.glrt:
-                    z = normalise(z @ self._metric((m, dim), split, z).T)
-                result[m, dim] = z
-        return result
+        keys = [(m, dim) for m, choices in enumerate(dims) for dim in choices]
+        # The largest first, so that no core is left with it at the end.
+        order = sorted(keys, key=lambda key: -key[1])
+        found = dict(zip(order, side_by_side(lambda key: self._project(key, split), order), strict=True))
+        return {key: found[key] for key in keys}
+
+    def _project(self, key: Key, split: int) -> Floats:
+        space = self._spaces[key[0]]
+        z = space.unit(key[1])
+        return normalise(z @ self._metric(key, split, z).T) if space.glrt else z
 
     def _metric(self, key: Key, split: int, z: Floats) -> Floats:
         if (key, split) not in self._metrics:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.machine import jit
+from cbir.core.machine import jit, side_by_side
 from cbir.indexer.tune.score_table import ScoreTable
 
 __all__ = ["Trial", "average_precisions", "top_hits"]
@@ -80,18 +77,8 @@ def _ranked(table: ScoreTable, trials: Sequence[Trial]) -> tuple[Floats, NDArray
             scores[:, part], relevant[:, part],
         )  # fmt: skip
 
-    _in_parts(rank, range(0, len(table), _CHUNK))
+    side_by_side(rank, range(0, len(table), _CHUNK))
     return scores, relevant
-
-
-def _in_parts(work: Any, starts: range) -> None:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if len(starts) == 1 or cores == 1:
-        for start in starts:
-            work(start)
-        return
-    with ThreadPoolExecutor(min(cores, len(starts)), thread_name_prefix="vote") as pool:
-        list(pool.map(work, starts))
 
 
 @jit

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cbir.core.machine import side_by_side
 from cbir.core.vote import fit_head
 from cbir.indexer.evaluate import FoldMetrics, MemberSpace, MemberVectors, Sharpening, Split, sharpen
 from cbir.indexer.tune.candidate_pool import LIKELY, find_candidates, most_candidates, products, rows_by_class
@@ -104,10 +105,7 @@ def score_table(
     for number, split in enumerate(splits):
         report(number, len(splits))
         vectors = metrics.project(dims, number)
-        heads = {}
-        if classes >= 2 and len(split.teachers):
-            for key, z in vectors.items():
-                heads[key] = fit_head(z[split.teachers], codes[split.teachers], classes).scores(z[split.queries])
+        heads = _of_heads(vectors, codes, split, classes) if classes >= 2 and len(split.teachers) else {}
         asking = {key: z[split.queries] for key, z in vectors.items()}
         searched = {key: z[split.gallery] for key, z in vectors.items()}
         del vectors
@@ -117,6 +115,15 @@ def score_table(
         parts.append(_of_split(asking, searched, heads, said, codes, split, dims, share, classes, device))
     report(len(splits), len(splits))
     return _join(parts)
+
+
+def _of_heads(vectors: MemberVectors, codes: NDArray[np.integer], split: Split, classes: int) -> MemberVectors:
+    """(Q, L) scores of the classes for the split's queries, by heads that its teachers' labels taught."""
+
+    def scores(z: Floats) -> Floats:
+        return fit_head(z[split.teachers], codes[split.teachers], classes).scores(z[split.queries])
+
+    return dict(zip(vectors, side_by_side(scores, vectors.values()), strict=True))
 
 
 def _of_split(

@@ -1,6 +1,7 @@
 from .compiled_loops import jit as jit
 from .compiled_loops import keep_compiled as keep_compiled
 from .hardware import machine_facts as machine_facts
+from .independent_work import side_by_side as side_by_side
 from .thread_shares import Threads as Threads
 from .thread_shares import give_way as give_way
 from .thread_shares import idle_quietly as idle_quietly

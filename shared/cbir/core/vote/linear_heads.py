@@ -134,7 +134,9 @@ def fit_head(z: Floats, codes: NDArray[np.integer], classes: int, ridge: float =
     counts = np.bincount(y, minlength=classes).astype(np.float64)
     mean = x.mean(axis=0)
     sums = np.zeros((classes, x.shape[1]))
-    np.add.at(sums, y, x)
+    order = np.argsort(y, kind="stable")
+    found, first = np.unique(y[order], return_index=True)
+    sums[found] = np.add.reduceat(x[order], first, axis=0)
     # For centred X and Y, XᵀY is the sum of each class's vectors minus its count times the mean.
     cross = (sums - counts[:, None] * mean).T
     scatter = x.T @ x - len(x) * np.outer(mean, mean)
