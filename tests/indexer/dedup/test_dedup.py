@@ -15,6 +15,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from cbir.client.cli.program import main
 from cbir.core.artifacts import IndexStore
 from cbir.indexer.dedup import GROUPS_SHOWN, draw_duplicates, find_duplicates, size_text
+from cbir.indexer.dedup.turned_copies import LIKENESS
 from cbir.indexer.samples import LABELS
 from cbir.indexer.samples.sample_split import draw_sample
 from cbir.indexer.tune import tune
@@ -48,6 +49,9 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     copy("fish-2-half.jpg", "fish-2", lambda image: image.resize((128, 128)), quality=85)
     copy("house-1-cut.png", "house-1", lambda image: image.crop((4, 4, 252, 252)))
     copy("car-1-mirrored.png", "car-1", ImageOps.mirror)
+    copy("car-1-mirrored-again.jpg", "car-1", ImageOps.mirror, quality=70)
+    copy("sailboat-1-turned.jpg", "sailboat-1", lambda image: image.rotate(90), quality=80)
+    copy("cat-1-headlong.jpg", "cat-1", lambda image: image.resize((128, 128)).rotate(180), quality=80)
     copy("rocket-2-screenshot.png", "rocket-2", paste)
     copy("tree-1.jpg", "tree-1", quality=80)
     (pictures / "tree-1.png").unlink()
@@ -83,6 +87,7 @@ def groups(document: dict[str, Any]) -> dict[str, set[str]]:
 
 EXPECTED = {
     "aaa-tree-2-again.png": {"tree-2.png"},
+    "car-1-mirrored.png": {"car-1-mirrored-again.jpg"},
     "cat-1-larger.png": {"cat-1.png", "cat-1-jpeg30.jpg", "cat-1-brighter.png"},
     "fish-2.png": {"fish-2-half.jpg"},
     "rocket-2.png": {"rocket-2-screenshot.png"},
@@ -95,11 +100,11 @@ def test_the_planted_duplicates_are_found_and_nothing_else(planted: Planted, cap
     out, err = run(capsys, planted.index, "--json")
     document = json.loads(out)
     assert groups(document) == EXPECTED
-    assert (document["images"], document["bits"], document["extras"]) == (46, 4, 8)
+    assert (document["images"], document["bits"], document["extras"]) == (49, 4, 9)
     assert document["version"] == IndexStore(planted.index).current()
     extras = {extra["id"]: extra for group in document["groups"] for extra in group["extras"]}
     assert document["extra_bytes"] == sum((planted.pictures / name).stat().st_size for name in extras)
-    assert err.startswith("5 groups with 8 superfluous images (")
+    assert err.startswith("6 groups with 9 superfluous images (")
     again, jpeg = extras["tree-2.png"], extras["cat-1-jpeg30.jpg"]
     assert (again["same_bytes"], again["bits"], jpeg["same_bytes"]) == (True, 0, False)
     assert 0.9 < jpeg["similarity"] < 1
@@ -107,6 +112,48 @@ def test_the_planted_duplicates_are_found_and_nothing_else(planted: Planted, cap
     assert (jpeg["width"], jpeg["height"]) == (256, 256)
     assert jpeg["bytes"] == (planted.pictures / "cat-1-jpeg30.jpg").stat().st_size
     assert sorted((path, path.stat().st_size) for path in planted.pictures.iterdir()) == before
+
+
+def test_turned_and_mirrored_copies_are_found_where_asked_for(planted: Planted, capsys: Any, tmp_path: Path) -> None:
+    picture = tmp_path / "turned.png"
+    document = json.loads(run(capsys, planted.index, "--json", "--symmetries", "--save", picture)[0])
+    assert document["symmetries"] is True
+    found = groups(document)
+    assert found["sailboat-1.png"] == {"sailboat-1-turned.jpg"}
+    assert found["cat-1-larger.png"] == EXPECTED["cat-1-larger.png"] | {"cat-1-headlong.jpg"}
+    # Two groups become one: the kept picture of one is a copy of the other's.
+    cars = {"car-1.png", "car-1-mirrored.png", "car-1-mirrored-again.jpg"}
+    (kept,) = cars & found.keys()
+    assert found[kept] == cars - {kept}
+    others = {keep: extras for keep, extras in found.items() if not keep.startswith(("sailboat", "car", "cat"))}
+    assert others == {keep: extras for keep, extras in EXPECTED.items() if not keep.startswith(("car", "cat"))}
+    extras = {extra["id"]: extra for group in document["groups"] for extra in group["extras"]}
+    # Turned against the clock by 90 degrees is turned by 270 with it.
+    assert (extras["sailboat-1-turned.jpg"]["symmetry"], extras["sailboat-1-turned.jpg"]["same_bytes"]) == (
+        "rotate-270",
+        False,
+    )
+    assert extras["cat-1-headlong.jpg"]["symmetry"] == "rotate-180"
+    assert extras["cat-1.png"]["symmetry"] is None
+    assert {extras[name]["symmetry"] for name in cars - {kept}} <= {"mirror", None}
+    assert "mirror" in {extras[name]["symmetry"] for name in cars - {kept}}
+    assert all(extra["similarity"] >= LIKENESS for extra in extras.values() if extra["symmetry"])
+    assert picture.stat().st_size > 10_000
+    assert "rotate-270" in run(capsys, planted.index, "--symmetries")[0]
+
+
+def test_a_turned_copy_that_is_gone_is_no_copy(planted: Planted, capsys: Any, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name in ("sailboat-1.png", "sailboat-1-turned.jpg", "fish-1.png"):
+        shutil.copy(planted.pictures / name, pictures)
+    index = tmp_path / "index"
+    assert main(["index", str(pictures), "--out", str(index), "--ensemble", "compact"]) == 0
+    assert groups(json.loads(run(capsys, index, "--json", "--symmetries")[0])) == {
+        "sailboat-1.png": {"sailboat-1-turned.jpg"}
+    }
+    (pictures / "sailboat-1.png").unlink()
+    assert groups(json.loads(run(capsys, index, "--json", "--symmetries")[0])) == {}
 
 
 def test_more_bits_never_find_less(planted: Planted, capsys: Any) -> None:
@@ -131,14 +178,14 @@ def test_a_table_for_people_and_a_picture(planted: Planted, capsys: Any, tmp_pat
     out, err = run(capsys, planted.index, "--save", picture)
     assert [line.split()[1] for line in out.splitlines() if line.split()[1:2] in (["keep"], ["extra"])].count(
         "keep"
-    ) == 5
+    ) == 6
     assert "nothing was deleted" in err
     assert f"saved {picture}" in err
     with Image.open(picture) as drawn:
         colours = np.asarray(drawn.convert("RGB"))
     # One green frame a group, all at the left.
     rows, columns = np.nonzero((colours == (0x17, 0xA6, 0x73)).all(axis=2))
-    assert len(np.flatnonzero(np.diff(np.unique(rows)) > 100)) == 4
+    assert len(np.flatnonzero(np.diff(np.unique(rows)) > 100)) == 5
     assert columns.max() < 320
 
 

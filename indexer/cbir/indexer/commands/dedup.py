@@ -32,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"most bits of 64 in which the perceptual hashes differ, 0 to {_MOST_BITS} (default: as in searches)",
     )
+    parser.add_argument(
+        "--symmetries", action="store_true",
+        help="find copies that were rotated by 90, 180 or 270 degrees or mirrored too: takes longer, and reads images",
+    )  # fmt: skip
     add_store_arguments(parser)
     parser.add_argument("--version-name", default=None, metavar="VERSION", help="default: the live version")
     parser.add_argument("--save", type=picture_path, metavar="FILE", help="draw the groups into a .png, .jpg or .webp")
@@ -50,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
 
     version = IndexStore(args.index).open(args.version_name)
     searcher = vectors_of(args, args.index).open(version) if version.manifest.store else None
-    report = find_duplicates(str(args.index), version, BITS if args.bits is None else args.bits, searcher)
+    bits = BITS if args.bits is None else args.bits
+    report = find_duplicates(str(args.index), version, bits, searcher, args.symmetries)
     if args.json:
         print_json(report.to_json())
     elif args.list_extra:
@@ -86,13 +91,13 @@ def _print(report: DedupReport) -> None:
 
     # A pipe has no width; one that has room for all columns is assumed.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
-    table = Table("", "id", "pixels", "size", "bits", "alike", "uri")
+    table = Table("", "id", "pixels", "size", "bits", "alike", "turned", "uri")
     for group in report.groups:
-        table.add_row("keep", *_facts(group.keep), "", "", Text(group.keep.image.uri))
+        table.add_row("keep", *_facts(group.keep), "", "", "", Text(group.keep.image.uri))
         for place, extra in enumerate(group.extras, 1):
             alike = "bytes" if extra.same_bytes else f"{extra.similarity:.2f}"
             table.add_row(
-                "extra", *_facts(extra.file), str(extra.bits), alike, Text(extra.file.image.uri),
+                "extra", *_facts(extra.file), str(extra.bits), alike, extra.symmetry or "", Text(extra.file.image.uri),
                 end_section=place == len(group.extras),
             )  # fmt: skip
     console.print(table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tarfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from cbir.core.artifacts import GalleryImage, IndexVersion
 from cbir.core.errors import CbirError
 from cbir.core.files import archive_members, read_uri, split_uri
-from cbir.core.images import DecodeLimits, decode_image
+from cbir.core.images import DecodeLimits, Symmetry, decode_image
 from cbir.core.search import BITS, Appearance, Searcher, group_near_duplicates
+from cbir.indexer.dedup.turned_copies import TurnedCopies
 
 __all__ = ["DedupReport", "Duplicate", "ImageGroup", "StoredFile", "find_duplicates"]
 
@@ -49,19 +51,21 @@ class Duplicate:
 
     Attributes:
         bits: In how many of 64 bits its perceptual hash differs from that of the kept image.
-        similarity: Similarity of the two images under the ensemble, -1..1.
+        similarity: Similarity of the two images under the ensemble, -1..1; of a turned copy: of their pixels.
         same_bytes: Whether the two files have the same content.
+        symmetry: What was done to the kept picture; None: it was neither turned nor mirrored.
     """
 
     file: StoredFile
     bits: int
     similarity: float
     same_bytes: bool
+    symmetry: Symmetry | None = None
 
     def to_json(self) -> dict[str, Any]:
         """One element of ``extras`` in the document that ``cbir dedup --json`` prints."""
         alike = {"bits": self.bits, "similarity": round(self.similarity, 4), "same_bytes": self.same_bytes}
-        return {**self.file.to_json(), **alike}
+        return {**self.file.to_json(), **alike, "symmetry": None if self.symmetry is None else str(self.symmetry)}
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class DedupReport:
     images: int
     bits: int
     groups: tuple[ImageGroup, ...]
+    symmetries: bool = False
 
     @property
     def extras(self) -> int:
@@ -99,6 +104,7 @@ class DedupReport:
             "version": self.version,
             "images": self.images,
             "bits": self.bits,
+            "symmetries": self.symmetries,
             "groups": [
                 {"keep": group.keep.to_json(), "extras": [extra.to_json() for extra in group.extras]}
                 for group in self.groups
@@ -109,7 +115,11 @@ class DedupReport:
 
 
 def find_duplicates(
-    index: str, version: IndexVersion, bits: int = BITS, searcher: Searcher | None = None
+    index: str,
+    version: IndexVersion,
+    bits: int = BITS,
+    searcher: Searcher | None = None,
+    symmetries: bool = False,
 ) -> DedupReport:
     """Group the near duplicates of an index version and choose which image of each group to keep.
 
@@ -122,6 +132,7 @@ def find_duplicates(
         index: Name of the index, for the report.
         bits: Near duplicates differ in at most this many of the 64 bits of their perceptual hashes.
         searcher: Knows the vectors of a version that keeps them elsewhere than in its files.
+        symmetries: Whether to find copies that were turned or mirrored too; images whose hashes allow it are read.
 
     Raises:
         ArtifactError: A file of the version is damaged.
@@ -141,15 +152,49 @@ def find_duplicates(
         crop = found.image.crop
         return found.bytes is None, -crop.width * crop.height, -(found.bytes or 0), row
 
-    groups = []
+    kept: dict[int, dict[int, Duplicate]] = {}
     for group in group_near_duplicates(gallery.phashes, gallery.sha256, appearance.of_rows, preference, bits):
         keep = file(group.keep)
-        extras = tuple(
-            Duplicate(file(row), bits_off, similarity, file(row).image.sha256 == keep.image.sha256)
+        kept[group.keep] = {
+            row: Duplicate(file(row), bits_off, similarity, file(row).image.sha256 == keep.image.sha256)
             for row, bits_off, similarity in zip(group.extras, group.distances, group.similarities, strict=True)
-        )
-        groups.append(_original_kept(ImageGroup(keep, extras)))
-    return DedupReport(index, version.name, len(gallery), bits, tuple(groups))
+        }
+    if symmetries:
+        kept = _with_turned(kept, TurnedCopies(gallery, bits), len(gallery), file, preference)
+    groups = [_original_kept(ImageGroup(file(row), tuple(extras.values()))) for row, extras in sorted(kept.items())]
+    return DedupReport(index, version.name, len(gallery), bits, tuple(groups), symmetries)
+
+
+def _with_turned(
+    kept: dict[int, dict[int, Duplicate]],
+    copies: TurnedCopies,
+    images: int,
+    file: Callable[[int], StoredFile],
+    preference: Callable[[int], Any],
+) -> dict[int, dict[int, Duplicate]]:
+    """The groups, joined where one keeps a turned copy of what another keeps.
+
+    An image that is no copy of the one that is kept then, though a near duplicate of another copy, is left out: it is
+    not superfluous.
+    """
+    superfluous = {row for extras in kept.values() for row in extras}
+    turned: dict[int, set[int]] = {}
+    for one, other in copies.pairs([row for row in range(images) if row not in superfluous]):
+        turned.setdefault(one, set()).add(other)
+        turned.setdefault(other, set()).add(one)
+    gone: set[int] = set()
+    for row in sorted(turned, key=preference):
+        if row in gone:
+            continue
+        for other in sorted(turned[row] - gone, key=preference):
+            for copy in (other, *kept.pop(other, {})):
+                how = copies.copy(row, copy)
+                if how is not None:
+                    found = Duplicate(file(copy), how.bits, how.likeness, same_bytes=False, symmetry=how.symmetry)
+                    kept.setdefault(row, {})[copy] = found
+            gone.add(other)
+        gone.add(row)
+    return kept
 
 
 def _original_kept(group: ImageGroup) -> ImageGroup:
@@ -159,7 +204,7 @@ def _original_kept(group: ImageGroup) -> ImageGroup:
     smaller = [
         extra
         for extra in group.extras
-        if not extra.bits and (extra.file.image.width, extra.file.image.height) == size
+        if not extra.bits and extra.symmetry is None and (extra.file.image.width, extra.file.image.height) == size
         and extra.file.bytes is not None and extra.file.bytes < (keep.bytes or 0)
     ]  # fmt: skip
     pixels = _pixels(keep) if smaller else None

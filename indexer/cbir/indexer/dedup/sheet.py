@@ -97,7 +97,8 @@ def _thumbnail(file: StoredFile) -> Image.Image | None:
 def _likeness(extra: Duplicate) -> str:
     if extra.same_bytes:
         return "the same bytes"
-    return f"{extra.bits} {'bit' if extra.bits == 1 else 'bits'} · alike {extra.similarity:.2f}"
+    what = f"{extra.bits} {'bit' if extra.bits == 1 else 'bits'}" if extra.symmetry is None else str(extra.symmetry)
+    return f"{what} · alike {extra.similarity:.2f}"
 
 
 def size_text(size: int | None) -> str:

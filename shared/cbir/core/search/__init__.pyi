@@ -2,6 +2,7 @@ from .matrices.cpu_matrix import inner_products as inner_products
 from .near_duplicates import BITS as BITS
 from .near_duplicates import Appearance as Appearance
 from .near_duplicates import close_hashes as close_hashes
+from .near_duplicates import close_pairs as close_pairs
 from .near_duplicates import confirmed as confirmed
 from .near_duplicates import group_near_duplicates as group_near_duplicates
 from .retriever import Retriever as Retriever
