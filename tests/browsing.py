@@ -69,6 +69,15 @@ class Watched:
         self.page.goto(self.url + address)
         self.page.wait_for_selector("#facts:not(:empty)", state="attached")
 
+    def forget(self) -> None:
+        """Leave the page, and forget what it stored, what went wrong in it, and how requests were to be handled."""
+        if self.page.url.startswith(self.url):
+            self.page.evaluate("localStorage.clear(), sessionStorage.clear()")
+        # Addresses that differ after their "#" only are one document; this one is another.
+        self.page.goto("about:blank")
+        self.page.unroute_all(behavior="ignoreErrors")
+        self.faults.clear()
+
     def give(self, *files: tuple[str, bytes]) -> None:
         """Choose files as a person does."""
         payload = [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in files]

@@ -160,21 +160,38 @@ def browser() -> Iterator[Any]:
         found.close()
 
 
+DESKTOP = {"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"}
+
+
+@pytest.fixture(scope="module")
+def desktop(browser: Any, site: Site) -> Iterator[Watched]:
+    """The window of the tests that ask for no other: a window of its own would cost each of them a second."""
+    context = browser.new_context(**DESKTOP)
+    yield Watched(context.new_page(), site.url)
+    context.close()
+
+
 @pytest.fixture
-def visit(browser: Any, site: Site) -> Iterator[Visit]:
-    """Open windows, each without memories; in the end nothing may have gone wrong in them."""
+def visit(browser: Any, desktop: Watched, site: Site) -> Iterator[Visit]:
+    """Open windows, each without memories; in the end nothing may have gone wrong in them.
+
+    The first without options is the shared one, with its page loaded anew.
+    """
     opened: list[Watched] = []
     contexts: list[Any] = []
 
     def start(address: str = "", **options: Any) -> Watched:
-        known = {"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"}
-        context = browser.new_context(**{**known, **options})
-        contexts.append(context)
-        opened.append(Watched(context.new_page(), site.url))
+        if options or opened:
+            contexts.append(browser.new_context(**{**DESKTOP, **options}))
+            opened.append(Watched(contexts[-1].new_page(), site.url))
+        else:
+            opened.append(desktop)
         opened[-1].open(address)
         return opened[-1]
 
     yield start
+    faults = [fault for window in opened for fault in window.faults]
     for context in contexts:
         context.close()
-    assert [fault for window in opened for fault in window.faults] == []
+    desktop.forget()
+    assert faults == []

@@ -24,24 +24,12 @@ MEMBERS = ("clip", "resnet", "wide")
 
 def test_a_picture_shows_its_hits(visit: Visit, site: Any) -> None:
     window = visit()
-    first_paint = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
-    paints = [window.page.evaluate(first_paint)]
-    # Other work on the machine may hold one of them up.
-    while min(paints) >= 1000 and len(paints) < 4:
-        window.open()
-        paints.append(window.page.evaluate(first_paint))
-    assert min(paints) < 1000
     assert "32 images" in window.page.inner_text("#facts")
     window.give(("mine.png", QUERY))
     expected = site.search(QUERY)
     window.until_hits(ids(expected))
-    shown = [window.measured("hits-shown")]
-    while min(shown) >= 300 and len(shown) < 4:
-        limit = 10 - len(shown)
-        window.page.fill("#limit", str(limit))
-        window.until_hits(ids(expected)[:limit])
-        shown.append(window.measured("hits-shown"))
-    assert min(shown) < 300
+    # What the benchmark of the page reads.
+    assert min(window.measured("hits-shown"), window.measured("pictures-shown")) > 0
     first = window.page.locator(".hit").first
     assert first.locator(".score").inner_text() == f"{expected.hits[0].score:.2f}"
     assert first.locator(".label").inner_text() == (expected.hits[0].label or "no label")
@@ -55,6 +43,33 @@ def test_a_picture_shows_its_hits(visit: Visit, site: Any) -> None:
     window.page.wait_for_function(loaded)
     sizes = window.page.eval_on_selector_all(".picture img", "all => all.map(one => one.naturalWidth)")
     assert min(sizes) > 0
+
+
+def test_first_paint_needs_a_few_small_files_of_its_own_and_no_answer(visit: Visit, site: Any) -> None:
+    page = visit("", locale="de-DE").page
+    # A visit without memories, in which no request for what the server knows is ever answered.
+    page.route("**/api/**", lambda route: None)
+    page.goto(site.url)
+    page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length > 0")
+    assert page.inner_text("h1") == "Find images that show the same thing"
+    page.wait_for_load_state("load")
+    files = page.evaluate("""() => [...performance.getEntriesByType('navigation'),
+      ...performance.getEntriesByType('resource')].filter((one) => !one.name.includes('/api/'))
+      .map((one) => [one.name, one.encodedBodySize, one.renderBlockingStatus])""")
+    assert all(name.startswith(site.url) for name, _, _ in files)
+    blocking = [name.rpartition("/")[2] for name, _, status in files if status == "blocking"]
+    assert sorted(blocking) == ["ground.css", "layout.css", "parts.css", "theme.js"]
+    assert len(files) <= 20
+    assert 10_000 < sum(size for _, size, _ in files) < 100_000
+
+
+def test_hits_wait_for_no_picture(visit: Visit, site: Any) -> None:
+    window = visit()
+    window.page.route("**/api/image**", lambda route: None)
+    window.page.evaluate("location.hash = '#q=i%3Arings%2F3'")
+    window.until_hits(ids(site.search(ImageId("rings/3"))))
+    assert window.page.locator(".hit .score").first.inner_text()
+    assert window.page.locator(".picture img").first.evaluate("one => one.naturalWidth") == 0
 
 
 def test_what_was_cut_is_drawn(visit: Visit, site: Any) -> None:
@@ -216,7 +231,8 @@ def test_a_link_reproduces_the_view(visit: Visit, site: Any) -> None:
     window.page.wait_for_function("() => location.hash.includes('like=')")
     window.hits(6)
     seen = window.hits()
-    other = visit(window.page.url.partition("/#")[2] and "#" + window.page.url.partition("/#")[2])
+    # Another window, of another context: nothing but the link tells it what to show.
+    other = visit("#" + window.page.url.partition("#")[2])
     other.until_hits(seen)
     assert other.page.input_value("#weight-resnet") == "0"
     assert other.page.eval_on_selector("#preview img", "one => one.decode().then(() => one.naturalWidth)") == 48

@@ -41,7 +41,7 @@ export function buildControls(info) {
   drawn.values = h("datalist", { id: "values" });
   drawn.chips = h("div", { class: "chips" });
   find("controls").replaceChildren(
-    h("fieldset", {}, h("legend", {}, "Hits"), drawn.limit.element, drawn.score.element,
+    h("fieldset", {}, h("legend", {}, "Which to show"), drawn.limit.element, drawn.score.element,
       h("label", { class: "check" }, drawn.others, "Leave the picture itself and its near duplicates out")),
     h("fieldset", {}, h("legend", {}, "How much each member counts"), drawn.weights.map(([, one]) => one.element)),
     h("fieldset", {}, h("legend", {}, "Filters"), drawn.chips, labelField(), columnField()),
