@@ -40,6 +40,7 @@ class Limits:
         decode_bytes: Most memory for images that are decoded at the same time; a single one may take more.
         intake_bytes: Most bytes of requests that have come and are not whole, of all connections together.
         read_seconds: Seconds in which a request has to come.
+        wasted_bytes: Bytes a second of refused or abandoned requests after which a connection's next one is read later.
         stream_idle_seconds: Seconds after which a stream is ended whose next query does not come.
         downloads: Most gallery images that are sent at the same time.
         write_seconds: Seconds that one has for reading a picture, and one more for each 256 KiB of it.
@@ -78,6 +79,7 @@ class Limits:
     decode_bytes: int = 2 * 2**30
     intake_bytes: int = 512 * 2**20
     read_seconds: float = 20.0
+    wasted_bytes: int = 8 * 2**20
     stream_idle_seconds: float = 600.0
     downloads: int = 32
     write_seconds: float = 10.0

@@ -9,10 +9,13 @@ import grpc
 import pytest
 from half_sent import RawConnection
 
+from cbir.core.errors import ImageError, QueryError
 from cbir.server.limits import Limits
-from cbir.server.queue import Lane
+from cbir.server.queue import Lane, OverloadedError
 from cbir.server.transport.intake import Intake, received
+from cbir.server.transport.wasted_bytes import WastedBytes
 from cbir.v1 import search_pb2 as pb
+from cbir.v1 import search_pb2_grpc
 
 #: Statuses by number.
 DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED = "4", "8"
@@ -124,3 +127,54 @@ async def test_bytes_are_counted_for_each_connection() -> None:
         assert counted[f"ipv4:127.0.0.1:{port}"] == 70_000
         writer.close()
         await writer.wait_closed()
+
+
+def test_a_connection_may_waste_so_many_bytes_a_second() -> None:
+    now = [100.0]
+    wasted = WastedBytes(rate=1000, clock=lambda: now[0])
+    assert wasted.wait("a") == 0
+    # Two seconds' worth is free, and what is more is waited for.
+    wasted.refused("a", 2000, ImageError("bad", reason="IMAGE_CORRUPT"))
+    assert wasted.wait("a") == 0
+    wasted.left("a", 1500)
+    assert wasted.wait("a") == pytest.approx(1.5)
+    assert wasted.wait("b") == 0
+    now[0] += 1.0
+    assert wasted.wait("a") == pytest.approx(0.5)
+    # What is no fault of the request counts for nothing, and nobody waits for ever.
+    wasted.refused("a", 10**6, OverloadedError("busy", 1.0))
+    assert wasted.wait("a") == pytest.approx(0.5)
+    wasted.refused("a", 10**6, QueryError("bad", reason="BAD_MESSAGE"))
+    assert wasted.wait("a") == 5.0
+    now[0] += 10**4
+    assert wasted.wait("a") == 0
+
+
+@pytest.mark.parametrize("method", ["Search", "SearchStream"])
+async def test_who_sends_large_images_for_nothing_is_read_later_and_others_at_once(
+    serve: Any, tiny: Any, method: str
+) -> None:
+    bad = image(b"\xff\xd8" + bytes(400_000))
+    async with (
+        serve(wasted_bytes=100_000) as running,
+        grpc.aio.insecure_channel(running.server.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel,
+    ):
+        stub = search_pb2_grpc.SearchServiceStub(channel)
+        if method == "Search":
+            for _ in range(2):
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await stub.Search(bad)
+                assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            # Eight seconds' worth: the next one is not read in this time.
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.Search(bad, timeout=0.5)
+            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        else:
+            stream = stub.SearchStream()
+            for number in ("0", "1"):
+                await stream.write(pb.SearchStreamRequest(request_id=number, request=bad))
+                assert (await stream.read()).request_id == number
+            await stream.write(pb.SearchStreamRequest(request_id="2", request=bad))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(stream.read(), 0.5)
+        assert (await running.search.Search(image(tiny.bytes_of("twin")))).hits

@@ -26,6 +26,7 @@ import grpc
 from cbir.core.errors import CbirError, QueryError
 from cbir.server.limits import Limits
 from cbir.server.queue import Admission, Lane, OverloadedError
+from cbir.server.transport.wasted_bytes import WastedBytes
 
 __all__ = ["Intake", "SlowRequestError", "received"]
 
@@ -73,6 +74,10 @@ class _Ledger:
 class Intake:
     """Reads requests.  For one event loop.
 
+    Attributes:
+        wasted: Who reads requests says here which of them came to nothing.
+        cut: Reads that were cut off, by reason.
+
     Args:
         count: Tells the bytes that each connection has received so far, by its peer as gRPC names it; None where the
             system does not tell: every message that is slow to come then counts as the largest.
@@ -80,12 +85,12 @@ class Intake:
 
     def __init__(self, limits: Limits, count: Callable[[], dict[str, int] | None] | None = None) -> None:
         self._limits, self._received = limits, count or received
+        self.wasted = WastedBytes(limits.wasted_bytes)
         self._slow: dict[_Reading, None] = {}
         self._ledgers: OrderedDict[str, _Ledger] = OrderedDict()
         most = max(2.0, limits.intake_bytes // limits.max_message_bytes)
         self._room = Admission(most, limits.intake_bytes, "requests that are slow to come")
         self._watch: asyncio.TimerHandle | None = None
-        #: Reads that were cut off, by reason.
         self.cut: dict[str, int] = {}
 
     async def read(self, context: grpc.aio.ServicerContext, lane: Lane, *, stream: bool = False) -> bytes | None:
@@ -104,7 +109,10 @@ class Intake:
         seconds, what = (
             (self._limits.stream_idle_seconds, "a query") if stream else (self._limits.read_seconds, "the request")
         )
-        reading = _Reading(task, lane, context.peer(), seconds, what)
+        peer = context.peer()
+        if wait := self.wasted.wait(peer):
+            await asyncio.sleep(wait)
+        reading = _Reading(task, lane, peer, seconds, what)
         reading.timer = loop.call_later(_BRIEF, self._tarries, reading)
         cancelling = task.cancelling()
         try:

@@ -105,14 +105,25 @@ class SearchService:
 
     async def Search(self, requests: object, context: grpc.aio.ServicerContext) -> bytes:
         """See the API, and :mod:`cbir.server.transport.search_call`."""
-        pipeline, begun = self._pipeline, perf_counter()
+        pipeline, begun, size = self._pipeline, perf_counter(), 0
         self.under_way += 1
+
+        async def read() -> bytes:
+            nonlocal size
+            data = await self._intake.read_one(context, caller)
+            size = len(data)
+            return data
+
         try:
             self._check_running()
             caller = caller_lane(context)
-            read = partial(self._intake.read_one, context, caller)
             answer = await answer_search(read, caller, _deadline(context), self._deployment, pipeline)
+        except asyncio.CancelledError:
+            if (context.time_remaining() or 0.0) > 0:
+                self._intake.wasted.left(context.peer(), size)
+            raise
         except Exception as error:  # noqa: BLE001 - every failure becomes a status
+            self._intake.wasted.refused(context.peer(), size, error)
             pipeline.tally.outcome(error)
             self._watch.failed(context, error, begun)
             return status.fail(context, error)

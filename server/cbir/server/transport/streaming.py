@@ -8,6 +8,7 @@ from functools import partial
 
 import grpc
 
+from cbir.core.errors import CbirError
 from cbir.server.deployment import Deployment
 from cbir.server.queue import Flight, Lane, NotReadyError, Pipeline
 from cbir.server.transport import status, wire
@@ -21,10 +22,10 @@ __all__ = ["Conversation"]
 class _Asker:
     """One query of a stream; takes the answer to it."""
 
-    __slots__ = ("flight", "request_id", "stream")
+    __slots__ = ("flight", "request_id", "size", "stream")
 
-    def __init__(self, stream: Conversation, request_id: str) -> None:
-        self.stream, self.request_id = stream, request_id
+    def __init__(self, stream: Conversation, request_id: str, size: int) -> None:
+        self.stream, self.request_id, self.size = stream, request_id, size
         self.flight: Flight | None = None
 
     def __call__(self, outcome: bytes | Exception) -> None:
@@ -55,6 +56,7 @@ class Conversation:
     ) -> None:
         self._deployment, self._pipeline, self._context = deployment, pipeline, context
         self._window, self._deadline, self._intake = window, deadline, intake
+        self._peer = context.peer()
         self._lane = Lane(caller.identity, object())
         self._under_way: set[_Asker] = set()
         self._answers: deque[bytes] = deque()
@@ -81,6 +83,8 @@ class Conversation:
             told.cancel()
             reading.cancel()
             for asker in self._under_way:
+                if not stopping.is_set():
+                    self._intake.wasted.left(self._peer, asker.size)
                 if asker.flight is not None:
                     self._pipeline.leave(asker.flight, asker)
 
@@ -92,6 +96,7 @@ class Conversation:
         if isinstance(outcome, bytes):
             self._answers.append(wire.stream_answer(asker.request_id, outcome))
         else:
+            self._intake.wasted.refused(self._peer, asker.size, outcome)
             self._answers.append(wire.stream_error(asker.request_id, status.to_status(outcome)))
         self._wake_writer()
 
@@ -110,9 +115,14 @@ class Conversation:
             await asking
 
     async def _ask(self, data: bytes) -> None:
-        request, image = await aside(partial(parse, search_pb2.SearchStreamRequest), data)
+        size = len(data)
+        try:
+            request, image = await aside(partial(parse, search_pb2.SearchStreamRequest), data)
+        except CbirError as error:
+            self._intake.wasted.refused(self._peer, size, error)
+            raise
         del data
-        asker = _Asker(self, request.request_id)
+        asker = _Asker(self, request.request_id, size)
         self._under_way.add(asker)
         try:
             asked = wire.Question(request.request, image)
