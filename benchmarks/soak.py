@@ -61,9 +61,11 @@ COLUMNS = (
 
 TROUBLES = ("reload", "index", "kill", "hostile", "bad")
 
-#: What a client does that is going to be killed: a stream of five queries a second that never ends.
+#: What a client does that is going to be killed: a stream of five queries a second that never ends.  It starts in the
+#: background, because what its interpreter takes to start is not the server's.
 DOOMED = """
-import sys, time
+import os, sys, time
+os.nice(19)
 from cbir.client import Client
 def queries():
     for number in range(10**9):
