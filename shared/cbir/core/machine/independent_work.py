@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -32,15 +33,15 @@ def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> list[
     if len(todo) <= 1 or cores == 1:
         return [work(item) for item in todo]
     with (
-        _controller().limit(limits=1, user_api="blas"),
+        _controller(len(sys.modules)).limit(limits=1, user_api="blas"),
         ThreadPoolExecutor(min(cores, len(todo)), thread_name_prefix="side") as pool,
     ):
         return list(pool.map(work, todo))
 
 
-@cache
-def _controller() -> ThreadpoolController:
-    import numpy as np  # noqa: F401 - its library must be there when libraries are looked for
+@lru_cache(maxsize=1)
+def _controller(modules: int) -> ThreadpoolController:
+    """Of the libraries that are loaded now; looked for again (milliseconds) when more modules have been imported."""
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()

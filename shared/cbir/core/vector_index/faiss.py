@@ -74,7 +74,7 @@ def build(vectors: NDArray[np.float16], argument: str, path: Path) -> None:
     if not index.is_trained:
         step = max(1, len(vectors) // _TRAIN_ROWS)
         try:
-            index.train(vectors[::step].astype(np.float32))
+            index.train(_plain(vectors[::step]))
         except RuntimeError as error:
             raise ConfigurationError(
                 f"the FAISS index {argument!r} cannot be trained on {len(vectors):,} images: use fewer lists, or "
@@ -85,9 +85,14 @@ def build(vectors: NDArray[np.float16], argument: str, path: Path) -> None:
     faiss.write_index(index, str(path))
 
 
+def _plain(vectors: NDArray[np.float16]) -> NDArray[np.float32]:
+    """As FAISS takes them: once any library has imported faiss.contrib.torch_utils, it refuses mapped arrays."""
+    return np.ascontiguousarray(vectors, np.float32)
+
+
 def _add(index: Any, vectors: NDArray[np.float16], rows: NDArray[np.int64]) -> None:
     for start in range(0, len(rows), _BLOCK):
-        index.add(vectors[rows[start : start + _BLOCK]].astype(np.float32))
+        index.add(_plain(vectors[rows[start : start + _BLOCK]]))
 
 
 def extend(old: Path, kept: NDArray[np.int64], vectors: NDArray[np.float16], path: Path) -> bool:
