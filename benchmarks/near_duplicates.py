@@ -55,7 +55,7 @@ def recognised(engine: Engine, row: int, change: Change, quality: int) -> tuple[
         file = io.BytesIO()
         change(image.convert("RGB")).save(file, "JPEG", quality=quality)
     query = EngineQuery(ImageBytes(file.getvalue()), exclude_query=True, limit=100)
-    rows, _ = engine.prepare(query).suspects[None]
+    rows, *_ = engine.prepare(query).suspects[None]
     close = row in rows
     return close, close and engine.gallery.ids[row] not in {hit.image.id for hit in engine.search(query).hits}
 

@@ -81,6 +81,30 @@ def test_the_more_bits_differ_the_more_alike_the_members_must_find_them() -> Non
     assert confirmed(bits, cosines).tolist() == [True, False] * 4
 
 
+def test_pixels_decide_where_members_are_unsure() -> None:
+    bits = np.array([0, 4, 4, 4, 4, 0], np.uint8)
+    cosines = np.array([0.99, 0.75, 0.75, 0.75, 0.4, 0.75], np.float32)
+    likeness = np.array([0.1, 0.97, 0.93, np.nan, 0.99, 0.95], np.float32)
+    assert confirmed(bits, cosines, likeness).tolist() == [True, True, False, False, False, True]
+    assert confirmed(bits, cosines).tolist() == [True, False, False, False, False, False]
+
+
+def test_pixels_are_asked_of_pairs_that_members_are_unsure_of() -> None:
+    hashes = numbers(0b0, 0b1, 0b11, 0b111)
+    # Alike to the first: certainly, perhaps, not at all.
+    vectors = np.array([[1, 0], [0.99, 0.14], [0.8, 0.6], [0.1, 0.99]], np.float32)
+    asked: list[tuple[int, list[int]]] = []
+
+    def likeness(row: int, others: np.ndarray) -> np.ndarray:
+        asked.append((row, others.tolist()))
+        return np.full(len(others), 0.99, np.float32)
+
+    found = group_near_duplicates(hashes, str, lambda rows: vectors[rows], lambda row: row, 4, likeness)
+    assert found[0].keep == 0
+    assert found[0].extras == (1, 2)
+    assert asked[0] == (0, [2])
+
+
 def test_appearance_is_the_weighted_cosine() -> None:
     plain = Projection(np.zeros(2, np.float32), None, None)
     vectors = np.array([[1, 0, 0.6, 0.8], [0, 1, 0.8, 0.6]], np.float32)

@@ -14,8 +14,8 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from cbir.client.cli.program import main
 from cbir.core.artifacts import IndexStore
+from cbir.core.search import LIKENESS
 from cbir.indexer.dedup import GROUPS_SHOWN, draw_duplicates, find_duplicates, size_text
-from cbir.indexer.dedup.turned_copies import LIKENESS
 from cbir.indexer.samples import LABELS
 from cbir.indexer.samples.sample_split import draw_sample
 from cbir.indexer.tune import tune

@@ -16,10 +16,11 @@ from PIL import Image
 from precision import f16, f32
 from rooms import ROOT
 
-from cbir.core.errors import CbirError
-from cbir.core.images import Box, Crop, decode_image, prepare
+from cbir.core.errors import CbirError, ImageError
+from cbir.core.images import Box, Crop, DecodedImage, DecodeLimits, decode_image, prepare
 from cbir.core.vote import Fusion
 from cbir.server.engine import Embedding, Engine, EngineQuery, EngineResult, Filter, ImageBytes, StoredImage, Text
+from cbir.server.engine.suspects import SuspectFinder
 
 EXAMPLES = ("blue-rings-1", "green-checks-2", "red-checks-0", "grey-noise-3", "green-stripes-0", "blue-noise-2")
 
@@ -187,10 +188,34 @@ def test_exclude_query_knows_a_reencoded_copy(
     query = EngineQuery(reencoded(tiny, name, **options), limit=65)
     assert same <= set(ids(engine.search(query)))
     # Pictures of the same shape in other colours have close hashes too; the members tell them apart.
-    suspects, _ = engine.prepare(replace(query, exclude_query=True)).suspects[None]
+    suspects, *_ = engine.prepare(replace(query, exclude_query=True)).suspects[None]
     assert len(suspects) > len(same)
     without = engine.search(replace(query, exclude_query=True))
     assert {image.id for image in engine.gallery.images()} - set(ids(without)) == same
+
+
+def test_pixels_tell_that_a_small_copy_is_one(engine: Engine, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.BytesIO()
+    with Image.open(tiny.pictures / "blue-rings-2.png") as image:
+        image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS).save(file, "JPEG", quality=90)
+    query = EngineQuery(ImageBytes(file.getvalue()), exclude_query=True, limit=65)
+    rows, _, likeness = engine.prepare(query).suspects[None]
+    original = rows.tolist().index(engine.gallery.row("blue-rings-2"))
+    assert likeness[original] > 0.95
+    # Where members are never sure, the pixels still are.
+    monkeypatch.setattr("cbir.core.search.near_duplicates.SIMILARITY", 1.0)
+    monkeypatch.setattr("cbir.core.search.near_duplicates.SIMILARITY_TOP", 1.0)
+    assert "blue-rings-2" not in ids(engine.search(query))
+    # Where files cannot be read, nobody knows.
+    gone = SuspectFinder(engine.gallery, RefusingDecoder(), DecodeLimits())
+    assert np.isnan(gone.of_row(engine.gallery.row("blue-rings-2"))[2]).all()
+
+
+class RefusingDecoder:
+    """Stands for files that can be read no more."""
+
+    def decode(self, *_: object) -> DecodedImage:
+        raise ImageError("gone", reason="IMAGE_MISSING")
 
 
 def test_exclude_query_judges_the_image_and_not_where_feedback_moves_it(engine: Engine, tiny: Any) -> None:

@@ -15,7 +15,7 @@ from cbir.core.artifacts import GalleryImage, IndexVersion
 from cbir.core.errors import CbirError
 from cbir.core.files import archive_members, read_uri, split_uri
 from cbir.core.images import DecodeLimits, Symmetry, decode_image
-from cbir.core.search import BITS, Appearance, Searcher, group_near_duplicates
+from cbir.core.search import BITS, Appearance, Searcher, SmallPictures, group_near_duplicates
 from cbir.indexer.dedup.turned_copies import TurnedCopies
 
 __all__ = ["DedupReport", "Duplicate", "ImageGroup", "StoredFile", "find_duplicates"]
@@ -152,15 +152,20 @@ def find_duplicates(
         crop = found.image.crop
         return found.bytes is None, -crop.width * crop.height, -(found.bytes or 0), row
 
+    pictures = SmallPictures(gallery)
+
+    def likeness(row: int, others: NDArray[np.int64]) -> NDArray[np.float32]:
+        return pictures.likeness(pictures.of_row(row), others)
+
     kept: dict[int, dict[int, Duplicate]] = {}
-    for group in group_near_duplicates(gallery.phashes, gallery.sha256, appearance.of_rows, preference, bits):
+    for group in group_near_duplicates(gallery.phashes, gallery.sha256, appearance.of_rows, preference, bits, likeness):
         keep = file(group.keep)
         kept[group.keep] = {
             row: Duplicate(file(row), bits_off, similarity, file(row).image.sha256 == keep.image.sha256)
             for row, bits_off, similarity in zip(group.extras, group.distances, group.similarities, strict=True)
         }
     if symmetries:
-        kept = _with_turned(kept, TurnedCopies(gallery, bits), len(gallery), file, preference)
+        kept = _with_turned(kept, TurnedCopies(gallery, pictures, bits), len(gallery), file, preference)
     groups = [_original_kept(ImageGroup(file(row), tuple(extras.values()))) for row, extras in sorted(kept.items())]
     return DedupReport(index, version.name, len(gallery), bits, tuple(groups), symmetries)
 

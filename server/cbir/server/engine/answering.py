@@ -146,11 +146,11 @@ class Answering:
     def _near_duplicates(self, query: PreparedQuery, vector: Floats) -> frozenset[int]:
         """Rows of those of the suspects that the members confirm as near duplicates."""
         found: set[int] = set()
-        for anchor, (rows, bits_off) in query.suspects.items():
+        for anchor, (rows, bits_off, likeness) in query.suspects.items():
             if len(rows):
                 look = self._appearance
                 known = look.vectors(vector[None]) if anchor is None else look.of_rows(np.array([anchor]))
-                found.update(rows[confirmed(bits_off, look.of_rows(rows) @ known[0])].tolist())
+                found.update(rows[confirmed(bits_off, look.of_rows(rows) @ known[0], likeness)].tolist())
         return frozenset(found)
 
     def _move(

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from cbir.core.artifacts import Gallery
 from cbir.core.errors import QueryError
-from cbir.core.images import Box, Crop, Decoder, InProcessDecoder, find_content, perceptual_hash, prepare
-from cbir.core.search import close_hashes
+from cbir.core.images import Box, Crop, Decoder, InProcessDecoder, find_content, prepare
 from cbir.core.vote import Conditions, SearchSpec
 from cbir.server.engine.query import Embedding, EngineQuery, Filter, ImageBytes, StoredImage, Text
+from cbir.server.engine.suspects import SuspectFinder, Suspects
 from cbir.server.limits import Limits
 
 __all__ = ["InputForm", "Preparation", "PreparedQuery"]
@@ -36,9 +36,9 @@ class PreparedQuery:
         row: The gallery row, if the query is a stored image.
         positives: Gallery rows of the positive examples, each once.
         negatives: Gallery rows of the negative examples, each once.
-        suspects: Gallery rows whose perceptual hashes are close to that of the query, and the number of bits in which
-            they differ; they are excluded from the hits if the second stage confirms them as near duplicates.  The key
-            is the gallery row that they are close to, or None for the query image.
+        suspects: Gallery rows whose perceptual hashes are close to that of the query, and what their pixels tell; they
+            are excluded from the hits if the second stage confirms them as near duplicates.  The key is the gallery row
+            that they are close to, or None for the query image.
         copies: Gallery rows with the bytes of the query, where near duplicates are marked and not excluded; else None.
         crop: The part of the query image that is embedded, in pixels of the upright image.
         seconds: Duration of the first stage.
@@ -51,7 +51,7 @@ class PreparedQuery:
     row: int | None
     positives: tuple[int, ...]
     negatives: tuple[int, ...]
-    suspects: Mapping[int | None, tuple[NDArray[np.int64], NDArray[np.uint8]]]
+    suspects: Mapping[int | None, Suspects]
     crop: Box | None
     seconds: float
     copies: tuple[int, ...] | None = None
@@ -78,6 +78,7 @@ class Preparation:
         self._decoder = decoder or InProcessDecoder()
         self._gallery, self._members, self._crop, self._limits, self._words = gallery, members, crop, limits, words
         self._forms = tuple(dict.fromkeys(forms))
+        self._suspects = SuspectFinder(gallery, self._decoder, limits.decode)
 
     @property
     def query_side(self) -> int:
@@ -117,11 +118,13 @@ class Preparation:
             exclude_rows=tuple(dict.fromkeys((*(same if query.exclude_query else ()), *negatives))),
             min_score=query.min_score,
         )
-        inputs, crop, phash = (
+        inputs, crop, alike = (
             self._inputs(source.data, query, go_on) if isinstance(source, ImageBytes) else ({}, None, None)
         )
         vectors = self._vectors(source) if isinstance(source, Embedding) else {}
-        suspects = self._suspects(query, row, positives, phash) if query.seeks_near_duplicates else {}
+        suspects: dict[int | None, Suspects] = {} if alike is None else {None: alike}
+        if query.seeks_near_duplicates and alike is None:
+            suspects = {anchor: self._suspects.of_row(anchor) for anchor in _anchors(query, row, positives)}
         copies = None if query.exclude_query or not query.mark_near_duplicates else same
         text = source.text if isinstance(source, Text) else ""
         return PreparedQuery(
@@ -236,26 +239,18 @@ class Preparation:
         anchors = _anchors(query, row, positives)
         return [twin for anchor in anchors for twin in self._gallery.rows_with_sha256(self._gallery.sha256(anchor))]
 
-    def _suspects(
-        self, query: EngineQuery, row: int | None, positives: tuple[int, ...], phash: int | None
-    ) -> dict[int | None, tuple[NDArray[np.int64], NDArray[np.uint8]]]:
-        hashes = self._gallery.phashes
-        if phash is not None:
-            return {None: close_hashes(hashes, phash)}
-        return {anchor: close_hashes(hashes, int(hashes[anchor])) for anchor in _anchors(query, row, positives)}
-
     def _inputs(
         self, data: bytes, query: EngineQuery, go_on: Callable[[], bool] | None
-    ) -> tuple[dict[InputForm, NDArray[np.uint8]], Box, int | None]:
+    ) -> tuple[dict[InputForm, NDArray[np.uint8]], Box, Suspects | None]:
         image = self._decoder.decode(data, self._limits.decode, go_on)
         box = find_content(image.pixels, self._crop if query.crop is None else query.crop)
         inputs = {form: prepare(image.pixels, box, *form) for form in self._forms}
-        phash = perceptual_hash(image.pixels, box) if query.seeks_near_duplicates else None
+        suspects = self._suspects.of_image(image.pixels, box) if query.seeks_near_duplicates else None
         # Large JPEGs are decoded at a reduced scale, but the box is reported in pixels of the original.
         height, width = image.pixels.shape[:2]
         told = box.scaled(image.width / width, image.height / height)
         box = Box(told.left, told.top, min(told.right, image.width), min(told.bottom, image.height))
-        return inputs, box, phash
+        return inputs, box, suspects
 
     @staticmethod
     def _vectors(source: Embedding) -> dict[str, NDArray[np.float32]]:

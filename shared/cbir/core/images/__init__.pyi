@@ -11,8 +11,10 @@ from .decoding_pool import is_slow as is_slow
 from .formats import readable_formats as readable_formats
 from .opening import DecodeLimits as DecodeLimits
 from .phash import Symmetry as Symmetry
+from .phash import correlation as correlation
 from .phash import distances as distances
 from .phash import perceptual_hash as perceptual_hash
+from .phash import small_picture as small_picture
 from .phash import turned as turned
 from .phash import turned_hashes as turned_hashes
 from .resize import prepare as prepare

@@ -1,4 +1,6 @@
-"""Perceptual hash of 64 bits: those of near-duplicate images differ in few bits; and what turning does to it."""
+"""Perceptual hash of 64 bits: those of near-duplicate images differ in few bits; what turning does
+to it; and the small pictures that tell more than hashes.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,11 @@ from numpy.typing import NDArray
 
 from cbir.core.images.crop import Box
 
-__all__ = ["Symmetry", "distances", "perceptual_hash", "turned", "turned_hashes"]
+__all__ = ["Symmetry", "correlation", "distances", "perceptual_hash", "small_picture", "turned", "turned_hashes"]
+
+_SIDE = 32
+#: Least standard deviation of a small picture's pixels, of 255: flat ones look the same whatever they show.
+_LEAST_CONTRAST = 4.0
 
 
 def perceptual_hash(pixels: NDArray[np.uint8], box: Box) -> int:
@@ -35,6 +41,21 @@ def perceptual_hash(pixels: NDArray[np.uint8], box: Box) -> int:
 def distances(hashes: NDArray[np.uint64], other: int) -> NDArray[np.uint8]:
     """(N,) number of bits in which each hash differs from ``other``."""
     return np.asarray(np.bitwise_count(hashes ^ np.uint64(other)), dtype=np.uint8)
+
+
+def small_picture(pixels: NDArray[np.uint8], box: Box) -> NDArray[np.uint8] | None:
+    """(32, 32, 3) the cropped image, averaged; None where it is flat, so that nothing can be told by its pixels."""
+    region = np.ascontiguousarray(pixels[box.top : box.bottom, box.left : box.right])
+    if not region.size:
+        return None
+    small = np.asarray(cv2.resize(region, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA), np.uint8)
+    return small if small.std(axis=(0, 1)).max() >= _LEAST_CONTRAST else None
+
+
+def correlation(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """Correlation of the pixels of two small pictures, at most 1; brightness and contrast do not count."""
+    parts = [part.astype(np.float32) - part.mean(axis=(0, 1), dtype=np.float32) for part in (one, other)]
+    return float((parts[0] * parts[1]).sum() / np.sqrt((parts[0] ** 2).sum() * (parts[1] ** 2).sum()))
 
 
 class Symmetry(StrEnum):

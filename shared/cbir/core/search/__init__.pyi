@@ -1,5 +1,6 @@
 from .matrices.cpu_matrix import inner_products as inner_products
 from .near_duplicates import BITS as BITS
+from .near_duplicates import LIKENESS as LIKENESS
 from .near_duplicates import Appearance as Appearance
 from .near_duplicates import close_hashes as close_hashes
 from .near_duplicates import close_pairs as close_pairs
@@ -7,6 +8,7 @@ from .near_duplicates import confirmed as confirmed
 from .near_duplicates import group_near_duplicates as group_near_duplicates
 from .retriever import Retriever as Retriever
 from .searcher import Searcher as Searcher
+from .small_pictures import SmallPictures as SmallPictures
 from .text_search import JointSpace as JointSpace
 from .threshold_search import MAX_DEPTH as MAX_DEPTH
 from .threshold_search import ThresholdSearch as ThresholdSearch
