@@ -88,7 +88,7 @@ def main() -> int:
     parser.add_argument("--clusters", type=int, help="default: one for every hundred rows")
     parser.add_argument("--kinds", nargs="+", default=["clustered", "random"], choices=["clustered", "random"])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--strategy", default="auto", choices=["auto", "product", "scan"])
+    parser.add_argument("--kernel", default="auto", choices=["auto", "product", "scan", "bf16", "f16"])
     parser.add_argument("--queries", type=int, default=128, help="for recall, and for the batches that are timed")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--no-faiss", action="store_true", help="leave FAISS's indexes out: they take memory")
@@ -122,7 +122,7 @@ def measure(vectors: Vectors, args: argparse.Namespace) -> dict[str, Any]:
     held = resident()
     begun = time.perf_counter()
     matrix = load_matrix(vectors.parts, args.device)
-    search = CandidateGenerator(matrix, usual, args.strategy)
+    search = CandidateGenerator(matrix, usual, args.kernel)
     loaded = time.perf_counter() - begun
 
     def find(asked: slice) -> NDArray[np.int64]:
@@ -138,7 +138,7 @@ def measure(vectors: Vectors, args: argparse.Namespace) -> dict[str, Any]:
     batches = [slice(start, start + args.batch) for start in range(0, len(queries) - args.batch + 1, args.batch)]
     rows = np.concatenate([find(batch) for batch in [*batches, slice(batches[-1].stop, None)] if len(queries[batch])])
     result: dict[str, Any] = {
-        "strategy": search.describe(),
+        "kernel": search.kernels.describe(),
         "load": loaded,
         "one": per_call(find, [slice(i, i + 1) for i in range(min(32, len(queries)))]),
         "batch, each": per_call(find, batches) / args.batch,
@@ -168,7 +168,7 @@ def with_labels(vectors: Vectors, queries: Floats, batches: list[slice], args: a
     projections = [Projection(np.zeros(d, np.float32), None, None) for d in vectors.dims]
     exact = [None] * len(names)
     retriever = Retriever(
-        gallery, names, vectors.parts, projections, vote, exact, "exact", args.device, None, args.strategy
+        gallery, names, vectors.parts, projections, vote, exact, "exact", args.device, None, args.kernel
     )
 
     def search(place: slice) -> object:
@@ -257,8 +257,8 @@ def warm_up(args: argparse.Namespace) -> None:
     rng = np.random.default_rng(0)
     parts = [normalise(rng.standard_normal((5000, 16), np.float32)).astype(np.float16)]
     one = np.ones(1, np.float32)
-    strategy = "scan" if args.device == "cpu" else "product"
-    search = CandidateGenerator(load_matrix(parts, args.device), one, strategy)
+    kernel = "scan" if args.device == "cpu" else "product"
+    search = CandidateGenerator(load_matrix(parts, args.device), one, kernel)
     search.find(np.asarray(parts[0][:64], np.float32), np.ones((64, 1), np.float32), [10] * 64, [128] * 64, [()] * 64)
 
 
@@ -290,7 +290,7 @@ def cpu_name() -> str:
 def show(kind: str, result: dict[str, Any], args: argparse.Namespace) -> None:
     """Print the table of one gallery; times in milliseconds."""
     floor = result["floor"]
-    print(f"\n{kind}, {args.rows:,} x {args.dim}, {args.device}: {result['strategy']}")
+    print(f"\n{kind}, {args.rows:,} x {args.dim}, {args.device}: {result['kernel']}")
     print(f"read bandwidth {result['bandwidth'] / 1e9:.1f} GB/s; floor {1000 * floor:.2f} ms; ", end="")
     print(f"loaded in {result['load']:.1f} s; memory {result['memory / float16 matrix']:.2f} of the float16 matrix; ")
     print(f"recall@10 {result['recall@10']:.4f}\n")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_vectors import DIMS, WEIGHTS, N, ask, best, draw, exact, hits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from precision import f16, f32
@@ -13,50 +15,13 @@ from precision import f16, f32
 import cbir.core.search.candidate_generation as generation
 from cbir.core.metric import normalise
 from cbir.core.search.candidate_generation import CandidateGenerator
+from cbir.core.search.kernels.prepared import Kernels
 from cbir.core.search.matrices.cpu_matrix import HostMatrix, MappedMatrix
 from cbir.core.search.matrices.gallery_matrix import GalleryMatrix, load_matrix
 from cbir.core.search.matrices.gpu_matrix import DeviceMatrix
 from cbir.core.search.product_quantisation_scan import QuantisedScan, balanced_groups
-from cbir.core.vote import fused_scores, top_places
+from cbir.core.vote import top_places
 from cbir.core.vote.top_k import ranks_of
-
-N, DIMS, WEIGHTS = 6000, (24, 16, 8), np.array([0.5, 0.3, 0.2], np.float32)
-
-
-def draw(kind: str, count: int = N, seed: int = 0) -> list[np.ndarray]:
-    rng = np.random.default_rng(seed)
-    codes = rng.integers(0, 60, count)
-    parts = []
-    for d in DIMS:
-        part = rng.normal(size=(count, d))
-        if kind == "clustered":
-            # Components of falling variance, as trained projections have them.
-            part = (rng.normal(size=(60, d))[codes] + 0.6 * part) * np.exp(-2 * np.arange(d) / d)
-        parts.append(normalise(part).astype(np.float16))
-    return parts
-
-
-def ask(parts: list[np.ndarray], count: int, seed: int = 1) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    rows = rng.integers(0, len(parts[0]), count)
-    noisy = [normalise(p[rows].astype(np.float32) + 0.15 * rng.normal(size=(count, p.shape[1]))) for p in parts]
-    return np.hstack(noisy).astype(np.float32)
-
-
-def exact(parts: list[np.ndarray], queries: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    whole = np.hstack([p.astype(np.float64) for p in parts])
-    return (queries * np.repeat(weights, [p.shape[1] for p in parts], axis=1)) @ whole.T
-
-
-def hits(
-    search: CandidateGenerator, queries: np.ndarray, weights: np.ndarray, limit: int = 10, **options
-) -> list[list[int]]:
-    count = len(queries)
-    options = {"excluded": [()] * count, **options}
-    found = search.find(queries, weights, [limit] * count, [max(32, limit)] * count, **options)
-    scores = fused_scores(found.similarities, weights)
-    best = top_places(scores, found.rows, np.full(count, limit))
-    return [rows[order[order >= 0]].tolist() for rows, order in zip(found.rows, best, strict=True)]
 
 
 def on_device(parts: list[np.ndarray]) -> DeviceMatrix:
@@ -67,24 +32,24 @@ def in_memory(parts: list[np.ndarray]) -> GalleryMatrix:
     return load_matrix(parts, "cpu")
 
 
-def best(scores: np.ndarray, limit: int = 10) -> list[int]:
-    order = np.argsort(-scores, kind="stable")[:limit]
-    return order[np.isfinite(scores[order])].tolist()
-
-
 @pytest.fixture(scope="module", params=["clustered", "random"])
 def parts(request: pytest.FixtureRequest) -> list[np.ndarray]:
     return draw(request.param)
 
 
-@pytest.fixture(scope="module", params=["scan", "scan of halves", "product", "product of halves", "device"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "scan", "scan of halves", "product", "product of halves", "bf16", "bf16 of halves", "f16 of halves", "device",
+    ],
+)  # fmt: skip
 def search(request: pytest.FixtureRequest, parts: list[np.ndarray]) -> CandidateGenerator:
     if request.param == "device":
         # What runs on a GPU, on the CPU: products of half precision.
         return CandidateGenerator(on_device(parts), WEIGHTS)
     matrix = load_matrix(parts, "cpu", 0 if "halves" in request.param else 2**30)
     found = CandidateGenerator(matrix, WEIGHTS, request.param.split()[0])
-    assert found.strategy == request.param.split()[0]
+    assert found.kernels.one.name == found.kernels.batch.name == request.param.split()[0]
     return found
 
 
@@ -142,15 +107,15 @@ def test_the_bound_holds_for_what_is_no_candidate(parts: list[np.ndarray], searc
         assert np.delete(scores, rows[rows >= 0]).max() <= bound + 1e-6
 
 
-@pytest.mark.parametrize("strategy", ["scan", "product"])
-def test_equal_images_are_ranked_in_the_order_of_rows(strategy: str) -> None:
+@pytest.mark.parametrize("kernel", ["scan", "product", "bf16"])
+def test_equal_images_are_ranked_in_the_order_of_rows(kernel: str) -> None:
     # More copies than any list is deep at first: nothing but the order of rows tells them apart.
     parts = draw("clustered")
     copies = np.random.default_rng(4).choice(N, 700, replace=False)
     for part in parts:
         part[copies] = part[copies[0]]
     query = np.hstack([part[copies[:1]].astype(np.float32) for part in parts])
-    search = CandidateGenerator(in_memory(parts), WEIGHTS, strategy)
+    search = CandidateGenerator(in_memory(parts), WEIGHTS, kernel)
     assert hits(search, query, WEIGHTS[None]) == [np.sort(copies)[:10].tolist()]
 
 
@@ -192,25 +157,13 @@ def test_a_scan_goes_deeper_until_it_has_proof_and_ends_with_a_product(monkeypat
 
     monkeypatch.setattr(QuantisedScan, "search", watch_scan)
     monkeypatch.setattr(HostMatrix, "best", watch_product)
-    search._depth = 64
+    first = dataclasses.replace(search.kernels.one, depth=64)
+    search.kernels = Kernels(search.kernels.product, first, first)
     queries, weights = ask(parts, 33), np.tile(WEIGHTS, (33, 1))
     assert hits(search, queries, weights) == [best(row) for row in exact(parts, queries, weights)]
     assert depths == [64, 256]
     assert len(products) == 1
     assert 0 < products[0] <= 33
-
-
-def test_auto_chooses_by_size_and_by_what_the_vectors_allow(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = draw("clustered", 500)
-    assert CandidateGenerator(in_memory(few), WEIGHTS).strategy == "product"
-    monkeypatch.setattr(generation, "MIN_SCAN_ROWS", 400)
-    assert CandidateGenerator(in_memory(few), WEIGHTS, "product").strategy == "product"
-    # 512 independent components, where everything is as far away as anything.
-    noise = [normalise(np.random.default_rng(0).normal(size=(2000, 512))).astype(np.float16)]
-    assert CandidateGenerator(in_memory(noise), np.ones(1, np.float32)).strategy == "product"
-    clustered = draw("clustered")
-    assert CandidateGenerator(in_memory(clustered), WEIGHTS).strategy == "scan"
-    assert CandidateGenerator(on_device(clustered), WEIGHTS, "scan").strategy == "product"
 
 
 @settings(max_examples=8, deadline=None)

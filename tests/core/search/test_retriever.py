@@ -15,7 +15,7 @@ from cbir.core.errors import ConfigurationError, QueryError
 from cbir.core.images import Box
 from cbir.core.metric import Projection, normalise
 from cbir.core.search import Retriever
-from cbir.core.search.candidate_generation import Strategy
+from cbir.core.search.candidate_generation import Kernel
 from cbir.core.vector_index import VectorIndex, build_index, choose_index, load_index
 from cbir.core.vote import Fusion, SearchSpec, VoteSettings
 
@@ -53,7 +53,7 @@ def retriever(
     folder: Path,
     vote: VoteSettings | None = None,
     labelled: bool = True,
-    strategy: Strategy = "auto",
+    kernel: Kernel = "auto",
 ) -> Retriever:
     indexes: list[VectorIndex | None] = []
     for i, kind in enumerate(kinds):
@@ -66,7 +66,7 @@ def retriever(
     names = [f"m{i}" for i in range(len(vectors))]
     vote = vote or VoteSettings(dict(zip(names, WEIGHTS, strict=True)))
     projections = [Projection(np.zeros(d, np.float32), None, None) for d in DIMS]
-    return Retriever(gallery(labelled), names, vectors, projections, vote, indexes, "test", "cpu", None, strategy)
+    return Retriever(gallery(labelled), names, vectors, projections, vote, indexes, "test", "cpu", None, kernel)
 
 
 def queries(vectors: list[np.ndarray], count: int = 40, seed: int = 1, noise: float = 0.1) -> np.ndarray:
@@ -161,13 +161,13 @@ def test_label_vote_raises_the_likely_class(vectors: list[np.ndarray], tmp_path:
     assert purity(voting) > purity(plain) + 0.02
 
 
-@pytest.mark.parametrize("strategy", ["product", "scan"])
+@pytest.mark.parametrize("kernel", ["product", "scan"])
 @pytest.mark.parametrize("temperature", [0.05, 0.5])
 def test_images_of_likely_labels_rise_from_anywhere(
-    vectors: list[np.ndarray], tmp_path: Path, strategy: Strategy, temperature: float
+    vectors: list[np.ndarray], tmp_path: Path, kernel: Kernel, temperature: float
 ) -> None:
     vote = VoteSettings({"m0": 3, "m1": 2, "m2": 1}, label_share=2.0, temperature=temperature, text_share=0.5)
-    search = retriever(vectors, [None] * 3, tmp_path, vote, strategy=strategy)
+    search = retriever(vectors, [None] * 3, tmp_path, vote, kernel=kernel)
     codes, classes = search.gallery.label_codes.copy(), len(search.gallery.labels)
     rng = np.random.default_rng(5)
     q = queries(vectors, 33, noise=0.5)
@@ -193,12 +193,12 @@ def test_images_of_likely_labels_rise_from_anywhere(
         assert found.labels[0][0] == search.gallery.labels[int(np.argmax(likely))]
 
 
-@pytest.mark.parametrize("strategy", ["product", "scan"])
+@pytest.mark.parametrize("kernel", ["product", "scan"])
 def test_a_batch_is_answered_as_its_queries_are_one_by_one(
-    vectors: list[np.ndarray], tmp_path: Path, strategy: Strategy
+    vectors: list[np.ndarray], tmp_path: Path, kernel: Kernel
 ) -> None:
     vote = VoteSettings({"m0": 3, "m1": 2, "m2": 1}, label_share=1.0, calibration=((-1.0, 0.0), (0.5, 0.3), (2.0, 1.0)))
-    search = retriever(vectors, [None] * 3, tmp_path, vote, strategy=strategy)
+    search = retriever(vectors, [None] * 3, tmp_path, vote, kernel=kernel)
     q = queries(vectors, 6, noise=0.4)
     mask = np.random.default_rng(6).random(N) < 0.3
     specs = [
@@ -208,7 +208,7 @@ def test_a_batch_is_answered_as_its_queries_are_one_by_one(
     for i, together in enumerate(search.search(q, specs)):
         alone = search.search(q[i : i + 1], specs[i : i + 1])[0]
         assert together.rows.tolist() == alone.rows.tolist()
-        if strategy == "product":
+        if kernel == "product":
             # A scan rounds its estimates batch by batch, so what is scored besides the hits differs at the margin.
             assert together.ranks.tolist() == alone.ranks.tolist()
         assert [name for name, _ in together.labels] == [name for name, _ in alone.labels]

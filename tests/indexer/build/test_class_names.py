@@ -167,10 +167,14 @@ def test_info_tells_and_gc_forgets_names_of_no_version(
     source, out = pictures(3), tmp_path / "index"
     run(source, out, worded)
     assert main(["info", str(out), "--json"]) == 0
-    members = json.loads(capsys.readouterr().out)["members"]
+    document = json.loads(capsys.readouterr().out)
+    assert document["search"] == {"state": "product", "candidates": ["product"]}
+    members = document["members"]
     assert [members[name]["text"] for name in ("clip", "resnet", "wide")] == [True, False, True]
     assert main(["info", str(out)]) == 0
-    assert "words" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "words" in told
+    assert "exact search on this CPU: by product, as the index is small" in told
     for file in (source / "class3").iterdir():
         file.unlink()
     _, version = run(source, out, worded)

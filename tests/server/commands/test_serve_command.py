@@ -20,6 +20,7 @@ import grpc
 import pytest
 
 from cbir.server.commands import serve as command
+from cbir.server.deployment import engine_config
 from cbir.v1 import search_pb2 as pb
 from cbir.v1 import search_pb2_grpc
 
@@ -28,6 +29,17 @@ def parse(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     return parser.parse_args(arguments)
+
+
+def test_the_kernel_of_search_reaches_the_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("cbir.server.deployment.serve_options.share_out", lambda threads: None)
+    given: list[Any] = []
+    monkeypatch.setattr("cbir.server.deployment.deployment.Engine.load", lambda path, **options: given.append(options))
+    for options in ((), ("--search-kernel", "bf16")):
+        engine_config(parse(str(tmp_path), *options)).load()
+    assert [options["kernel"] for options in given] == ["auto", "bf16"]
+    with pytest.raises(SystemExit):
+        parse(str(tmp_path), "--search-kernel", "fastest")
 
 
 def signal_when(condition: Callable[[], bool], act: Callable[[], None]) -> threading.Thread:
@@ -162,6 +174,7 @@ def test_wrong_usage(argument: str) -> None:
 STUBBORN = """
 import argparse, sys, threading, time
 from cbir.server.commands import serve as command
+from cbir.server.deployment import engine_config
 from cbir.server.deployment import EngineConfig
 
 def load(self, version=None, **_):

@@ -59,9 +59,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _info(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
+    from cbir.core.search import kernel_facts
+
     version = store.open(args.version_name)
     manifest = version.manifest
     size = sum(int(facts["size"]) for facts in manifest.files.values())
+    exact = all(facts["index"] == "exact" for facts in manifest.members.values())
     document = {
         "index": str(store.path),
         "version": version.name,
@@ -75,6 +78,7 @@ def _info(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
         "bytes": size,
         "store": manifest.store.get("kind", "local"),
         "libraries": dict(manifest.libraries),
+        "search": kernel_facts(version) if exact and not manifest.store else None,
     }
     if not args.json:
         from rich.console import Console
@@ -95,7 +99,23 @@ def _info(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:
                 facts["fitted_on"], facts["index"], "yes" if facts.get("text") else "", facts["fingerprint"][:12],
             )  # fmt: skip
         console.print(table)
+        if document["search"]:
+            console.print(
+                f"exact search on this CPU: {_search_words(document['search'])}", soft_wrap=True, markup=False
+            )
     return document
+
+
+def _search_words(facts: dict[str, Any]) -> str:
+    if facts["state"] == "product":
+        return "by product, as the index is small"
+    if facts["state"] == "unknown":
+        return f"{', '.join(facts['candidates'])} are measured when the index is loaded here for the first time"
+    times = ", ".join(f"{name} {ms['one']:.3g} and {ms['batch']:.3g}" for name, ms in facts["milliseconds"].items())
+    size = facts["batch_size"]
+    return (
+        f"one query by {facts['one']}, {size} by {facts['batch']} (measured, ms a query, alone and of {size}: {times})"
+    )
 
 
 def _versions(store: IndexStore, args: argparse.Namespace) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from cbir.core.ensemble import EnsembleSpec, load_ensemble
 from cbir.core.errors import CbirError
 from cbir.core.images import Decoder
 from cbir.core.machine import step_back
-from cbir.core.search import VectorStore
+from cbir.core.search import Kernel, VectorStore
 from cbir.server.deployment.memory import available_bytes, check_memory
 from cbir.server.engine import Engine
 from cbir.server.limits import Limits
@@ -35,6 +35,7 @@ class EngineConfig:
         expose_paths: Tell callers where images lie on this machine.
         store: Where the vectors are kept; None: in the index's files.
         text: Load text towers, so that text queries can be answered if the ensemble has any.
+        kernel: What an exact search on a CPU runs on; ``auto`` chooses by measuring.
     """
 
     index_path: Path
@@ -50,6 +51,7 @@ class EngineConfig:
     trust: TrustedKeys | None = None
     expose_paths: bool = False
     store: VectorStore | None = None
+    kernel: Kernel = "auto"
 
     def resolve(self, version: str | None = None) -> str:
         """The version that is asked for; without one, the live one.
@@ -96,6 +98,7 @@ class EngineConfig:
             decoder=decoder,
             on_step=on_step,
             store=self.store,
+            kernel=self.kernel,
         )
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 from cbir.core.artifacts import IndexVersion
 from cbir.core.ensemble import EnsembleSpec
 from cbir.core.errors import ConfigurationError
+from cbir.core.machine import available_bytes
 
 __all__ = ["available_bytes", "check_memory", "needed_bytes"]
 
@@ -18,11 +16,6 @@ _OF_TABLES = 8
 #: A runtime holds its own copy of the weights, and one for each core's own batches.
 _OF_WEIGHTS = 3
 _PART = 0.9
-#: Limit and use of a container's memory, of both generations of control groups.
-_GROUP_FILES = (
-    ("memory.max", "memory.current"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-)
 
 
 def needed_bytes(version: IndexVersion, ensemble: EnsembleSpec, known: set[str]) -> int:
@@ -39,25 +32,6 @@ def needed_bytes(version: IndexVersion, ensemble: EnsembleSpec, known: set[str])
         if file is not None and version.manifest.members[member.name]["fingerprint"] not in known:
             total += file.stat().st_size * _OF_WEIGHTS
     return total
-
-
-def available_bytes(root: Path = Path("/")) -> int | None:
-    """Memory that this process may still take; None where the system does not tell."""
-    if sys.platform != "linux":
-        return None
-    found: list[int] = []
-    try:
-        lines = (root / "proc/meminfo").read_text().splitlines()
-        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    except (OSError, ValueError, IndexError):
-        pass
-    group = root / "sys/fs/cgroup"
-    for most, used in _GROUP_FILES:
-        try:
-            found.append(int((group / most).read_text()) - int((group / used).read_text()))
-        except (OSError, ValueError):  # no such group, or "max"
-            continue
-    return max(0, min(found)) if found else None
 
 
 def check_memory(version: IndexVersion, ensemble: EnsembleSpec, known: set[str], available: int | None) -> None:

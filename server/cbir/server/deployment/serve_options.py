@@ -38,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=positive, metavar="N",
         help="threads of a model's forward pass on a CPU (default: as many as its runtime thinks best)",
     )  # fmt: skip
+    parser.add_argument(
+        "--search-kernel", choices=("auto", "product", "scan", "bf16", "f16"), default="auto",
+        help="what exact search on a CPU runs on; auto: what is fastest here, measured when the index is loaded; f16: "
+        "for galleries whose rows stay float16 (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--index", dest="search", choices=("exact",), help="ignore approximate indexes")
     parser.add_argument(
         "--max-batch", type=positive, default=defaults.max_batch, metavar="N", help="default: %(default)s queries"
@@ -168,6 +173,7 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
         args.path, args.version_name, args.ensemble, args.device, args.runtime, args.search, args.verify, limits,
         not args.no_text, args.precision, TrustedKeys.read(args.trust_key) if args.trust_key else None,
         args.expose_paths, vector_store(args.path, args.milvus_uri, args.milvus_token_file),
+        args.search_kernel,
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from cbir.core.ensemble import Embedder, EnsembleSpec, load_embedder
 from cbir.core.errors import ArtifactError, CbirError, ConfigurationError
 from cbir.core.images import Decoder
 from cbir.core.machine import search_alone
-from cbir.core.search import Appearance, LocalStore, Searcher, VectorStore
+from cbir.core.search import Appearance, Kernel, LocalStore, Searcher, VectorStore
 from cbir.server.engine.answering import Answering
 from cbir.server.engine.preparation import Preparation, PreparedQuery
 from cbir.server.engine.query import EngineInfo, EngineQuery, EngineResult, ImageBytes, MemberInfo, Text
@@ -104,6 +104,7 @@ class Engine:
         decoder: Decoder | None = None,
         on_step: Callable[[IndexVersion, EnsembleSpec], None] | None = None,
         store: VectorStore | None = None,
+        kernel: Kernel = "auto",
     ) -> Engine:
         """Load an index version and its models, and answer queries with them.
 
@@ -122,6 +123,7 @@ class Engine:
             decoder: Where query images are decoded; None: on the thread that prepares the query.
             on_step: Called before each model and what else takes long; what it raises ends the loading.
             store: Where the vectors are kept; None: in the index's files.
+            kernel: What an exact search on a CPU runs on; ``auto`` chooses by measuring.
 
         Raises:
             ArtifactError: The index is missing, incomplete, damaged, or was made with another ensemble or weights.
@@ -146,7 +148,7 @@ class Engine:
                 shared = known.get(_fingerprint(opened, member.name))
                 embedders[member.name] = shared or load_embedder(member, device, runtime, precision, pictures)
             step()
-            searcher = (store or LocalStore()).open(opened, device, index)
+            searcher = (store or LocalStore()).open(opened, device, index, kernel)
             text_search = TextSearch.load(opened, spec, device, text)
             if len(opened.gallery) * sum(searcher.dims) < _SEARCHED_ALONE:
                 search_alone(with_torch=all(e.runtime != "torch-cpu" for e in embedders.values()))

@@ -1,4 +1,4 @@
-"""The machine: what it is, how many threads each library gets, and loops that are compiled for the processor."""
+"""The machine: what it is and has free, how many threads each library gets, and loops compiled for the processor."""
 
 from __future__ import annotations
 

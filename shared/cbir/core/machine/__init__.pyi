@@ -1,7 +1,10 @@
+from .cache import cache_folder as cache_folder
 from .compiled_loops import jit as jit
 from .compiled_loops import keep_compiled as keep_compiled
 from .hardware import machine_facts as machine_facts
+from .hardware import processor as processor
 from .independent_work import side_by_side as side_by_side
+from .memory import available_bytes as available_bytes
 from .thread_shares import Threads as Threads
 from .thread_shares import give_way as give_way
 from .thread_shares import idle_quietly as idle_quietly

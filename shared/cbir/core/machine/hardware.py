@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
 from pathlib import Path
 from typing import Any
 
-__all__ = ["machine_facts"]
+__all__ = ["machine_facts", "processor"]
 
 #: CPU features that decide how fast it multiplies matrices.
 _CAPABILITIES = ("avx2", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
@@ -29,6 +30,17 @@ def machine_facts() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+    }
+
+
+def processor() -> dict[str, Any]:
+    """What tells processors apart by speed: model, features (named by a digest, as there are many), cores."""
+    cpu = _cpu_fields()
+    flags = cpu.get("flags") or cpu.get("Features") or ""
+    return {
+        "cpu": cpu.get("model name") or platform.processor() or platform.machine(),
+        "features": hashlib.blake2b(" ".join(sorted(flags.split())).encode(), digest_size=8).hexdigest(),
+        "cores": _cores(),
     }
 
 

@@ -13,7 +13,7 @@ from cbir.core.errors import ArtifactError, ConfigurationError
 from cbir.core.milvus.collection import Collection, alias_of, is_of
 from cbir.core.milvus.connection import MilvusConnection
 from cbir.core.milvus.remote_vectors import RemoteVectors
-from cbir.core.search import LocalStore, Retriever, Searcher, ThresholdSearch, VectorStore
+from cbir.core.search import Kernel, LocalStore, Retriever, Searcher, ThresholdSearch, VectorStore
 
 __all__ = ["MilvusStore", "vector_store"]
 
@@ -76,7 +76,9 @@ class MilvusStore:
             if is_of(alias, name) and name not in kept:
                 self._to.call("drop_collection", name)
 
-    def open(self, version: IndexVersion, device: str = "auto", index: str | None = None) -> Searcher:
+    def open(
+        self, version: IndexVersion, device: str = "auto", index: str | None = None, kernel: Kernel = "auto"
+    ) -> Searcher:
         """See :class:`cbir.core.search.VectorStore`; the device is Milvus's own, and so is the index."""
         version.manifest.check_store(self.kind, version.path)
         collection = self._collection(version)

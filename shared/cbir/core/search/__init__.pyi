@@ -1,3 +1,5 @@
+from .kernels.choice import Kernel as Kernel
+from .kernels.facts import kernel_facts as kernel_facts
 from .matrices.cpu_matrix import inner_products as inner_products
 from .near_duplicates import BITS as BITS
 from .near_duplicates import LIKENESS as LIKENESS

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cbir.core.machine import jit
 
-__all__ = ["Candidates", "keep_best", "no_candidates", "stacked"]
+__all__ = ["Candidates", "Wanted", "keep_best", "no_candidates", "stacked"]
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -40,6 +40,38 @@ class Candidates:
         return Candidates(
             self.rows[queries], self.similarities[queries], self.score_bound[queries], self.estimate_bound[queries]
         )
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What queries ask for, as far as the gallery has it.
+
+    Attributes:
+        available: Rows that they may find.
+        lost: B numbers: so many of these are excluded.
+        certain: (B,) how many of the best rows must be certain.
+        keep: (B,) how many candidates they get at most.
+    """
+
+    available: int
+    lost: list[int]
+    certain: Rows
+    keep: Rows
+
+    @classmethod
+    def of(
+        cls,
+        count: int,
+        hits: Sequence[int],
+        kept: Sequence[int],
+        excluded: Sequence[tuple[int, ...]],
+        allowed: NDArray[np.bool_] | None,
+    ) -> Wanted:
+        """From the arguments of :meth:`cbir.core.search.nearest_rows.NearestRows.find`, for ``count`` rows."""
+        available = count if allowed is None else int(np.count_nonzero(allowed))
+        lost = [len(set(rows)) if allowed is None else int(allowed[list(set(rows))].sum()) for rows in excluded]
+        certain = np.array([min(h, available - e) for h, e in zip(hits, lost, strict=True)], np.int64)
+        return cls(available, lost, certain, np.array([min(k, available) for k in kept], np.int64))
 
 
 def no_candidates(queries: int, members: int, width: int) -> Candidates:

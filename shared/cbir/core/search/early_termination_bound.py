@@ -3,7 +3,7 @@
 The errors of the estimates (exact score minus estimate) are measured on the rows that were rescored.  Quantisation
 shrinks high scores more than low ones, so the errors grow with the estimates; a line fitted to them gives the error to
 be expected at the lowest estimate that was rescored.  All other rows have lower estimates still, so their errors are
-on average no larger.  Six standard deviations are added.
+on average no larger.  Six standard deviations are added.  Products in half precision have proven bounds instead.
 
 B queries, W rescored rows and K listed rows a query.
 """
@@ -45,7 +45,14 @@ def nth_best(fused: Floats, nth: Rows) -> Floats:
 
 
 def bound_the_rest(
-    fused: Floats, rows: Rows, estimates: Floats, unlisted: Floats, scored: Rows, hits: Rows, excluded: Rows
+    fused: Floats,
+    rows: Rows,
+    estimates: Floats,
+    unlisted: Floats,
+    scored: Rows,
+    hits: Rows,
+    excluded: Rows,
+    errors: Floats | None = None,
 ) -> tuple[Rows, Floats, Floats]:
     """How many rows of a list must be rescored, and what the rows that were tell about all others.
 
@@ -57,6 +64,7 @@ def bound_the_rest(
         scored: (B,) how many rows of each query's list were rescored, at most W.
         hits: (B,) how many of the best rows must be certain.
         excluded: (B, X) rows that may not be hits, filled up with -1.
+        errors: (B,) proven bounds on the errors of estimates; None: they are measured on the rows that were rescored.
 
     Returns:
         needed: (B,) rows of the list that must be rescored, K + 1 where the list is too short.
@@ -68,7 +76,10 @@ def bound_the_rest(
     count = len(rows)
     needed = np.empty(count, np.int64)
     score_bound, estimate_bound = np.empty(count, np.float32), np.empty(count, np.float32)
-    _bound_the_rest(fused, rows, estimates, unlisted, scored, hits, excluded, needed, score_bound, estimate_bound)
+    proven = np.full(count, np.nan, np.float32) if errors is None else errors
+    _bound_the_rest(
+        fused, rows, estimates, unlisted, scored, hits, excluded, proven, needed, score_bound, estimate_bound
+    )
     return needed, score_bound, estimate_bound
 
 
@@ -123,6 +134,7 @@ def _bound_the_rest(
     scored: Rows,
     hits: Rows,
     excluded: Rows,
+    proven: Floats,
     needed: Rows,
     score_bound: Floats,
     estimate_bound: Floats,
@@ -132,7 +144,7 @@ def _bound_the_rest(
         for c in range(scored[b], rows.shape[1]):
             rows[b, c] = -1
         # Before the excluded rows are removed: their errors tell as much.
-        error = _largest_error(fused[b], rows[b], estimates[b])
+        error = proven[b] if proven[b] >= 0 else _largest_error(fused[b], rows[b], estimates[b])
         for c in range(rows.shape[1]):
             for x in range(excluded.shape[1]):
                 if excluded[b, x] == rows[b, c]:

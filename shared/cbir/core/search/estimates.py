@@ -1,27 +1,29 @@
 """Estimates: the rows of the gallery that score highest for a query by a cheap approximation of the fused score.
 
-They come from a scan of product quantisation codes, or, where there is none or it would have to list too many rows,
-from the product with all rows, whose only errors are those of rounding.
+They come from a scan of product quantisation codes, from a product with all rows in half precision, or from one with
+the rows as they are, whose only errors are those of summing in another order.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cbir.core.search.kernels.half_product import HalfProduct
 from cbir.core.search.matrices.gallery_matrix import GalleryMatrix
-from cbir.core.search.scan_tuning import max_scan_depth
 
 if TYPE_CHECKING:
     from cbir.core.search.product_quantisation_scan import QuantisedScan
 
-__all__ = ["EstimatedRows", "estimate"]
+__all__ = ["EstimatedRows", "Source", "estimate", "unfiltered_depth"]
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
+#: What makes estimates: None for the product with all rows as they are.
+Source: TypeAlias = "QuantisedScan | HalfProduct | None"
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,13 @@ class EstimatedRows:
         rows: (B, K), -1 where a query has fewer.
         estimates: (B, K) of the fused scores, -inf where a query has fewer rows.
         unlisted: (B,) the highest estimate that a row outside the list may have; -inf where the list is complete.
+        errors: (B,) proven bounds on the difference of score and estimate; None where there are none.
     """
 
     rows: Rows
     estimates: Floats
     unlisted: Floats
+    errors: Floats | None = None
 
     @classmethod
     def without_scores(cls, rows: Rows, queries: int) -> EstimatedRows:
@@ -46,32 +50,39 @@ class EstimatedRows:
 
     def of(self, queries: NDArray[np.bool_]) -> EstimatedRows:
         """The lists of the chosen (B,) queries."""
-        return EstimatedRows(self.rows[queries], self.estimates[queries], self.unlisted[queries])
+        errors = None if self.errors is None else self.errors[queries]
+        return EstimatedRows(self.rows[queries], self.estimates[queries], self.unlisted[queries], errors)
 
 
 def estimate(
-    matrix: GalleryMatrix, scan: QuantisedScan | None, queries: Floats, depth: int, allowed: NDArray[np.bool_] | None
+    matrix: GalleryMatrix, source: Source, queries: Floats, depth: int, allowed: NDArray[np.bool_] | None
 ) -> EstimatedRows:
     """List the rows with the highest estimates.
 
     Args:
-        scan: None where the gallery has no codes.
+        source: A scan, or a product in half precision; None: the product with all rows as they are.
         queries: (B, D), each member's part multiplied by its weight; B is 1 where ``allowed`` is given.
         depth: Rows to list; fewer only where fewer are allowed.  A filtered scan may list some more or some less.
         allowed: (N,) rows that may be listed, or None for all.
     """
     count = len(matrix)
-    if scan is not None and depth <= max_scan_depth(count):
+    errors = None
+    if isinstance(source, HalfProduct):
+        rows, estimates = source.search(queries, depth, allowed)
+        errors = source.error(queries)
+    elif source is None:
+        rows, estimates = matrix.best(queries, depth, allowed)
+    else:
         if allowed is not None:
-            # The scan knows no filter: it lists more rows, in proportion to those that the filter removes afterwards.
-            depth = min(count, int(depth * count / max(1, int(np.count_nonzero(allowed)))) + 1)
-        rows, estimates = scan.search(queries, depth)
-        unlisted = estimates[:, -1] if depth < count else np.full(len(rows), -np.inf, np.float32)
-        if allowed is not None:
-            passed = allowed[rows[0]]
-            rows, estimates = rows[:, passed], estimates[:, passed]
-        return EstimatedRows(rows, estimates, unlisted)
-    rows, products = matrix.best(queries, depth, allowed)
-    rows[np.isneginf(products)] = -1
-    unlisted = products[:, -1] if depth < count else np.full(len(rows), -np.inf, np.float32)
-    return EstimatedRows(rows, products, unlisted)
+            depth = unfiltered_depth(depth, allowed)
+        rows, estimates = source.search(queries, depth)
+    unlisted = estimates[:, -1] if depth < count else np.full(len(rows), -np.inf, np.float32)
+    if allowed is not None:
+        passed = allowed[rows[0]]
+        rows, estimates = rows[:, passed], estimates[:, passed]
+    return EstimatedRows(rows, estimates, unlisted, errors)
+
+
+def unfiltered_depth(depth: int, allowed: NDArray[np.bool_]) -> int:
+    """Rows that a scan, which knows no filter, must list for ``depth`` of them to pass it, if it is like any other."""
+    return min(len(allowed), int(depth * len(allowed) / max(1, int(np.count_nonzero(allowed)))) + 1)

@@ -115,12 +115,16 @@ class QuantisedScan:
         rows = rows[errors[rows] > _WORSE * np.median(errors)]
         self.worst_rows, self.worst_errors = rows.astype(np.int64), errors[rows]
 
+    def code(self, vectors: Floats) -> None:
+        """Hold the codes of (K, D) vectors alone, for trials before :meth:`fill`."""
+        self._index.reset()
+        self._index.add(self._spread(vectors))
+
     def estimates(self, vectors: Floats, queries: Floats) -> Floats:
         """(B, C) estimates for (B, C, D) vectors, each query with its own; for a scan before :meth:`fill`."""
         result = np.empty(vectors.shape[:2], np.float32)
         for own, query, out in zip(vectors, queries, result, strict=True):
-            self._index.reset()
-            self._index.add(self._spread(own))
+            self.code(own)
             rows, estimates = self.search(query[None], len(own))
             out[rows[0]] = estimates[0]
         return result

@@ -75,7 +75,7 @@ def rescore(
         fresh = matrix.similarities(rows[:, known.shape[2] :], queries)
         similarities = np.concatenate([known, fresh], axis=2)
     fused = fused_scores(similarities, weights)
-    bounds = bound_the_rest(fused, rows, listed.estimates, listed.unlisted, counts, hits, excluded)
+    bounds = bound_the_rest(fused, rows, listed.estimates, listed.unlisted, counts, hits, excluded, listed.errors)
     return Rescored(rows, similarities, fused, *bounds)
 
 

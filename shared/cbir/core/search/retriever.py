@@ -20,7 +20,7 @@ from cbir.core.ensemble import choose_runtime
 from cbir.core.errors import QueryError
 from cbir.core.machine import jit, keep_compiled
 from cbir.core.metric import Projection, expanded, make_unit
-from cbir.core.search.candidate_generation import CandidateGenerator, Strategy
+from cbir.core.search.candidate_generation import CandidateGenerator, Kernel
 from cbir.core.search.exact_search import ExactSearch
 from cbir.core.search.matrices.gallery_matrix import GalleryMatrix, load_matrix
 from cbir.core.search.nearest_rows import NearestRows
@@ -57,7 +57,7 @@ class Retriever:
         index_name: How candidates are found, in words for display.
         device: ``cpu`` or ``cuda``.
         heads: The linear heads of members that have one.
-        strategy: How an exact search finds its candidates.
+        kernel: What an exact search on a CPU runs on.
         nearest: What finds them, where ``vectors`` is a matrix that holds them elsewhere.
     """
 
@@ -72,7 +72,7 @@ class Retriever:
         index_name: str,
         device: str,
         heads: Mapping[str, LinearHead] | None = None,
-        strategy: Strategy = "auto",
+        kernel: Kernel = "auto",
         nearest: NearestRows | None = None,
     ) -> None:
         keep_compiled()
@@ -92,20 +92,20 @@ class Retriever:
         ranker = Ranker(codes, gallery.labels, vote)
         self._by_member = PerMemberSearch(self._matrix, indexes, ranker, self._labels, vote.label_share)
         self._nearest = nearest or CandidateGenerator(
-            self._matrix, self.weights, "product" if self._approximate else strategy
+            self._matrix, self.weights, "product" if self._approximate else kernel
         )
         self._fused = ExactSearch(gallery, self._nearest, self._labels, ranker, vote)
 
     @classmethod
     def load(
-        cls, version: IndexVersion, device: str = "auto", index: str | None = None, strategy: Strategy = "auto"
+        cls, version: IndexVersion, device: str = "auto", index: str | None = None, kernel: Kernel = "auto"
     ) -> Retriever:
         """Load a version.
 
         Args:
             device: ``auto``, ``cpu`` or ``cuda``.
             index: ``exact`` ignores approximate indexes; None uses what the indexer built.
-            strategy: How an exact search finds its candidates; ``auto`` chooses by the gallery's size and vectors.
+            kernel: What an exact search on a CPU runs on; ``auto`` chooses by measuring (:mod:`.kernels`).
 
         Raises:
             ArtifactError: A file is damaged.
@@ -125,7 +125,7 @@ class Retriever:
         label = names[0] if len(set(names)) == 1 else ", ".join(f"{m}={n}" for m, n in zip(members, names, strict=True))
         return cls(
             version.gallery, members, embeddings, projections, version.vote, indexes, label, place,
-            version.heads(), strategy,
+            version.heads(), kernel,
         )  # fmt: skip
 
     def project(self, raw: Mapping[str, Floats]) -> Floats:

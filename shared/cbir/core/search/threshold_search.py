@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.search.candidates import Candidates, keep_best, no_candidates
+from cbir.core.search.candidates import Candidates, Wanted, keep_best, no_candidates
 from cbir.core.search.early_termination_bound import nth_best
 from cbir.core.search.matrices.gallery_matrix import GalleryMatrix
 from cbir.core.vote import Conditions, fused_scores
@@ -83,14 +83,12 @@ class ThresholdSearch:
     ) -> Candidates:
         """:meth:`find`, by scores and (N,) what is added to the score of each row."""
         count, most = len(self._matrix), np.float32(0 if bonus is None else bonus.max(initial=0))
-        available = count if allowed is None else int(np.count_nonzero(allowed))
-        found = no_candidates(len(queries), weights.shape[1], min(max(kept, default=0), available))
-        if not available or not len(queries):
+        wanted = Wanted.of(count, hits, kept, excluded, allowed)
+        keep, sure = wanted.keep, wanted.certain
+        found = no_candidates(len(queries), weights.shape[1], int(keep.max(initial=0)))
+        if not wanted.available or not len(queries):
             return found
-        keep = np.array([min(k, available) for k in kept])
-        lost = [len(set(rows)) if allowed is None else int(allowed[list(set(rows))].sum()) for rows in excluded]
-        sure = np.array([min(h, available - e) for h, e in zip(hits, lost, strict=True)])
-        depth = min(count, max(MIN_DEPTH, *(k + e for k, e in zip(keep.tolist(), lost, strict=True))))
+        depth = min(count, max(MIN_DEPTH, *(k + e for k, e in zip(keep.tolist(), wanted.lost, strict=True))))
         left = np.arange(len(queries))
         while True:
             deepest = depth >= min(count, MAX_DEPTH)

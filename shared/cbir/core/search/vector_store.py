@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cbir.core.artifacts import Gallery, IndexVersion
+from cbir.core.search.kernels.choice import Kernel
 from cbir.core.search.retriever import Retriever
 from cbir.core.search.searcher import Searcher
 
@@ -57,12 +58,15 @@ class VectorStore(Protocol):
         """Remove all vectors of this index but those of the given versions."""
         ...
 
-    def open(self, version: IndexVersion, device: str = "auto", index: str | None = None) -> Searcher:
+    def open(
+        self, version: IndexVersion, device: str = "auto", index: str | None = None, kernel: Kernel = "auto"
+    ) -> Searcher:
         """Search a version.
 
         Args:
             device: ``auto``, ``cpu`` or ``cuda``: where vectors of this process are searched.
             index: ``exact`` for exact search even if there is an approximate index.
+            kernel: What exact search on a CPU runs on, where it is this process that searches; ``auto`` measures.
 
         Raises:
             CbirError: The vectors are not there, are damaged, or are those of another version.
@@ -93,7 +97,9 @@ class LocalStore:
         for version in versions:
             version.manifest.check_store(self.kind, version.path)
 
-    def open(self, version: IndexVersion, device: str = "auto", index: str | None = None) -> Searcher:
+    def open(
+        self, version: IndexVersion, device: str = "auto", index: str | None = None, kernel: Kernel = "auto"
+    ) -> Searcher:
         """See :class:`VectorStore`."""
         version.manifest.check_store(self.kind, version.path)
-        return Retriever.load(version, device, index)
+        return Retriever.load(version, device, index, kernel)

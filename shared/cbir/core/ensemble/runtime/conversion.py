@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
-import os
 import shutil
 import tempfile
 import warnings
@@ -25,23 +24,17 @@ from cbir.core.ensemble.runtime.openvino import OpenVinoEmbedder, import_openvin
 from cbir.core.ensemble.spec import MemberSpec
 from cbir.core.errors import EnsembleError
 from cbir.core.images import Crop
+from cbir.core.machine import cache_folder
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["cache_folder", "cached_ir", "compile_checked", "convert", "ir_folder", "keep_folder", "keep_ir"]
+__all__ = ["cached_ir", "compile_checked", "convert", "ir_folder", "keep_folder", "keep_ir"]
 
 _log = logging.getLogger(__name__)
 
 #: Version of the files in a folder of the cache; folders of other versions are not read.
 _LAYOUT = 2
-
-
-def cache_folder() -> Path:
-    """The folder of the cache: ``$CBIR_CACHE``, else ``ensemble-cbir`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    if chosen := os.environ.get("CBIR_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ensemble-cbir"
 
 
 def convert(module: nn.Module, form: InputFormat) -> Any:

@@ -34,16 +34,18 @@ _CHUNK = 512
 class HostMatrix:
     """The vectors as one float32 array in memory, the members side by side."""
 
-    #: Whether the rows are float32 already, so that scoring a candidate needs no conversion.
-    is_float32 = True
-
-    def __init__(self, embeddings: Sequence[NDArray[np.float16]], stops: tuple[int, ...]) -> None:
+    def __init__(self, embeddings: Sequence[NDArray[np.floating]], stops: tuple[int, ...]) -> None:
         self.stops = stops
-        self._rows = np.concatenate(embeddings, axis=1, dtype=np.float32)
+        whole = len(embeddings) == 1 and embeddings[0].dtype == np.float32
+        self._rows = embeddings[0] if whole else np.concatenate(embeddings, axis=1, dtype=np.float32)
         self._matrix = torch.from_numpy(self._rows)
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def first(self, count: int) -> HostMatrix:
+        """The first ``count`` rows, in the same memory."""
+        return HostMatrix([self._rows[:count]], self.stops)
 
     def best(
         self, queries: Floats, count: int, allowed: NDArray[np.bool_] | None = None, member: int | None = None
@@ -77,7 +79,8 @@ class MappedMatrix:
     They are converted to float32 when they are needed, row by row or block by block.
     """
 
-    is_float32 = False
+    #: How one query is multiplied with all rows: by tiles that are converted as for a batch, or row by row.
+    one_by_tiles = False
 
     def __init__(self, embeddings: Sequence[NDArray[np.float16]], stops: tuple[int, ...]) -> None:
         self.stops = stops
@@ -86,10 +89,14 @@ class MappedMatrix:
         with warnings.catch_warnings():
             # The files are mapped read-only, which torch warns of; nothing is written here.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            self._parts = [torch.from_numpy(array) for array in self._arrays]
+            self.parts = [torch.from_numpy(array) for array in self._arrays]
 
     def __len__(self) -> int:
         return len(self._arrays[0])
+
+    def first(self, count: int) -> MappedMatrix:
+        """The first ``count`` rows, in the same memory."""
+        return MappedMatrix([array[:count] for array in self._arrays], self.stops)
 
     def _split(self, queries: Floats) -> list[torch.Tensor]:
         return [torch.from_numpy(np.ascontiguousarray(queries[:, a:b])) for a, b in itertools.pairwise(self.stops)]
@@ -104,12 +111,12 @@ class MappedMatrix:
         with torch.inference_mode():
             for start in range(0, len(self), _BLOCK_ROWS):
                 block = slice(start, min(start + _BLOCK_ROWS, len(self)))
-                if len(queries) == 1:
+                if len(queries) == 1 and not self.one_by_tiles:
                     scores = torch.zeros((1, block.stop - start))
                     for query, part in zip(single, self._arrays[members], strict=True):
                         add_product(part[block], query[0].numpy(), scores[0].numpy())
                 else:
-                    parts = [part[block] for part in self._parts[members]]
+                    parts = [part[block] for part in self.parts[members]]
                     scores = products(parts, torch.from_numpy(np.ascontiguousarray(queries)))
                 found.append(best_rows(scores, count, allowed, start))
             return best_of(found, count)
@@ -123,7 +130,7 @@ class MappedMatrix:
             for start in range(0, rows.shape[1], _CHUNK):
                 chunk = slice(start, start + _CHUNK)
                 for i, picked in enumerate(places[:, chunk]):
-                    for m, (vectors, half) in enumerate(zip(asked, self._parts, strict=True)):
+                    for m, (vectors, half) in enumerate(zip(asked, self.parts, strict=True)):
                         result[i, m, chunk] = (half[picked].float() @ vectors[i]).numpy()
         return result
 
@@ -133,7 +140,7 @@ class MappedMatrix:
 
     def sample(self, rows: slice) -> Floats:
         """(K, D) float32: the vectors of a slice of the rows."""
-        return np.concatenate([part[rows].float().numpy() for part in self._parts], axis=1)
+        return np.concatenate([part[rows].float().numpy() for part in self.parts], axis=1)
 
     def release(self) -> None:
         """Unload the pages of the mapped files that were read; the system may still keep them in its cache."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cbir.core.search.matrices.cpu_matrix import HostMatrix, MappedMatrix
 from cbir.core.search.matrices.gpu_matrix import DeviceMatrix
 
-__all__ = ["FLOAT32_BYTES", "GalleryMatrix", "load_matrix"]
+__all__ = ["FLOAT32_BYTES", "GalleryMatrix", "keeps_float32", "load_matrix"]
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -61,6 +61,11 @@ class GalleryMatrix(Protocol):
         ...
 
 
+def keeps_float32(count: int, width: int, float32_bytes: int = FLOAT32_BYTES) -> bool:
+    """Whether ``count`` rows of ``width`` components are kept in float32 on a CPU."""
+    return count * width * 4 <= float32_bytes
+
+
 def load_matrix(
     embeddings: Sequence[NDArray[np.float16]], device: str, float32_bytes: int = FLOAT32_BYTES
 ) -> GalleryMatrix:
@@ -68,6 +73,6 @@ def load_matrix(
     stops = tuple(itertools.accumulate((int(part.shape[1]) for part in embeddings), initial=0))
     if device != "cpu":
         return DeviceMatrix(embeddings, stops, device)
-    if len(embeddings[0]) * stops[-1] * 4 <= float32_bytes:
+    if keeps_float32(len(embeddings[0]), stops[-1], float32_bytes):
         return HostMatrix(embeddings, stops)
     return MappedMatrix(embeddings, stops)

@@ -1,0 +1,275 @@
+"""Kernels of search: proven bounds of half precision, the choice by measured times, and the guard at run time."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from drawn_vectors import WEIGHTS, ask, best, draw, exact, hits
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from precision import UNITS
+
+import cbir.core.search.kernels.choice as choice
+import cbir.core.search.kernels.measuring as measuring
+from cbir.core.metric import normalise
+from cbir.core.search.candidate_generation import CandidateGenerator
+from cbir.core.search.candidates import Wanted
+from cbir.core.search.kernels.half_product import HalfProduct
+from cbir.core.search.kernels.kept_choices import Kept
+from cbir.core.search.kernels.prepared import Kernels
+from cbir.core.search.kernels.timing import BATCH, Contender, Times, race
+from cbir.core.search.kernels.trials import Trials, trial_queries
+from cbir.core.search.kernels.work import Work
+from cbir.core.search.matrices.cpu_matrix import CpuMatrix, MappedMatrix
+from cbir.core.search.matrices.gallery_matrix import load_matrix
+
+#: Seconds a row: a product in half precision that is slow, as without instructions for it, and one that is fast.
+SLOW = Times({"product": 1e-7, "scan": 1e-9, "bf16": 1e-6}, {"product": 5e-8, "scan": 1e-9, "bf16": 1e-6}, (2e-7, 2e-7))
+FAST = Times({"product": 1e-7, "scan": 1e-9, "bf16": 1e-8}, {"product": 5e-8, "scan": 4e-9, "bf16": 1e-9}, (2e-7, 2e-7))
+
+
+def matrix_of(parts: list[np.ndarray], halves: bool = False) -> CpuMatrix:
+    matrix = load_matrix(parts, "cpu", 0 if halves else 2**30)
+    assert isinstance(matrix, CpuMatrix)
+    return matrix
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is known from earlier, nothing is kept for later, and no gallery is too small."""
+    monkeypatch.setenv("CBIR_CACHE", str(tmp_path))
+    monkeypatch.setattr("cbir.core.search.kernels.kept_choices._measured", {})
+    monkeypatch.setattr("cbir.core.search.candidate_generation.MIN_MEASURED", 1)
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Times], None]:
+    """Say what would be measured."""
+    return lambda times: monkeypatch.setattr(choice, "measure", lambda *given: Kept(times, False, {}))
+
+
+@pytest.mark.parametrize("name", ["bf16", "f16"])
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 33), st.sampled_from([(1,), (3, 5), (64, 200, 8)]))
+def test_no_estimate_is_further_off_than_proven(name: str, seed: int, count: int, dims: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(seed)
+    # Halves between two numbers of bfloat16 in the first rows, where rounding takes most.
+    parts = [normalise(rng.normal(size=(300, d)) ** 3).astype(np.float16) for d in dims]
+    for part in parts:
+        part[:40] = normalise(rng.choice([-1.0, 1.0], part[:40].shape) * (1 + 2**-8)).astype(np.float16)
+    weights = rng.dirichlet(np.ones(len(dims)))
+    queries = np.hstack([w * normalise(rng.normal(size=(count, d))) for w, d in zip(weights, dims, strict=True)])
+    queries = queries.astype(np.float32)
+    half = HalfProduct(matrix_of(parts, halves=True), name)
+    rows, estimates = half.search(queries, 300)
+    scores = queries.astype(np.float64) @ np.hstack([p.astype(np.float64) for p in parts]).T
+    off = np.abs(np.take_along_axis(scores, rows, axis=1) - estimates).max(axis=1)
+    bound = half.error(queries)
+    assert (off <= bound).all()
+    # And it is a bound that is of use: less than three roundings of vectors of length 1.
+    assert (bound < 3.2 * UNITS[name] + 2**-24 * 4 * sum(dims)).all()
+
+
+def test_float16_is_only_for_rows_that_are_kept_so() -> None:
+    with pytest.raises(ValueError, match="not kept in float16"):
+        HalfProduct(matrix_of(draw("random", 50)), "f16")
+    found = CandidateGenerator(matrix_of(draw("random", 2000)), WEIGHTS, "f16")
+    assert found.kernels.one.name == "product"
+
+
+def test_the_time_of_a_query_by_hand() -> None:
+    times = Times({"product": 33.0, "scan": 5.0}, {"product": 2.0, "scan": 6.0}, (1.0, 1.0))
+    # 31 = s (1 - 1/32), so the batch shares 32, and each query adds 1.
+    assert times.of("product", 1) == pytest.approx(33)
+    assert times.of("product", 4) == pytest.approx(1 + 32 / 4)
+    assert times.of("product", BATCH) == pytest.approx(2)
+    assert (times.of("scan", 1), times.of("scan", 2)) == (5, 6)
+    assert times.of("bf16", 1) == np.inf
+
+
+class Clock:
+    """Time that passes only where a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.runs: list[tuple[str, int, int]] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def contender(self, name: str, one: float, batch: float, most: int = 10**9) -> Contender:
+        def prepare(size: int) -> Callable[[np.ndarray], None]:
+            def search(queries: np.ndarray) -> None:
+                self.runs.append((name, size, len(queries)))
+                self.now += size * (one if len(queries) == 1 else batch * len(queries))
+
+            return search
+
+        return Contender(prepare, most)
+
+
+def test_what_is_hopeless_is_not_measured_on_more_rows() -> None:
+    clock, queries = Clock(), np.zeros((BATCH, 2), np.float32)
+    contenders = {
+        "product": clock.contender("product", 1e-6, 1e-6),
+        "bf16": clock.contender("bf16", 2e-6, 4e-6),
+        "f16": Contender(lambda size: None, 10**9),
+        "scan": clock.contender("scan", 1e-7, 1e-6, most=100),
+    }
+    one, batch = race(contenders, queries, (100, 1000, 10_000), clock=clock)
+    assert one == pytest.approx({"product": 1e-6, "bf16": 2e-6, "scan": 1e-7})
+    assert batch == pytest.approx({"product": 1e-6, "bf16": 4e-6, "scan": 1e-6})
+    sizes = {
+        (name, count): max(s for n, s, c in clock.runs if (n, c) == (name, count)) for name, _, count in clock.runs
+    }
+    assert sizes == {
+        # Ten times slower than a scan for one query, the same in a batch.
+        ("product", 1): 100, ("product", BATCH): 10_000, ("bf16", 1): 100, ("bf16", BATCH): 100,
+        ("scan", 1): 100, ("scan", BATCH): 100,
+    }  # fmt: skip
+
+
+def test_measuring_ends_at_its_deadline() -> None:
+    clock, queries = Clock(), np.zeros((BATCH, 2), np.float32)
+    contenders = {name: clock.contender(name, 1e-3, 1e-4) for name in ("product", "scan")}
+    one, batch = race(contenders, queries, (100, 1000, 10_000), deadline=0.5, clock=clock)
+    # The first is measured in any case; the figure of the second is not worth the time that is not there.
+    assert set(one) == set(batch) == {"product"}
+    assert {size for _, size, _ in clock.runs} == {100}
+
+
+def test_times_are_measured_on_the_rows_of_the_gallery(caplog: pytest.LogCaptureFixture) -> None:
+    parts = [np.vstack([part] * 3) for part in draw("clustered")]
+    matrix = matrix_of(parts, halves=True)
+    kept = measuring.measure(matrix, WEIGHTS, measuring.Scans(matrix))
+    assert "product" in kept.times.one
+    assert set(kept.times.one) == set(kept.times.batch) <= {"product", "scan", "bf16", "f16"}
+    assert all(0 < seconds < 1e-3 for seconds in (*kept.times.one.values(), *kept.times.batch.values()))
+
+
+def test_sums_in_too_few_bits_are_seen(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    search = HalfProduct.search
+
+    def sloppy(self: HalfProduct, *given) -> tuple[np.ndarray, np.ndarray]:
+        rows, estimates = search(self, *given)
+        return rows, estimates * np.float32(1.02)
+
+    matrix = matrix_of(draw("clustered"))
+    monkeypatch.setattr(measuring, "_SECONDS", 60.0)
+    assert "bf16" in measuring.measure(matrix, WEIGHTS, measuring.Scans(matrix)).times.one
+    monkeypatch.setattr(HalfProduct, "search", sloppy)
+    assert "bf16" not in measuring.measure(matrix, WEIGHTS, measuring.Scans(matrix)).times.one
+    assert "products in bf16 are less exact" in caplog.text
+
+
+def test_trial_queries_do_not_find_themselves() -> None:
+    matrix = matrix_of(draw("clustered", 2000))
+    queries, own = trial_queries(matrix, WEIGHTS)
+    assert (own[:8] >= 0).all()
+    assert (own[8:] == -1).all()
+    lengths = [np.linalg.norm(queries[:, a:b], axis=1) for a, b in itertools.pairwise(matrix.stops)]
+    np.testing.assert_allclose(np.stack(lengths, axis=1), np.tile(WEIGHTS, (16, 1)), rtol=1e-5)
+    trials = Trials.of(matrix, WEIGHTS, 500)
+    assert trials.rows.shape == trials.products.shape == (16, 500)
+    assert not (trials.rows == own[:, None]).any()
+    assert (np.diff(trials.products, axis=1) <= 0).all()
+    # The tenth hit scores products[:, 9]: a bound of 0 leaves ten, one of 3 all.
+    assert trials.needed_with(np.zeros(16, np.float32)).tolist() == [10] * 16
+    assert trials.needed_with(np.full(16, 3, np.float32)).tolist() == [500] * 16
+
+
+@pytest.mark.parametrize(
+    ("kind", "times", "one", "batch"),
+    [
+        ("clustered", SLOW, "scan", "scan"),
+        ("clustered", FAST, "scan", "bf16"),
+        ("random", dataclasses.replace(SLOW, rescored=(1e-6, 1e-6)), "product", "product"),
+        ("random", FAST, "bf16", "bf16"),
+    ],
+)
+def test_the_choice_follows_machine_and_gallery(timed, kind: str, times: Times, one: str, batch: str) -> None:
+    timed(times)
+    if kind == "random":
+        # 768 independent components, where everything is as far away as anything: a scan proves nothing.
+        parts, weights = [normalise(np.random.default_rng(0).normal(size=(3000, 768))).astype(np.float16)], np.ones(1)
+    else:
+        parts, weights = draw("clustered"), WEIGHTS
+    search = CandidateGenerator(matrix_of(parts), weights.astype(np.float32))
+    assert (search.kernels.one.name, search.kernels.batch.name) == (one, batch)
+    for count in (1, 5, BATCH + 1):
+        queries, shares = ask(parts, count), np.tile(weights, (count, 1)).astype(np.float32)
+        if kind == "random":
+            queries = normalise(np.random.default_rng(1).normal(size=(count, 768))).astype(np.float32)
+            expected = queries @ parts[0].astype(np.float32).T
+        else:
+            expected = exact(parts, queries, shares)
+        assert hits(search, queries, shares) == [best(row) for row in expected]
+
+
+def test_a_copy_that_memory_has_no_room_for_is_not_chosen(timed, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed(FAST)
+    monkeypatch.setattr(choice, "available_bytes", lambda: 10_000)
+    search = CandidateGenerator(matrix_of(draw("clustered")), WEIGHTS)
+    assert "bf16" not in (search.kernels.one.name, search.kernels.batch.name)
+
+
+def test_rows_of_float16_are_converted_as_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = draw("clustered")
+    found = []
+    for by_tiles in (False, True):
+        monkeypatch.setattr(choice, "measure", lambda *_, way=by_tiles: Kept(SLOW, way, {}, False))
+        monkeypatch.setattr("cbir.core.search.kernels.kept_choices._measured", {})
+        matrix = matrix_of(parts, halves=True)
+        CandidateGenerator(matrix, WEIGHTS)
+        assert isinstance(matrix, MappedMatrix)
+        assert matrix.one_by_tiles is by_tiles
+        found.append(matrix.best(ask(parts, 1), 30))
+    assert found[0][0].tolist() == found[1][0].tolist()
+    np.testing.assert_allclose(found[0][1], found[1][1], atol=UNITS["f32"] * 64)
+
+
+def test_work_by_hand() -> None:
+    work = Work(SLOW, "scan", 1000)
+    # A product costs 1e-4 s; a scan 1e-6, and each row that is scored 2e-7.
+    for _ in range(200):
+        work.add(1, lists=1, scored=300, products=0)
+        assert work.allows()
+    assert work._average == pytest.approx((1e-6 + 6e-5) / 1e-4, abs=0.01)
+    for _ in range(100):
+        # Scored 900 rows, and left to the product after that.
+        work.add(1, lists=1, scored=900, products=1)
+        if not work.allows():
+            break
+    else:
+        pytest.fail("it is never set aside")
+    assert [work.allows() for _ in range(1000)].index(True) == 998
+
+
+def test_a_scan_that_proves_nothing_is_set_aside_at_run_time() -> None:
+    # As if trial queries had been answered well, unlike all that come.
+    part = normalise(np.random.default_rng(0).normal(size=(4000, 256))).astype(np.float16)
+    search = CandidateGenerator(matrix_of([part]), np.ones(1, np.float32), "scan")
+    work = Work(SLOW, "scan", 4000)
+    scan = dataclasses.replace(search.kernels.one, most=2000, work=work)
+    search.kernels = Kernels(search.kernels.product, scan, scan)
+    queries = normalise(np.random.default_rng(1).normal(size=(60, 256))).astype(np.float32)
+    used = []
+    for query in queries[:, None]:
+        used.append(not work._aside)
+        assert hits(search, query, np.ones((1, 1), np.float32)) == [best((query @ part.astype(np.float32).T)[0])]
+    assert used[0]
+    assert not used[-1]
+
+
+def test_wanted_by_hand() -> None:
+    allowed = np.array([True, False, True, True])
+    wanted = Wanted.of(4, [3, 1], [4, 2], [(0, 0, 1), ()], allowed)
+    assert wanted.available == 3
+    assert wanted.lost == [1, 0]
+    assert wanted.certain.tolist() == [2, 1]
+    assert wanted.keep.tolist() == [3, 2]
+    assert Wanted.of(4, [9], [9], [(1,)], None).certain.tolist() == [3]
