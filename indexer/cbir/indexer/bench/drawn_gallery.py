@@ -7,18 +7,20 @@ than others.
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cbir.core.artifacts import GalleryImage, gallery_batches, write_gallery
+from cbir.core.artifacts import GALLERY_SCHEMA, IndexVersion, write_gallery
 from cbir.core.ensemble import EnsembleSpec, load_ensemble
-from cbir.core.images import Box, Crop
+from cbir.core.images import Crop
 from cbir.core.metric import normalise
 
 __all__ = ["DrawnGallery", "DrawnVectors", "drawn_ensemble", "drawn_queries"]
@@ -96,14 +98,20 @@ def drawn_queries(members: int, count: int, dim: int, seed: int, queries: int) -
 class DrawnGallery:
     """The table of a gallery of drawn images, which have no files; without labels.
 
+    Args:
+        live: A version whose rows are copied, as the indexer copies those of images that have not changed.
+        rows: (N,) the row that an image has there, -1 for others.
+
     Attributes:
         numbers: (N,) numbers of the images, which are their names: rising, and some may be missing.
     """
 
     labels: list[str] = []  # noqa: RUF012 - there are none
 
-    def __init__(self, numbers: NDArray[np.int64]) -> None:
-        self.numbers = numbers
+    def __init__(
+        self, numbers: NDArray[np.int64], live: IndexVersion | None = None, rows: NDArray[np.int64] | None = None
+    ) -> None:
+        self.numbers, self._live, self._rows = numbers, live, rows
         self.label_codes = np.full(len(numbers), -1, np.int32)
 
     def __len__(self) -> int:
@@ -111,12 +119,42 @@ class DrawnGallery:
 
     def write(self, path: Path) -> None:
         """Write ``images.parquet``."""
-        write_gallery(path, gallery_batches(self._images()))
+        write_gallery(path, itertools.chain(self._kept(), self._drawn()))
 
-    def _images(self) -> Iterator[GalleryImage]:
-        box = Box(0, 0, 640, 480)
-        for number in self.numbers.tolist():
-            digest = hashlib.sha256(number.to_bytes(8, "little"))
-            phash = int.from_bytes(digest.digest()[:8], "little")
-            name = f"{number:012}"
-            yield GalleryImage(name, f"nowhere/{name}.jpg", None, 640, 480, digest.hexdigest(), phash, box)
+    def _kept(self) -> Iterator[Any]:
+        """The live version's rows, which all come before the new ones."""
+        if self._live is None or self._rows is None:
+            return
+        kept, done = self._rows[self._rows >= 0], 0
+        for batch in self._live.table():
+            here = kept[(kept >= done) & (kept < done + batch.num_rows)] - done
+            done += batch.num_rows
+            yield batch.take(pa.array(here))
+
+    def _drawn(self) -> Iterator[Any]:
+        new = np.arange(len(self)) if self._rows is None else np.flatnonzero(self._rows < 0)
+        for start in range(0, len(new), BLOCK):
+            yield self._rows_at(new[start : start + BLOCK])
+
+    def _rows_at(self, places: NDArray[np.int64]) -> Any:
+        numbers, count = self.numbers[places], len(places)
+        names = pc.utf8_lpad(pa.array(numbers).cast(pa.string()), 12, "0")
+        digests = np.empty((count, 32), np.uint8)
+        for block in np.unique(numbers // BLOCK).tolist():
+            here = numbers // BLOCK == block
+            drawn = np.random.default_rng([6, block]).integers(0, 256, (BLOCK, 32), np.uint8)
+            digests[here] = drawn[numbers[here] % BLOCK]
+        box = np.tile(np.array([0, 0, 640, 480], np.int32), count)
+        columns = {
+            "id": names,
+            "uri": pc.binary_join_element_wise("nowhere/", names, ".jpg", ""),
+            "label": pa.nulls(count, pa.string()),
+            "width": pa.array(np.full(count, 640, np.int32)),
+            "height": pa.array(np.full(count, 480, np.int32)),
+            "sha256": pa.array([digest.tobytes().hex() for digest in digests], pa.string()),
+            "phash": pa.array(digests[:, :8].copy().view(np.uint64).ravel()),
+            "crop": pa.FixedSizeListArray.from_arrays(pa.array(box), 4),
+            "stamp": pa.array([""] * count, pa.string()),
+            "metadata": pa.array([[]] * count, GALLERY_SCHEMA.field("metadata").type),
+        }
+        return pa.record_batch(columns, schema=GALLERY_SCHEMA)

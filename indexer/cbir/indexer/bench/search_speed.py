@@ -105,7 +105,8 @@ def _content(plan: SearchPlan, numbers: NDArray[np.int64], kept: KeptRows | None
     vectors = {m.name: DrawnVectors(i, plan.images + CHANGED, plan.dim, plan.seed)
                for i, m in enumerate(ensemble.members)}  # fmt: skip
     return VersionContent(
-        DrawnGallery(numbers), ensemble, lambda member: _Picked(vectors[member], numbers),
+        DrawnGallery(numbers, kept and kept.live, kept and kept.rows), ensemble,
+        lambda member: _Picked(vectors[member], numbers),
         {m.name: member_fingerprint(m, ensemble.crop) for m in ensemble.members},
         VoteSettings({m.name: 1.0 for m in ensemble.members}), device="cpu", kept=kept,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from cbir.core.artifacts import EmbeddingCache, VersionWriter
 from cbir.core.ensemble import PROMPTS, MemberSpec, class_embeddings, has_text_tower, load_text_embedder
 from cbir.core.metric import Vectors
 from cbir.core.search import zero_shot_probabilities
-from cbir.indexer.build.embedding import Progress
+from cbir.indexer.build.runner import Progress
 from cbir.indexer.build.vector_file import VectorFile
 
 __all__ = ["class_name_digest", "class_names_folder", "write_joint_space"]

@@ -19,8 +19,8 @@ from cbir.core.artifacts import EmbeddingCache
 from cbir.core.ensemble import EnsembleSpec
 from cbir.core.errors import CbirError
 from cbir.core.version import __version__
-from cbir.indexer.build.embedding import EmbeddingRun, RunSettings, decoding_pool
-from cbir.indexer.build.runner import ImageReader, gathered
+from cbir.indexer.build.embedding import EmbeddingRun, decoding_pool
+from cbir.indexer.build.runner import ImageReader, RunSettings, gathered
 from cbir.indexer.build.shared_blocks import SharedBlocks
 from cbir.indexer.sources import SourceImage
 

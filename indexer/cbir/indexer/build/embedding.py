@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,6 @@ from cbir.core.images import (
     Box,
     Crop,
     DecodedImage,
-    DecodeLimits,
     Decoder,
     DecodingPool,
     find_content,
@@ -35,74 +34,15 @@ from cbir.core.images import (
 )
 from cbir.indexer.build.image_facts import ImageFacts, SkippedImage
 from cbir.indexer.build.raw_embeddings import RawEmbeddings
-from cbir.indexer.build.runner import EmbeddedBlock, ImageReader
+from cbir.indexer.build.runner import EmbeddedBlock, ImageReader, Progress, RunSettings
 from cbir.indexer.sources import SourceImage
 
-__all__ = ["EmbeddingRun", "Progress", "RaySettings", "RunSettings", "decoding_pool"]
+__all__ = ["EmbeddingRun", "decoding_pool"]
 
 #: Most images of a block.
 _BLOCK = 4096
 #: Most CPU seconds for decoding one image; more than in the server, where somebody waits for the answer.
 _DECODE_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class RaySettings:
-    """How a run uses a Ray cluster.
-
-    Attributes:
-        address: Of the cluster, such as ``10.0.0.1:6379`` or ``auto``; None starts one on this machine.
-        workers: How many; 0 for as many as fit, more while there is work.
-        cpus: CPUs of a worker; it decodes with as many processes.
-        gpus: GPUs of a worker; parts of one let workers share it.
-        blocks: fsspec address where workers leave what they embedded; None where all machines see the index's folder.
-    """
-
-    address: str | None = None
-    workers: int = 0
-    cpus: float = 1.0
-    gpus: float = 0.0
-    blocks: str | None = None
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """How an embedding run uses the machine.
-
-    Attributes:
-        batch: Images in a forward pass.
-        workers: Decoding threads; 0 for one per core.
-        commit_seconds: Seconds between commits: the most work that a killed process loses.
-        precision: Precision of the models (:func:`cbir.core.ensemble.load_embedder`).  Fingerprints do not include one
-            that is asked for, so such a run needs a cache of its own.
-        runner: Where embedding runs: ``local`` or ``ray``.
-    """
-
-    device: str = "auto"
-    runtime: str = "auto"
-    batch: int = 32
-    workers: int = 0
-    commit_seconds: float = 2.0
-    limits: DecodeLimits = field(default_factory=DecodeLimits)
-    precision: str = "auto"
-    runner: str = "local"
-    ray: RaySettings = field(default_factory=RaySettings)
-
-    def for_a_worker(self) -> RunSettings:
-        """The settings of a worker of a Ray cluster."""
-        device = self.device if self.device != "auto" else "cuda" if self.ray.gpus else "cpu"
-        return replace(self, runner="local", device=device, workers=max(1, round(self.ray.cpus)))
-
-
-@dataclass(frozen=True)
-class Progress:
-    """A progress report: images done, images in total, images per second, and seconds left (None if unknown)."""
-
-    stage: str
-    done: int
-    total: int
-    rate: float = 0.0
-    seconds_left: float | None = None
 
 
 @dataclass

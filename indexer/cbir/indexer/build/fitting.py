@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cbir.core.artifacts import IndexVersion
 from cbir.core.ensemble import MemberSpec
 from cbir.core.metric import SAMPLE, Projection, Vectors, enough_labels, fit_projection, neighbour_metrics
-from cbir.indexer.build.embedding import Progress
+from cbir.indexer.build.runner import Progress
 
 __all__ = ["FIT_SAMPLE", "Fit", "fit_members", "sampled", "stratified_sample"]
 

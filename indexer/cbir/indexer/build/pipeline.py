@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,12 @@ from typing import Any
 from cbir.core.artifacts import IndexStore, IndexVersion, SigningKey
 from cbir.core.ensemble import EnsembleSpec, has_text_tower, member_fingerprint
 from cbir.core.errors import ArtifactError, SourceError
-from cbir.core.machine import keep_compiled
 from cbir.core.search import LocalStore, VectorStore
 from cbir.core.vote import VoteSettings
-from cbir.indexer.build.assembly import PlannedGallery
 from cbir.indexer.build.decoding import decoding_facts
-from cbir.indexer.build.embedding import Progress, RunSettings
-from cbir.indexer.build.fitting import FIT_SAMPLE
 from cbir.indexer.build.image_facts import SkippedImage
 from cbir.indexer.build.image_sources import ImageSources
-from cbir.indexer.build.live_rows import live_rows
-from cbir.indexer.build.plan import Plan
-from cbir.indexer.build.publishing import KeptRows, VersionContent, write_version
-from cbir.indexer.build.requirements import check_requirements
-from cbir.indexer.build.runners import open_runner
+from cbir.indexer.build.runner import Progress, RunSettings, open_runner
 
 __all__ = ["FitSettings", "ImageSources", "IndexReport", "build"]
 
@@ -42,8 +35,8 @@ class FitSettings:
         pseudo_labels: Fit GLRT on nearest neighbours instead of labels, even if the gallery has labels.
         label_share: lambda of the label vote, 0 for none; None for the tuned value, or 0 without tuning.
         index: Vector index in place of the members' own ``index``.
-        sample: Images on which metrics and heads are fitted, drawn from each class in proportion; a smaller gallery is
-            fitted whole.  A larger one keeps its fit until a twentieth of it has changed.
+        sample: Images on which metrics and heads are fitted, drawn from each class in proportion; None for 50,000.  A
+            smaller gallery is fitted whole; a larger one keeps its fit until a twentieth of it has changed.
         rebuild: Publish a new version even if nothing has changed, for instance to replace a damaged one.
         keep_tuning: Keep what ``cbir tune`` chose, as long as the ensemble is the same.
     """
@@ -53,7 +46,7 @@ class FitSettings:
     index: str | None = None
     rebuild: bool = False
     keep_tuning: bool = True
-    sample: int = FIT_SAMPLE
+    sample: int | None = None
 
 
 @dataclass(frozen=True)
@@ -111,10 +104,8 @@ def build(
         KeyboardInterrupt: The user interrupted; embeddings are kept for the next run, and the live version stays.
     """
     started = time.monotonic()
-    keep_compiled()
     run_settings, fit = run_settings or RunSettings(), fit or FitSettings()
     report = on_progress or (lambda _: None)
-    check_requirements(ensemble, fit.index, out / "cache")
     vectors = vectors or LocalStore()
     vectors.check([member.name for member in ensemble.members])
     store = IndexStore(out, key=key, on_live=vectors.make_live)
@@ -126,18 +117,37 @@ def build(
         "index": fit.index,
         "keep_tuning": fit.keep_tuning,
     }
-    with store.lock(), Plan(out) as plan:
+    with ExitStack() as held:
+        previous, stays = None, False
+        if there := store.has_current():
+            held.enter_context(store.lock())
+            report(Progress("scan", 0, 0))
+            previous = _open_live(store)
+            # Without keep_tuning, a live version that was tuned cannot stay, even if nothing else has changed.
+            stays = (
+                previous is not None
+                and not fit.rebuild
+                and (fit.keep_tuning or not previous.vote.tuned)
+                and previous.manifest.store.get("kind", "local") == vectors.kind
+            )
+            if previous and stays and _same_make(previous, ensemble, settings) and _is_known(previous, sources):
+                return _nothing_new(out, previous, _skipped_before(previous), started)
+        # Imported now: they bring libraries that take seconds, and where nothing is new there is no use for them.
+        from cbir.core.machine import keep_compiled
+        from cbir.indexer.build.assembly import PlannedGallery
+        from cbir.indexer.build.fitting import FIT_SAMPLE
+        from cbir.indexer.build.live_rows import live_rows
+        from cbir.indexer.build.plan import Plan
+        from cbir.indexer.build.publishing import write_version
+        from cbir.indexer.build.requirements import check_requirements
+        from cbir.indexer.build.version_content import KeptRows, VersionContent
+
+        keep_compiled()
+        check_requirements(ensemble, fit.index, out / "cache")
+        if not there:
+            held.enter_context(store.lock())
+        plan = held.enter_context(Plan(out))
         report(Progress("scan", 0, 0))
-        previous = _open_live(store)
-        # Without keep_tuning, a live version that was tuned cannot stay, even if nothing else has changed.
-        stays = (
-            previous is not None
-            and not fit.rebuild
-            and (fit.keep_tuning or not previous.vote.tuned)
-            and previous.manifest.store.get("kind", "local") == vectors.kind
-        )
-        if previous and stays and _is_known(previous, sources) and _same_make(previous, ensemble, settings):
-            return _nothing_new(out, previous, _skipped_before(previous), started)
         plan.find(sources)
         run = open_runner(ensemble, out / "cache", run_settings, on_progress)
         known = run.embeddings
@@ -179,7 +189,7 @@ def build(
                 settings,
                 [{"uri": s.uri, "reason": s.reason, "code": s.code, "stamp": s.stamp} for s in skipped],
                 run_settings.device,
-                fit.sample,
+                fit.sample or FIT_SAMPLE,
                 KeptRows(live, gallery.live_rows, added + changed + removed)
                 if live and not live.manifest.store
                 else None,
@@ -201,10 +211,8 @@ def _open_live(store: IndexStore) -> IndexVersion | None:
         return None
     try:
         version = store.open()
-        # Read now, so that a damaged table is noticed here.
-        for _ in version.table(["id"]):
-            break
-        return version
+        # Looked at now, so that a damaged table is noticed here.
+        return version if version.is_intact("images.parquet") else None
     except ArtifactError:
         # A damaged version is rebuilt; its embeddings are still in the cache.
         return None

@@ -8,98 +8,33 @@ vector indexes extended, in place of being made anew.
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.artifacts import SOURCES_FILE, Gallery, IndexVersion, Manifest, VersionWriter
-from cbir.core.ensemble import EnsembleSpec, MemberSpec
+from cbir.core.ensemble import MemberSpec
 from cbir.core.metric import MIN_IMAGES, Projection, Vectors, augmented
 from cbir.core.search import LocalStore, VectorStore
 from cbir.core.vector_index import IndexChoice, build_index, choose_index, extend_index, index_file
 from cbir.core.version import __version__
-from cbir.core.vote import LinearHead, VoteSettings, fit_head
+from cbir.core.vote import VoteSettings, fit_head
 from cbir.indexer.build.class_names import write_joint_space
-from cbir.indexer.build.embedding import Progress
-from cbir.indexer.build.fitting import FIT_SAMPLE, Fit, fit_members, sampled, stratified_sample
+from cbir.indexer.build.fitting import Fit, fit_members, sampled, stratified_sample
+from cbir.indexer.build.runner import Progress
 from cbir.indexer.build.vector_file import VectorFile
+from cbir.indexer.build.version_content import KeptRows, VersionContent, kept_fit, kept_heads
 
-__all__ = ["GalleryContent", "KeptRows", "VersionContent", "write_version"]
+__all__ = ["write_version"]
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.integer]
 
 _BLOCK = 8192
-
-
-class GalleryContent(Protocol):
-    """The table of a version: :class:`cbir.core.artifacts.Gallery`, or what writes one row after another."""
-
-    @property
-    def labels(self) -> list[str]: ...
-
-    @property
-    def label_codes(self) -> NDArray[np.int32]: ...
-
-    def __len__(self) -> int: ...
-
-    def write(self, path: Path) -> None: ...
-
-
-@dataclass(frozen=True)
-class KeptRows:
-    """What a version takes over from the live one.
-
-    Attributes:
-        live: The live version.
-        rows: (N,) the row that an image has there, unchanged; -1 for others.
-        changed: Images that were added, removed or changed.
-    """
-
-    live: IndexVersion
-    rows: NDArray[np.int64]
-    changed: int
-
-
-@dataclass(frozen=True)
-class VersionContent:
-    """The content of a version, before anything is fitted.
-
-    Attributes:
-        raw: Gives the (N, D) unit vectors of a member before projection, in the gallery's order.
-        fingerprints: Fingerprints of the members, by name.
-        pseudo_labels: Fit the metric without labels even if there are some.
-        index: Vector index in place of the members' own ``index``.
-        settings: Settings for the manifest.
-        device: Where class names are embedded.
-        fit_sample: Images on which the metrics and heads of a larger gallery are fitted.
-        kept: What may be taken over from the live version, once the gallery is written.
-        sources: What was read.
-    """
-
-    gallery: GalleryContent
-    ensemble: EnsembleSpec
-    raw: Callable[[str], Vectors]
-    fingerprints: Mapping[str, str]
-    vote: VoteSettings
-    pseudo_labels: bool = False
-    index: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    skipped: Sequence[Mapping[str, str]] = ()
-    device: str = "auto"
-    fit_sample: int = FIT_SAMPLE
-    kept: KeptRows | None = None
-    sources: Sequence[Mapping[str, Any]] = ()
-
-    @property
-    def metric_codes(self) -> Codes | None:
-        """(N,) class numbers to fit the metric with; None if it is fitted without labels."""
-        return self.gallery.label_codes if self.gallery.labels and not self.pseudo_labels else None
 
 
 def write_version(
@@ -117,13 +52,18 @@ def write_version(
 
     store = store or LocalStore()
     gallery, vote, members = content.gallery, content.vote, content.ensemble.members
-    gallery.write(writer.file("images.parquet"))
+    kept, fit = kept_fit(content)
+    with ThreadPoolExecutor(1, "cbir-check") as beside:
+        # The vectors that are taken over are compared with their checksums while the table is written.
+        checked = None if kept is None else beside.submit(kept.live.verify, [m.name for m in members])
+        gallery.write(writer.file("images.parquet"))
+        if checked is not None:
+            checked.result()
     specs = [_sized(member, vote) for member in members]
     chosen = stratified_sample(gallery.label_codes if gallery.labels else None, len(gallery), content.fit_sample)
     sample, codes = sampled(content.raw, chosen), content.metric_codes
-    kept, fit = _kept_fit(content)
     if kept is None or fit is None:
-        kept, fit = None, Fit(len(gallery), len(gallery) if isinstance(chosen, slice) else len(chosen))
+        fit = Fit(len(gallery), len(gallery) if isinstance(chosen, slice) else len(chosen))
         fitted = fit_members(sample, specs, None if codes is None else codes[chosen], report)
     else:
         told = kept.live.manifest.members
@@ -131,7 +71,8 @@ def write_version(
     width = sum(projection.dim for projection, _ in fitted.values())
     chosen_index = choose_index(len(gallery), width, members=len(members))
     facts: dict[str, dict[str, Any]] = {}
-    heads: dict[str, LinearHead] = {}
+    # As the projections, from whose sample they were learnt.
+    heads = {} if kept is None else kept_heads(kept.live, gallery.labels)
     plain: list[Floats] = []
     for i, member in enumerate(members):
         report(Progress(f"project {member.name}", i, len(members)))
@@ -139,7 +80,7 @@ def write_version(
         raw = content.raw(member.name)
         index = chosen_index if (named := content.index or member.index) == "auto" else IndexChoice(named, "as asked")
         save_file(projection.arrays(), writer.file(f"members/{member.name}/projection.safetensors"))
-        if len(gallery.labels) >= 2 and len(gallery) >= MIN_IMAGES:
+        if member.name not in heads and len(gallery.labels) >= 2 and len(gallery) >= MIN_IMAGES:
             vectors = projection.apply(sample(member.name)[:])
             heads[member.name] = fit_head(vectors, gallery.label_codes[chosen], len(gallery.labels))
         facts[member.name] = {
@@ -211,24 +152,6 @@ def write_version(
     )
 
 
-def _kept_fit(content: VersionContent) -> tuple[KeptRows | None, Fit | None]:
-    """What of the live version is kept; nothing of a small gallery, which is fitted anew at no cost."""
-    kept = content.kept
-    if kept is None or len(content.gallery) <= content.fit_sample:
-        return None, None
-    manifest, vote = kept.live.manifest, kept.live.vote
-    prints = {name: facts["fingerprint"] for name, facts in manifest.members.items()}
-    same = (
-        manifest.ensemble.to_json() == content.ensemble.to_json()
-        and prints == dict(content.fingerprints)
-        and bool(manifest.settings.get("pseudo_labels")) == content.pseudo_labels
-        and dict(vote.dims) == dict(content.vote.dims)
-        and not vote.augmentation_neighbours
-        and not content.vote.augmentation_neighbours
-    )
-    return (kept, Fit.kept(kept.live, kept.changed)) if same else (None, None)
-
-
 def _blocks(count: int) -> Iterator[slice]:
     return (slice(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK))
 
@@ -243,9 +166,8 @@ def _projected(
             yield projection.apply(raw[part]).astype(np.float16)
             continue
         rows = kept.rows[part]
-        block = np.empty((len(rows), projection.dim), np.float16)
         there = rows >= 0
-        block[there] = old[rows[there]]
+        block = old[np.maximum(rows, 0)]
         if not there.all():
             new = part.start + np.flatnonzero(~there)
             block[~there] = projection.apply(raw[new]).astype(np.float16)

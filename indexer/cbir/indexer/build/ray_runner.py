@@ -19,10 +19,9 @@ from cbir.core.artifacts import EmbeddingCache
 from cbir.core.ensemble import EnsembleSpec
 from cbir.core.errors import ConfigurationError, EnsembleError
 from cbir.indexer.build.embed_stage import SEEN, EmbedStage, Stage, seen_key
-from cbir.indexer.build.embedding import Progress, RunSettings
 from cbir.indexer.build.image_facts import ImageFacts, SkippedImage
 from cbir.indexer.build.raw_embeddings import RawEmbeddings
-from cbir.indexer.build.runner import EmbeddedBlock, ImageReader
+from cbir.indexer.build.runner import EmbeddedBlock, ImageReader, Progress, RunSettings
 from cbir.indexer.build.shared_blocks import SharedBlocks
 from cbir.indexer.sources import SourceImage
 

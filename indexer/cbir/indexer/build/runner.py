@@ -1,4 +1,4 @@
-"""The protocol of what embeds images, on this machine or on others.
+"""The protocol of what embeds images, on this machine or on others, and how it is told to use them.
 
 A runner takes a stream of images and gives a stream of blocks.  A block is given once its embeddings are in the cache
 of the index (:class:`cbir.indexer.build.RawEmbeddings`), so whoever is killed loses at most what was no block yet.
@@ -8,15 +8,95 @@ embed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+import importlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol, cast
 
+from cbir.core.ensemble import EnsembleSpec
+from cbir.core.images import DecodeLimits
 from cbir.indexer.build.image_facts import ImageFacts, SkippedImage
 from cbir.indexer.build.raw_embeddings import RawEmbeddings
 from cbir.indexer.sources import SourceImage
 
-__all__ = ["EmbeddedBlock", "ImageReader", "Runner", "gathered"]
+__all__ = [
+    "RUNNERS",
+    "EmbeddedBlock",
+    "ImageReader",
+    "Progress",
+    "RaySettings",
+    "RunSettings",
+    "Runner",
+    "gathered",
+    "open_runner",
+]
+
+#: Name -> the class that implements :class:`Runner`, loaded when it is asked for.  A further one is a class with the
+#: same arguments and a line here.
+RUNNERS = {
+    "local": "cbir.indexer.build.embedding:EmbeddingRun",
+    "ray": "cbir.indexer.build.ray_runner:RayRunner",
+}
+
+
+@dataclass(frozen=True)
+class RaySettings:
+    """How a run uses a Ray cluster.
+
+    Attributes:
+        address: Of the cluster, such as ``10.0.0.1:6379`` or ``auto``; None starts one on this machine.
+        workers: How many; 0 for as many as fit, more while there is work.
+        cpus: CPUs of a worker; it decodes with as many processes.
+        gpus: GPUs of a worker; parts of one let workers share it.
+        blocks: fsspec address where workers leave what they embedded; None where all machines see the index's folder.
+    """
+
+    address: str | None = None
+    workers: int = 0
+    cpus: float = 1.0
+    gpus: float = 0.0
+    blocks: str | None = None
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How an embedding run uses the machine.
+
+    Attributes:
+        batch: Images in a forward pass.
+        workers: Decoding threads; 0 for one per core.
+        commit_seconds: Seconds between commits: the most work that a killed process loses.
+        precision: Precision of the models (:func:`cbir.core.ensemble.load_embedder`).  Fingerprints do not include one
+            that is asked for, so such a run needs a cache of its own.
+        runner: Where embedding runs: ``local`` or ``ray``.
+    """
+
+    device: str = "auto"
+    runtime: str = "auto"
+    batch: int = 32
+    workers: int = 0
+    commit_seconds: float = 2.0
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    precision: str = "auto"
+    runner: str = "local"
+    ray: RaySettings = field(default_factory=RaySettings)
+
+    def for_a_worker(self) -> RunSettings:
+        """The settings of a worker of a Ray cluster."""
+        device = self.device if self.device != "auto" else "cuda" if self.ray.gpus else "cpu"
+        return replace(self, runner="local", device=device, workers=max(1, round(self.ray.cpus)))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A progress report: images done, images in total, images per second, and seconds left (None if unknown)."""
+
+    stage: str
+    done: int
+    total: int
+    rate: float = 0.0
+    seconds_left: float | None = None
 
 
 class ImageReader(Protocol):
@@ -70,6 +150,21 @@ class Runner(Protocol):
             EnsembleError: A model cannot be loaded.
         """
         ...
+
+
+def open_runner(
+    ensemble: EnsembleSpec,
+    cache: Path,
+    settings: RunSettings,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Runner:
+    """The runner that the settings name, over the cache of an index.
+
+    Raises:
+        ConfigurationError: ``EXTRA_MISSING`` or ``BLOCKS_UNREACHABLE``.
+    """
+    module, _, name = RUNNERS[settings.runner].partition(":")
+    return cast(Runner, getattr(importlib.import_module(module), name)(ensemble, cache, settings, on_progress))
 
 
 def gathered(blocks: Iterable[EmbeddedBlock]) -> tuple[dict[str, ImageFacts], list[SkippedImage], set[bytes]]:

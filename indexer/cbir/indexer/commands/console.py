@@ -163,7 +163,11 @@ def vectors_of(args: argparse.Namespace, index: Path) -> VectorStore:
     Raises:
         ConfigurationError: ``STORE_URI``, ``STORE_TOKEN`` or ``EXTRA_MISSING``.
     """
-    # Imported here, so that help and wrong usage do not wait for torch.
+    # Imported here, so that help and wrong usage, and what knows of no Milvus, do not wait for torch.
+    if args.milvus_uri is None:
+        from cbir.core.search import LocalStore
+
+        return LocalStore()
     from cbir.core.milvus import vector_store
 
     return vector_store(index, args.milvus_uri, args.milvus_token_file)

@@ -156,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
     settings = RunSettings(
         args.device, args.runtime, args.batch, args.workers or 0, limits=limits, runner=args.runner, ray=cluster
     )
-    sample = FitSettings().sample if args.fit_sample is None else max(_FEWEST, args.fit_sample)
+    sample = None if args.fit_sample is None else max(_FEWEST, args.fit_sample)
     fit = FitSettings(args.pseudo_labels, args.label_vote, args.index, args.rebuild, not args.forget_tuning, sample)
     sources = open_sources(args.sources, exclude=args.exclude, max_bytes=args.max_bytes)
     try:

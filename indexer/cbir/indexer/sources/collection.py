@@ -129,6 +129,8 @@ class Sources:
             parts = source.parts if isinstance(source, ShardSource) else []
             place = getattr(source, "place", None)
             stamps = [] if place is None else [{"uri": place.uri, "stamp": place.stamp()}]
+            if isinstance(source, FolderSource) and source.stamp:
+                stamps = [{"uri": str(source.path), "stamp": source.stamp}]
             told.append({
                 "source": source.name,
                 "kind": type(source).__name__.removesuffix("Source").lower(),
@@ -141,23 +143,36 @@ class Sources:
     def same_as(self, told: object) -> bool:
         """Whether nothing can have changed since a version was told :meth:`read_parts`; found out without a scan.
 
-        Only archives, tables and shards tell by their stamps that nothing in them has changed.
+        Archives, tables and shards tell by their stamps that nothing in them has changed; of folders, names, sizes and
+        times of all files are compared.  What a table of paths names is not known without a scan.
+
+        Raises:
+            SourceError: A folder cannot be read.
         """
         if not isinstance(told, list) or len(told) != len(self._sources):
             return False
         try:
             for source, known in zip(self._sources, told, strict=True):
                 before = [(part["uri"], part["stamp"]) for part in known["parts"]]
+                if (known["source"], known["exclude"]) != (source.name, list(self._exclude)):
+                    return False
                 if isinstance(source, ShardSource):
                     now = source.stamps()
+                elif isinstance(source, FolderSource):
+                    if [uri for uri, _ in before] != [str(source.path)]:
+                        return False
+                    now = [(str(source.path), source.look())]
                 elif (place := getattr(source, "place", None)) is not None:
                     now = [(place.uri, place.stamp())]
                 else:
                     return False
-                if now != before or (known["source"], known["exclude"]) != (source.name, list(self._exclude)):
+                if now != before:
                     return False
         except (OSError, TypeError, KeyError):
             return False
+        for source in self._sources:
+            if isinstance(source, FolderSource):
+                source.forget()
         return True
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from errno import EACCES, ELOOP, ENOENT, ENOTDIR
+import pickle
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from stat import S_ISREG
+from typing import IO, Any
 
-from cbir.core.errors import SourceError
 from cbir.core.files import nfc
-from cbir.indexer.sources.image import ScanProblem, SourceImage, first_folder, is_text
-from cbir.indexer.sources.names import Chooser
+from cbir.indexer.sources.image import ScanProblem, SourceImage, first_folder
+from cbir.indexer.sources.walk import FolderPiece, FolderWalk
 
 __all__ = ["FolderSource"]
 
@@ -23,6 +21,9 @@ class FolderSource:
     Hidden files and folders, and those of the system, are ignored.  Links are followed; a folder that is reached
     twice, as in a loop of links, is read once.  Nothing that lies in the folder ends a scan: what cannot be looked at
     is passed over and told.
+
+    Attributes:
+        stamp: Of all that the last :meth:`scan` found, once it has ended.
     """
 
     def __init__(self, path: Path, exclude: Sequence[str] = ()) -> None:
@@ -30,98 +31,75 @@ class FolderSource:
         self.name = path.name or "root"
         self.names_ids = False
         self.problems: list[ScanProblem] = []
+        self.stamp = ""
         self._exclude = tuple(exclude)
+        self._walked: _Walked | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_walked": None}
+
+    def look(self) -> str:
+        """The stamp as it is now; the next :meth:`scan` finds what was found here, and does not look again.
+
+        Raises:
+            SourceError: The folder cannot be read.
+        """
+        walk = FolderWalk(self.path, self._exclude)
+        self._walked = _Walked.of(walk)
+        return walk.stamp
+
+    def forget(self) -> None:
+        """Let go of what :meth:`look` found."""
+        self._walked = None
 
     def scan(self) -> Iterator[SourceImage]:
         """Find the images, folder by folder; see :class:`~cbir.indexer.sources.image.Source`."""
-        self.problems = []
-        chooser = Chooser(self._exclude)
-        yield from self._walk(chooser)
-        left_out = [ScanProblem(f"{self.path}/**/*{end}", why) for end, why in chooser.reasons().items()]
-        self.problems[:0] = left_out
+        self.problems, self.stamp = [], ""
+        walk, pieces = self._pieces()
+        for piece in pieces:
+            folder, inner = self.path.joinpath(*piece.parts, "-"), "/".join((*piece.parts, ""))
+            above, label = str(folder)[:-1], first_folder((*piece.parts, ""))
+            for name, size, time in zip(piece.names, piece.sizes, piece.times, strict=True):
+                yield SourceImage(nfc(inner + name), above + name, label, f"{size}-{time}")
+        self.problems, self.stamp = walk.problems, walk.stamp
 
-    def _walk(self, chooser: Chooser) -> Iterator[SourceImage]:
-        # Linked folders wait until all real ones are done, so that a link never takes a folder's images away
-        # from the folder's own name.
-        real: deque[tuple[str, ...]] = deque([()])
-        linked: deque[tuple[str, ...]] = deque()
-        seen: set[tuple[int, int] | str] = set()
-        while real or linked:
-            parts = real.popleft() if real else linked.popleft()
-            folder = self.path.joinpath(*parts)
-            try:
-                status = folder.stat()
-                # Some network file systems number nothing.
-                place = (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
-                if place in seen:
-                    continue
-                seen.add(place)
-                with os.scandir(folder) as listing:
-                    entries = sorted(listing, key=lambda entry: entry.name)
-            except (OSError, ValueError) as error:
-                self._folder_failed(folder, parts, error)
-                continue
-            for entry in entries:
-                path = (*parts, entry.name)
-                if not chooser.passes(path):
-                    continue
-                try:
-                    if entry.is_dir():
-                        (linked if entry.is_symlink() else real).append(path)
-                        continue
-                except OSError as error:
-                    # A link that leads to itself, through a file, or where this user may not look.
-                    self._pass_over(str(self.path.joinpath(*path)), f"cannot be read: {_why(entry, error)}")
-                    continue
-                if chooser.is_image(entry.name):
-                    if (image := self._image(entry, path)) is not None:
-                        yield image
-                elif "." not in entry.name and entry.is_symlink() and not Path(entry.path).exists():
-                    # It may have been a folder of images.
-                    self._pass_over(str(self.path.joinpath(*path)), "cannot be read: the link leads nowhere")
+    def _pieces(self) -> tuple[FolderWalk, Iterable[FolderPiece]]:
+        walked, self._walked = self._walked, None
+        if walked is not None:
+            return walked.walk, walked.pieces()
+        walk = FolderWalk(self.path, self._exclude)
+        return walk, walk
 
-    def _image(self, entry: os.DirEntry[str], parts: tuple[str, ...]) -> SourceImage | None:
-        uri = str(self.path.joinpath(*parts))
-        if not is_text(uri):
-            self._pass_over(uri, "its name is not valid UTF-8: rename it")
-            return None
+
+class _Walked:
+    """A walk that has ended, with what it found in a file without a name."""
+
+    def __init__(self, walk: FolderWalk, file: IO[bytes]) -> None:
+        self.walk, self._file = walk, file
+
+    def __del__(self) -> None:
+        self._file.close()
+
+    @classmethod
+    def of(cls, walk: FolderWalk) -> _Walked | None:
+        """Walk to the end; None where there is no room for what was found."""
+        pieces = iter(walk)
         try:
-            status = entry.stat()
-        except OSError as error:
-            self._pass_over(uri, f"cannot be read: {_why(entry, error)}")
+            walked = cls(walk, tempfile.TemporaryFile())  # noqa: SIM115 - closed when it is let go of
+            for piece in pieces:
+                pickle.dump(piece, walked._file)
+            walked._file.flush()
+        except OSError:
+            for _ in pieces:
+                pass
             return None
-        if not S_ISREG(status.st_mode):
-            self._pass_over(uri, "is no regular file")
-            return None
-        return SourceImage(
-            id=nfc("/".join(parts)),
-            uri=uri,
-            label=first_folder(parts),
-            stamp=f"{status.st_size}-{status.st_mtime_ns}",
-        )
+        return walked
 
-    def _folder_failed(self, folder: Path, parts: tuple[str, ...], error: OSError | ValueError) -> None:
-        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        if not parts:
-            message = f"the folder {folder} cannot be read: {why}; check its permissions"
-            raise SourceError(message, reason="SOURCE_UNREADABLE", source=folder) from error
-        self._pass_over(str(folder), f"the folder cannot be read: {why}")
-
-    def _pass_over(self, uri: str, reason: str) -> None:
-        self.problems.append(ScanProblem(uri.encode(errors="backslashreplace").decode(), reason))
-
-
-def _why(entry: os.DirEntry[str], error: OSError) -> str:
-    """Say what is wrong with an entry: of links, what it is that they lead to."""
-    try:
-        if not entry.is_symlink():
-            return error.strerror or str(error)
-    except OSError:
-        return error.strerror or str(error)
-    reasons = {
-        ENOENT: "the link leads nowhere",
-        ELOOP: "the link leads to itself",
-        ENOTDIR: "the link leads through a file as if it were a folder",
-        EACCES: "the link leads where this user may not look",
-    }
-    return reasons.get(error.errno or 0, f"the link cannot be followed ({error.strerror})")
+    def pieces(self) -> Iterator[FolderPiece]:
+        """What the walk found."""
+        self._file.seek(0)
+        while True:
+            try:
+                yield pickle.load(self._file)  # noqa: S301 - written by this process, and nobody else can reach it
+            except EOFError:
+                return

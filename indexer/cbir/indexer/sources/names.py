@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
-from pathlib import PurePosixPath
 
 from cbir.core.files import nfc
 
@@ -83,7 +82,7 @@ def unreadable() -> dict[str, str]:
 
 def is_hidden(parts: Sequence[str]) -> bool:
     """Tell whether a path leads through a dot file or a folder that belongs to the system."""
-    return any(part.startswith(".") or part.lower() in _SYSTEM_FOLDERS for part in parts)
+    return any(part[:1] == "." or part.lower() in _SYSTEM_FOLDERS for part in parts)
 
 
 class Chooser:
@@ -101,9 +100,10 @@ class Chooser:
 
     def passes(self, parts: Sequence[str]) -> bool:
         """Tell whether a file or folder is looked at at all, when the folders above it are."""
-        if is_hidden(parts[-1:]):
+        name = parts[-1]
+        if name[:1] == "." or name.lower() in _SYSTEM_FOLDERS:
             return False
-        return not self._matches(parts)
+        return not self._exclude or not self._matches(parts)
 
     def excludes(self, parts: Sequence[str]) -> bool:
         """Tell whether the user left out a path of which no part was asked about before."""
@@ -122,7 +122,8 @@ class Chooser:
 
     def is_image(self, name: str) -> bool:
         """Tell by the extension whether a file is taken for an image; pictures of other kinds are counted."""
-        extension = PurePosixPath(name).suffix.lower()
+        dot = name.rfind(".")
+        extension = name[dot:].lower() if dot > 0 else ""
         if extension in unreadable():
             self.left_out[extension] += 1
         return extension in image_extensions()

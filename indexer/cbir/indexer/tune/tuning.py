@@ -86,6 +86,7 @@ def _publish(
         manifest.settings.get("index"),
         manifest.settings,
         manifest.skipped,
+        sources=told if isinstance(told := version.sources(), list) else (),
     )
     writer = store.begin()
     try:

@@ -33,6 +33,8 @@ GALLERY_SCHEMA = pa.schema(
 #: Rows of images that are Python objects at a time, and rows of a row group of the file.
 _PIECE = 8192
 _GROUP = 65_536
+#: Columns of which many rows have the same value; of others, a dictionary would be made in vain.
+_REPEATED = ["label", "width", "height"]
 
 
 def gallery_batches(images: Iterable[GalleryImage]) -> Iterator[Any]:
@@ -52,7 +54,7 @@ def gallery_batches(images: Iterable[GalleryImage]) -> Iterator[Any]:
 
 def write_gallery(path: Path, batches: Iterable[Any]) -> None:
     """Write ``images.parquet`` from record batches, of which no more are held than a row group."""
-    with pq.ParquetWriter(path, GALLERY_SCHEMA, compression="zstd") as writer:
+    with pq.ParquetWriter(path, GALLERY_SCHEMA, compression="zstd", use_dictionary=_REPEATED) as writer:
         waiting: list[Any] = []
         rows = 0
         for batch in batches:

@@ -8,22 +8,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as safetensors_load
 
-from cbir.core.artifacts.gallery import Gallery
-from cbir.core.artifacts.gallery_file import read_gallery
 from cbir.core.artifacts.manifest import Manifest
 from cbir.core.artifacts.version_files import VersionFiles
 from cbir.core.ensemble import EnsembleSpec, member_fingerprint
 from cbir.core.errors import ArtifactError
-from cbir.core.metric import Projection
 from cbir.core.vector_index import VectorIndex, index_file, load_index
-from cbir.core.vote import LinearHead, VoteSettings
+from cbir.core.vote import VoteSettings
+
+# What reads the parts of a version is imported with the first of its kind: it brings libraries that take a second, and
+# whoever only asks what a version is has no use for them.
+if TYPE_CHECKING:
+    from cbir.core.artifacts.gallery import Gallery
+    from cbir.core.metric import Projection
+    from cbir.core.vote import LinearHead
 
 __all__ = ["HEADS_FILE", "SOURCES_FILE", "IndexVersion"]
 
@@ -57,6 +61,8 @@ class IndexVersion:
     @cached_property
     def gallery(self) -> Gallery:
         """The images, in row order."""
+        from cbir.core.artifacts.gallery import Gallery
+
         with self._reading("images.parquet") as place:
             gallery = Gallery.read(Path(place))
             if len(gallery) != self.manifest.images:
@@ -69,6 +75,8 @@ class IndexVersion:
         Args:
             columns: Names of those that are read; by default all.
         """
+        from cbir.core.artifacts.gallery_file import read_gallery
+
         with self._reading("images.parquet") as place:
             yield from read_gallery(Path(place), columns)
 
@@ -111,6 +119,8 @@ class IndexVersion:
 
     def projection(self, member: str) -> Projection:
         """The member's projection, for queries."""
+        from cbir.core.metric import Projection
+
         name = f"members/{member}/projection.safetensors"
         with self._reading(name):
             return Projection.from_arrays(self._arrays(name))
@@ -130,6 +140,8 @@ class IndexVersion:
 
     def heads(self) -> dict[str, LinearHead]:
         """The linear heads by member, with classes in the order of ``gallery.labels``; empty where none were fitted."""
+        from cbir.core.vote import LinearHead
+
         if HEADS_FILE not in self._files:
             return {}
         with self._reading(HEADS_FILE):
@@ -159,13 +171,19 @@ class IndexVersion:
         except OSError:
             return False
 
-    def verify(self) -> None:
+    def verify(self, members: Sequence[str] | None = None) -> None:
         """Compare every file with its checksum.
+
+        Args:
+            members: Only their files are compared.
 
         Raises:
             ArtifactError: ``INDEX_CORRUPT`` naming the file.
         """
-        self._files.verify()
+        folders = None if members is None else {f"members/{name}" for name in members}
+        self._files.verify(
+            None if folders is None else [name for name in self.manifest.files if name.rpartition("/")[0] in folders]
+        )
 
     def _arrays(self, name: str) -> dict[str, NDArray[np.float32]]:
         return cast("dict[str, NDArray[np.float32]]", safetensors_load(self._files.read(name)))

@@ -6,8 +6,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,14 @@ from cbir.core.artifacts.manifest import MANIFEST_FILE, Manifest
 from cbir.core.artifacts.seal import SEAL_FILE, Seal
 from cbir.core.artifacts.signature import SigningKey
 from cbir.core.files import file_sha256, sync, sync_tree, write_durably
-from cbir.core.vote import LinearHead
+
+if TYPE_CHECKING:
+    from cbir.core.vote import LinearHead
 
 __all__ = ["VersionWriter"]
+
+#: Most files whose checksums are computed at a time.
+_AT_A_TIME = 4
 
 
 class VersionWriter:
@@ -63,21 +69,10 @@ class VersionWriter:
             manifest: Complete but for ``version`` and ``files``, which are filled in here.
             activate: Make the version live.
         """
-        before = self.previous.manifest.files if self.previous else {}
-        files = {}
-        for path in sorted(p for p in self.path.rglob("*") if p.is_file()):
-            name = path.relative_to(self.path).as_posix()
-            facts = {"sha256": file_sha256(path), "size": path.stat().st_size}
-            files[name] = facts
-            if self.previous and before.get(name) == facts and self.previous.is_intact(name):
-                # The same bytes as in the previous version: a hard link, so that they are stored once.
-                link = path.with_name(path.name + ".link")
-                try:
-                    os.link(self.previous.path / name, link, follow_symlinks=False)
-                    link.replace(path)
-                except OSError:
-                    link.unlink(missing_ok=True)
-            sync(path)
+        paths = sorted(p for p in self.path.rglob("*") if p.is_file())
+        # Several at a time: some are written to the disk while the checksums of others are computed.
+        with ThreadPoolExecutor(min(_AT_A_TIME, os.cpu_count() or 1), "cbir-publish") as pool:
+            files = dict(pool.map(self._settled, paths))
         complete = Manifest(**{**vars(manifest), "version": self.name, "files": files})
         text = json.dumps(complete.to_json(), indent=1, ensure_ascii=False)
         write_durably(self.path / SEAL_FILE, Seal.of(self.name, text.encode(), self._key).text())
@@ -91,6 +86,21 @@ class VersionWriter:
         if activate:
             self._make_live(self.name)
         return IndexVersion(final, complete)
+
+    def _settled(self, path: Path) -> tuple[str, dict[str, Any]]:
+        """Bring a file to the disk; return its name and its facts."""
+        name = path.relative_to(self.path).as_posix()
+        facts = {"sha256": file_sha256(path), "size": path.stat().st_size}
+        if self.previous and self.previous.manifest.files.get(name) == facts and self.previous.is_intact(name):
+            # The same bytes as in the previous version: a hard link, so that they are stored once.
+            link = path.with_name(path.name + ".link")
+            try:
+                os.link(self.previous.path / name, link, follow_symlinks=False)
+                link.replace(path)
+            except OSError:
+                link.unlink(missing_ok=True)
+        sync(path)
+        return name, facts
 
     def write_heads(self, heads: Mapping[str, LinearHead]) -> None:
         """Write the members' linear heads; no file where there are none."""

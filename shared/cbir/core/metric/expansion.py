@@ -13,7 +13,6 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cbir.core.metric.unit_vectors import normalise
@@ -91,6 +90,9 @@ def nearest(queries: Floats, gallery: Floats, count: int) -> tuple[NDArray[np.in
         graph.hnsw.efSearch = max(64, 2 * count)
         products, rows = graph.search(np.ascontiguousarray(queries, np.float32), count)
         return rows, products
+    # Imported here: it takes seconds, and an update that finds nothing new has no use for it.
+    import torch
+
     base = torch.from_numpy(np.ascontiguousarray(gallery, np.float32))
     found_rows, found = [], []
     for start in range(0, len(queries), _BLOCK):

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from cbir.core.artifacts import Gallery, IndexVersion
-from cbir.core.search.kernels.choice import Kernel
-from cbir.core.search.retriever import Retriever
-from cbir.core.search.searcher import Searcher
+if TYPE_CHECKING:
+    from cbir.core.artifacts import Gallery, IndexVersion
+    from cbir.core.search.kernels.choice import Kernel
+    from cbir.core.search.searcher import Searcher
 
 __all__ = ["LocalStore", "VectorStore"]
 
@@ -101,5 +101,8 @@ class LocalStore:
         self, version: IndexVersion, device: str = "auto", index: str | None = None, kernel: Kernel = "auto"
     ) -> Searcher:
         """See :class:`VectorStore`."""
+        # Imported here: searching needs torch, which takes seconds, and whoever only publishes may have no use for it.
+        from cbir.core.search.retriever import Retriever
+
         version.manifest.check_store(self.kind, version.path)
         return Retriever.load(version, device, index, kernel)
