@@ -14,14 +14,17 @@ import numpy as np
 import pytest
 from images import encode, pattern
 
+import cbir.core.artifacts.version_writer as version_writer
 from cbir.core.artifacts import IndexStore, IndexVersion
 from cbir.core.ensemble import load_ensemble
 from cbir.core.errors import SourceError, UnknownImageError
+from cbir.core.metric import Projection
 from cbir.core.search import Retriever
 from cbir.core.vote import SearchSpec
 from cbir.indexer.build import EmbeddingRun, FitSettings, IndexReport, RunSettings, build
 from cbir.indexer.build.fitting import stratified_sample
 from cbir.indexer.build.plan import LEFT_OUT, NEW, Plan
+from cbir.indexer.build.raw_embeddings import CachedVectors
 from cbir.indexer.sources import ScanProblem, SourceImage, open_sources
 
 SETTINGS = RunSettings(device="cpu", runtime="torch", batch=8, workers=2)
@@ -81,6 +84,53 @@ def test_a_small_change_of_a_large_gallery(
     fit_now = third.manifest.members["vit"]["fit"]
     assert (fit_now["images"], fit_now["changed"]) == (125, 0)
     assert not (third.projection("vit").mean == first.projection("vit").mean).all()
+
+
+def test_a_small_change_works_on_what_is_new_alone(
+    pictures: Callable[..., Path], tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows projected, vectors asked of the cache, heads fitted, checksums computed: those of what is new."""
+    source, out = pictures(30), tmp_path / "index"
+    index(source, out, tiny)
+    first = live(out)
+    for number in range(2):
+        pattern(1, 900 + number).save(source / "class1" / f"0005-{number}.png")
+    (source / "class2" / "007.png").unlink()
+    projected: list[int] = []
+    asked: list[int] = []
+    hashed: list[str] = []
+    apply, rows_of, digest = Projection.apply, CachedVectors.__getitem__, version_writer.file_sha256
+
+    def count_projected(self: Projection, raw: Any) -> Any:
+        projected.append(len(raw))
+        return apply(self, raw)
+
+    def count_asked(self: CachedVectors, rows: Any) -> Any:
+        found = rows_of(self, rows)
+        asked.append(len(found))
+        return found
+
+    def count_hashed(path: Path) -> str:
+        hashed.append(path.name)
+        return digest(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Projection, "apply", count_projected)
+        patch.setattr(CachedVectors, "__getitem__", count_asked)
+        patch.setattr(version_writer, "file_sha256", count_hashed)
+        patch.setattr("cbir.indexer.build.publishing.fit_head", None)
+        patch.setattr("cbir.indexer.build.publishing.fit_members", None)
+        report = index(source, out, tiny)
+    assert (report.added, report.removed, report.embedded) == (2, 1, 2)
+    assert projected == asked == [2, 2], "two new images, of two members"
+    assert sorted(hashed) == sorted(Path(name).name for name in live(out).manifest.files), "each file once"
+    for name, head in live(out).heads().items():
+        np.testing.assert_array_equal(head.weight, first.heads()[name].weight)
+    # Another class, and the heads are fitted anew.
+    (source / "class9").mkdir()
+    pattern(2, 950).save(source / "class9" / "new.png")
+    index(source, out, tiny)
+    assert live(out).heads()["vit"].weight.shape[1] == first.heads()["vit"].weight.shape[1] + 1
 
 
 def test_a_kept_fit_is_that_of_the_same_ensemble(pictures: Callable[..., Path], tmp_path: Path, tiny: Path) -> None:

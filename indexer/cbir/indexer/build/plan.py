@@ -35,7 +35,7 @@ __all__ = ["LEFT_OUT", "NEW", "Plan"]
 NEW, LEFT_OUT = -1, -2
 _PIECE = 4096
 #: What SQLite may keep in memory of its file, in KiB.
-_CACHE_KIB = 16_384
+_CACHE_KIB = 8_192
 _COLUMNS = "number, source, id, uri, label, stamp, metadata"
 _TABLE = "number INTEGER PRIMARY KEY, source INTEGER, id TEXT, uri TEXT, label TEXT, stamp TEXT, metadata TEXT"
 _PREFIX = ".plan-"

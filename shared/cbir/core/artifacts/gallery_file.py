@@ -32,7 +32,7 @@ GALLERY_SCHEMA = pa.schema(
 
 #: Rows of images that are Python objects at a time, and rows of a row group of the file.
 _PIECE = 8192
-_GROUP = 65_536
+_GROUP = 16_384
 #: Columns of which many rows have the same value; of others, a dictionary would be made in vain.
 _REPEATED = ["label", "width", "height"]
 
