@@ -87,7 +87,7 @@ def measure_search(plan: SearchPlan, say: Callable[[str], None]) -> dict[str, An
         told = _alone(_ask, index, kind, folder, queries, found["rows"])
         document["kinds"].append({"kind": kind, **built, **told})
         shutil.rmtree(folder, ignore_errors=True)
-    chosen = choose_index(plan.images, plan.members * plan.dim)
+    chosen = choose_index(plan.images, [plan.dim] * plan.members)[0]
     document["auto"] = {"kind": chosen.name, "why": chosen.why}
     if plan.change:
         say(f"add {CHANGED}, remove {CHANGED}")

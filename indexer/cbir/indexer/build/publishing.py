@@ -68,8 +68,7 @@ def write_version(
     else:
         told = kept.live.manifest.members
         fitted = {m.name: (kept.live.projection(m.name), str(told[m.name]["fitted_on"])) for m in members}
-    width = sum(projection.dim for projection, _ in fitted.values())
-    chosen_index = choose_index(len(gallery), width, members=len(members))
+    chosen_indexes = choose_index(len(gallery), [fitted[member.name][0].dim for member in members])
     facts: dict[str, dict[str, Any]] = {}
     # As the projections, from whose sample they were learnt.
     heads = {} if kept is None else kept_heads(kept.live, gallery.labels)
@@ -78,7 +77,9 @@ def write_version(
         report(Progress(f"project {member.name}", i, len(members)))
         projection, fitted_on = fitted[member.name]
         raw = content.raw(member.name)
-        index = chosen_index if (named := content.index or member.index) == "auto" else IndexChoice(named, "as asked")
+        index = (
+            chosen_indexes[i] if (named := content.index or member.index) == "auto" else IndexChoice(named, "as asked")
+        )
         save_file(projection.arrays(), writer.file(f"members/{member.name}/projection.safetensors"))
         if member.name not in heads and len(gallery.labels) >= 2 and len(gallery) >= MIN_IMAGES:
             vectors = projection.apply(sample(member.name)[:])
