@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import json
 import re
@@ -13,6 +14,7 @@ import pytest
 from browsing import Visit, chromium, ids
 from images import encode, pattern, truncated_jpeg
 from PIL import Image
+from rooms import ROOT
 
 from cbir.client import ImageId, Text
 
@@ -61,6 +63,19 @@ def test_first_paint_needs_a_few_small_files_of_its_own_and_no_answer(visit: Vis
     assert sorted(blocking) == ["ground.css", "layout.css", "parts.css", "theme.js"]
     assert len(files) <= 20
     assert 10_000 < sum(size for _, size, _ in files) < 100_000
+
+
+def test_the_benchmark_of_the_page_measures(browser: Any, site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    page = importlib.import_module("page")
+    found = {"first paint": page.paints(browser, site.url, 1)}
+    found |= page.searches(browser, site.url, [page.changed(QUERY, 1), page.changed(QUERY, 2)])
+    assert {name: len(times) for name, times in found.items()} == {
+        "first paint": 1, "answer to hits": 2, "answer to pictures": 2, "chosen to hits": 2,
+    }  # fmt: skip
+    assert set(found) == set(page.AIMS)
+    assert all(time > 0 for times in found.values() for time in times)
+    assert all(whole >= part for whole, part in zip(found["chosen to hits"], found["answer to hits"], strict=True))
 
 
 def test_hits_wait_for_no_picture(visit: Visit, site: Any) -> None:
