@@ -56,7 +56,8 @@ class Watched:
     def __init__(self, page: Any, url: str) -> None:
         self.page, self.url = page, url
         self.faults: list[str] = []
-        page.set_default_timeout(20_000)
+        # Long, because the machine may have other work: what is waited for is not timed.
+        page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         page.on("console", self._hear)
 

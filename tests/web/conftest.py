@@ -56,7 +56,7 @@ class Site:
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         self.start_search()
-        self.client = AsyncClient(f"127.0.0.1:{self._port}", timeout=10.0, token="a-secret-token", downscale=False)
+        self.client = AsyncClient(f"127.0.0.1:{self._port}", timeout=30.0, token="a-secret-token", downscale=False)
         self._listening = Listening(Settings(port=0, names=("photos.example",), upload=2**20))
         self.port, self.url = self._listening.port, self._listening.url
         self._serving = asyncio.run_coroutine_threadsafe(
