@@ -37,6 +37,39 @@ def test_a_picture_in_a_screenshot_is_found() -> None:
     assert close(find_content(screen, Crop.CONTENT), (200, 120, 600, 420), 8)
 
 
+@pytest.mark.parametrize(("width", "height"), [(321, 241), (641, 479), (1283, 963)])
+def test_boxes_are_told_in_pixels_of_the_picture(width: int, height: int) -> None:
+    """However often the draft was halved: a letterbox goes from edge to edge, a frame is found to a draft's pixel."""
+    step = max(1, width // 300)
+    bars = np.zeros((height, width, 3), np.uint8)
+    bars[height // 4 : -height // 4] = photo(width, height - height // 4 + -height // 4)
+    box = find_content(bars, Crop.CONTENT)
+    assert (box.left, box.right) == (0, width)
+    assert abs(box.top - height // 4) <= 2 * step
+    assert abs(box.bottom - (height + -height // 4)) <= 2 * step
+    frame = np.full((height, width, 3), 240, np.uint8)
+    left, top, right, bottom = width // 5, height // 6, width - width // 7, height - height // 8
+    frame[top:bottom, left:right] = photo(right - left, bottom - top)
+    assert close(find_content(frame, Crop.BORDER), (left, top, right, bottom), 2 * step)
+    assert close(find_content(frame, Crop.CONTENT), (left, top, right, bottom), 2 * step)
+
+
+@pytest.mark.parametrize("background", [245, 18])
+@pytest.mark.parametrize("gap", [36, 44])
+def test_a_picture_between_columns_of_text_is_found(background: int, gap: int) -> None:
+    """A page with a photo: lines of letters on both sides, and a noise such as JPEG leaves on flat ground."""
+    rng = np.random.default_rng(gap)
+    page = np.full((640, 900, 3), background, np.uint8)
+    left, top, right, bottom = 260, 160, 660, 460
+    for y in range(20, 620, 18):
+        for x in (*range(20, left - gap - 5, 7), *range(right + gap, 880, 7)):
+            if rng.random() < 0.7:
+                page[y : y + 6, x : x + 5] = 255 - background
+    noisy = np.clip(page + rng.normal(0, 1.5, page.shape), 0, 255).astype(np.uint8)
+    noisy[top:bottom, left:right] = photo(right - left, bottom - top)
+    assert close(find_content(noisy, Crop.CONTENT), (left, top, right, bottom), 10)
+
+
 def test_a_plain_photo_is_left_whole() -> None:
     for seed in range(5):
         image = photo(200, 150, seed)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cbir.core.errors import ImageError
 from cbir.core.images import formats
-from cbir.core.images.boxes import jpeg_xl_size
+from cbir.core.images.containers.boxes import jpeg_xl_size
 from cbir.core.images.decode import DecodeLimits, decode_image
 from cbir.core.images.formats import enable_extra_format, sniff_format
 from cbir.core.images.image_header import read_header

@@ -152,7 +152,7 @@ def _decode(
     """Everything that is done with an image before the forward passes."""
     specs = {(embedder.size, embedder.interpolation) for embedder in embedders.values()}
     workers = plan.settings.workers or os.cpu_count() or 1
-    limits = DecodeLimits()
+    limits = DecodeLimits().for_inputs(size for size, _ in specs)
     with ThreadPoolExecutor(workers) as pool:
         decoding = DecodingPool(workers, seconds=60, max_pixels=limits.max_pixels, niceness=0)
 

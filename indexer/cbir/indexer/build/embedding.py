@@ -156,11 +156,12 @@ class EmbeddingRun:
         digest = hashlib.sha256(data).digest()
         if self.embeddings.known(digest):
             return digest
-        decoded = self._decoder.decode(data, self.settings.limits, lambda: not self._stopped.is_set())
-        facts, box = _look(digest, decoded, self.ensemble.crop)
-        # Models are loaded only now: a run in which every image is known or bad loads none.
+        # Models are loaded only now: a run in which every image is known loads none.
         if len(self._embedders) < len(self.ensemble.members):
             self._load()
+        limits = self.settings.limits.for_inputs([embedder.size for embedder in self._embedders.values()])
+        decoded = self._decoder.decode(data, limits, lambda: not self._stopped.is_set())
+        facts, box = _look(digest, decoded, self.ensemble.crop)
         inputs: dict[tuple[int, str], NDArray[np.uint8]] = {}
         for name in self.embeddings.missing(digest):
             if self._stopped.is_set():

@@ -45,6 +45,7 @@ class BareEngine:
         self._crop = engine.info.crop
         self._turn = count()
         self._forms = {name: (e.size, e.interpolation) for name, e in engine.embedders.items()}
+        self._decode_limits = limits.decode.for_inputs(side for side, _ in self._forms.values())
         batch = limits.max_batch
         inputs = [self._decode() for _ in range(batch)]
         stacked = {form: np.stack([one[form] for one in inputs]) for form in inputs[0]}
@@ -102,7 +103,7 @@ class BareEngine:
     def _decode(self) -> Inputs:
         """Decode, crop and resize the next image."""
         data = self._images[next(self._turn) % len(self._images)]
-        pixels = decode_image(data, self._limits.decode).pixels
+        pixels = decode_image(data, self._decode_limits).pixels
         box = find_content(pixels, self._crop)
         return {form: prepare(pixels, box, *form) for form in dict.fromkeys(self._forms.values())}
 

@@ -78,12 +78,14 @@ class Preparation:
         self._decoder = decoder or InProcessDecoder()
         self._gallery, self._members, self._crop, self._limits, self._words = gallery, members, crop, limits, words
         self._forms = tuple(dict.fromkeys(forms))
-        self._suspects = SuspectFinder(gallery, self._decoder, limits.decode)
+        #: The bounds on decoding: those of the indexer for the same models, so that equal bytes give equal pixels.
+        self.decode_limits = limits.decode.for_inputs(side for side, _ in self._forms)
+        self._suspects = SuspectFinder(gallery, self._decoder, self.decode_limits)
 
     @property
     def query_side(self) -> int:
         """See :attr:`.query.EngineInfo.query_side`; never less than the input of any member."""
-        return max(self._limits.decode.draft_side or 0, *(side for side, _ in self._forms))
+        return self.decode_limits.draft_side or 0
 
     @staticmethod
     def is_light(query: EngineQuery) -> bool:
@@ -242,7 +244,7 @@ class Preparation:
     def _inputs(
         self, data: bytes, query: EngineQuery, go_on: Callable[[], bool] | None
     ) -> tuple[dict[InputForm, NDArray[np.uint8]], Box, Suspects | None]:
-        image = self._decoder.decode(data, self._limits.decode, go_on)
+        image = self._decoder.decode(data, self.decode_limits, go_on)
         box = find_content(image.pixels, self._crop if query.crop is None else query.crop)
         inputs = {form: prepare(image.pixels, box, *form) for form in self._forms}
         suspects = self._suspects.of_image(image.pixels, box) if query.seeks_near_duplicates else None

@@ -7,9 +7,10 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-__all__ = ["load_colours", "to_srgb"]
+__all__ = ["array_to_srgb", "load_colours", "to_srgb"]
 
 #: Larger profiles than printing houses make are not looked at.
 _MOST_BYTES = 4 * 2**20
@@ -36,6 +37,13 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         if converted is not None:
             return converted
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def array_to_srgb(pixels: NDArray[np.uint8], profile: bytes | None) -> NDArray[np.uint8]:
+    """As :func:`to_srgb`, for (H, W, 3) uint8 colours; without a profile, or with that of sRGB, the same array."""
+    if not profile or len(profile) > _MOST_BYTES or _transform(profile, "RGB") is None:
+        return pixels
+    return np.array(to_srgb(Image.fromarray(pixels), profile))
 
 
 def load_colours() -> None:

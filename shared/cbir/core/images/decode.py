@@ -10,12 +10,22 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from cbir.core.errors import ImageError
-from cbir.core.images.colour import to_srgb
+from cbir.core.images.colour import array_to_srgb, to_srgb
+from cbir.core.images.containers.bare_file import BareFile
+from cbir.core.images.containers.jpeg import END, OTHER_ENDS, without_end
 from cbir.core.images.formats import FORMATS
 from cbir.core.images.grey_range import eight_bits
-from cbir.core.images.jpeg import END, OTHER_ENDS, without_end
-from cbir.core.images.opening import DecodeLimits, OpenedImage, decoder_errors, open_bare, open_image
-from cbir.core.images.orientation import turn
+from cbir.core.images.halving import reduced
+from cbir.core.images.opening import (
+    DecodeLimits,
+    OpenedImage,
+    decoder_errors,
+    open_bare,
+    open_image,
+    strip_metadata,
+)
+from cbir.core.images.orientation import turn, turn_pixels
+from cbir.core.images.plain import decode_plain
 
 __all__ = ["FORMATS", "DecodeLimits", "DecodedImage", "decode_image"]
 
@@ -53,14 +63,30 @@ def decode_image(data: bytes, limits: DecodeLimits | None = None) -> DecodedImag
             ``IMAGE_TRUNCATED`` or ``IMAGE_CORRUPT``.
     """
     limits = limits or DecodeLimits()
-    with open_image(data, limits) as opened:
-        with decoder_errors(opened.format):
+    kind, bare = strip_metadata(data, limits)
+    if plain := decode_plain(kind, bare, limits):
+        stored, width, height = plain
+        with decoder_errors(kind):
+            colours = array_to_srgb(stored, bare.profile)
+        pixels = turn_pixels(reduced(colours, limits.draft_side), bare.orientation)
+        if bare.orientation >= 5:
+            width, height = height, width
+    else:
+        pixels, width, height = _decode_other(kind, bare, limits)
+    pixels.flags.writeable = False
+    return DecodedImage(pixels, kind, width, height)
+
+
+def _decode_other(kind: str, bare: BareFile, limits: DecodeLimits) -> tuple[NDArray[np.uint8], int, int]:
+    """Decode what is not plain with Pillow, and find out what is wrong with what cannot be decoded."""
+    with open_image(kind, bare, limits) as opened:
+        with decoder_errors(kind):
             image = _load(opened, limits)
             upright = turn(_to_rgb(image, opened, limits), opened.orientation)
             pixels = np.asarray(upright, dtype=np.uint8)
             if pixels.ndim != 3 or pixels.shape[2] != 3:
                 raise ImageError("the decoder gave no colours: export it again", reason="IMAGE_CORRUPT")
-        return DecodedImage(pixels, opened.format, opened.width, opened.height)
+        return reduced(pixels, limits.draft_side), opened.width, opened.height
 
 
 def _load(opened: OpenedImage, limits: DecodeLimits) -> Image.Image:

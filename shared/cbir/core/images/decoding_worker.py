@@ -1,8 +1,8 @@
 """The processes in which images are decoded: one that forks workers, and the workers.
 
-They hold the interpreter, NumPy and Pillow: no models, no connections but those to their owner, no files.  What a
-worker sends back is a fixed record, and pixels in memory that it shares with the owner: never a pickled object, so that
-a decoder that an image has taken over can tell wrong pixels, and no more.
+They hold the interpreter, NumPy, OpenCV and Pillow: no models, no connections but those to their owner, no files.  What
+a worker sends back is a fixed record, and pixels in memory that it shares with the owner: never a pickled object, so
+that a decoder that an image has taken over can tell wrong pixels, and no more.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import AvifImagePlugin, Image
@@ -79,6 +80,7 @@ def _load_decoders() -> None:
     """Use each decoder once: confined workers can load nothing."""
     # Nor can they start threads, and the other cores have other workers.
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    cv2.setNumThreads(1)
     Image.init()
     picture = Image.new("RGB", (16, 16), (200, 100, 50))
     load_colours()
@@ -91,6 +93,7 @@ def _load_decoders() -> None:
         with suppress(OSError, KeyError, ValueError, ImageError):
             picture.save(out, name)
             decode_image(out.getvalue())
+            decode_image(out.getvalue(), DecodeLimits(draft_side=4))
 
 
 def _work(owner: socket.socket, shared: int, memory_bytes: int) -> None:
@@ -125,7 +128,8 @@ def _decode(owner: socket.socket, arena: mmap.mmap, data: bytes, limits: DecodeL
     except ImageError as error:
         short = isinstance(error.__cause__, MemoryError)
         return _refusal("IMAGE_TOO_COSTLY" if short else error.reason, _SHORT if short else str(error), error.metadata)
-    except MemoryError:
+    except (MemoryError, cv2.error):
+        # OpenCV has no other word for it, and nothing else can go wrong with pixels that are there.
         return _refusal("IMAGE_TOO_COSTLY", _SHORT, {})
     height, width = image.pixels.shape[:2]
     sizes = image.width, image.height, width, height

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from cbir.core.errors import ImageError
-from cbir.core.images.bare_file import BareFile
-from cbir.core.images.boxes import bare_items, bare_jpeg_xl, brands
-from cbir.core.images.chunks import PNG_START, bare_png, bare_webp
-from cbir.core.images.jpeg import bare_jpeg
-from cbir.core.images.tiff import bare_tiff
+from cbir.core.images.containers.bare_file import BareFile
+from cbir.core.images.containers.boxes import bare_items, bare_jpeg_xl, brands
+from cbir.core.images.containers.chunks import PNG_START, bare_png, bare_webp
+from cbir.core.images.containers.jpeg import bare_jpeg
+from cbir.core.images.containers.tiff import bare_tiff
 
 __all__ = [
     "ALL_FORMATS",

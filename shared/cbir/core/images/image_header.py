@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 
 from cbir.core.errors import ImageError
-from cbir.core.images.boxes import jpeg_xl_size
+from cbir.core.images.containers.boxes import jpeg_xl_size
 
 __all__ = ["MAX_SCANS", "MAX_SEGMENTS", "ImageHeader", "read_header"]
 

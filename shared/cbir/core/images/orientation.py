@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import struct
 
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["exif_orientation", "turn", "xmp_orientation"]
+__all__ = ["exif_orientation", "turn", "turn_pixels", "xmp_orientation"]
 
 _TAG = 0x0112
 #: Most entries of a directory that are looked at; cameras write fewer than a hundred.
@@ -25,6 +28,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+#: After the transposition that 5 and 7 begin with.
+_ROTATIONS = {3: cv2.ROTATE_180, 6: cv2.ROTATE_90_CLOCKWISE, 7: cv2.ROTATE_180, 8: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
 
 def exif_orientation(exif: bytes) -> int | None:
@@ -61,3 +66,13 @@ def xmp_orientation(xmp: bytes) -> int | None:
 def turn(image: Image.Image, orientation: int) -> Image.Image:
     """Turn stored pixels upright."""
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
+def turn_pixels(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Turn the stored pixels of an (H, W, C) array upright, without the interpreter's lock."""
+    if orientation in (5, 7):
+        pixels = np.asarray(cv2.transpose(pixels), np.uint8)
+    if (rotation := _ROTATIONS.get(orientation)) is not None:
+        return np.asarray(cv2.rotate(pixels, rotation), np.uint8)
+    mirror = {2: 1, 4: 0}.get(orientation)
+    return pixels if mirror is None else np.asarray(cv2.flip(pixels, mirror), np.uint8)

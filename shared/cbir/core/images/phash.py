@@ -11,12 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.images.crop import Box
+from cbir.core.images.halving import reduced
 
 __all__ = ["Symmetry", "correlation", "distances", "perceptual_hash", "small_picture", "turned", "turned_hashes"]
 
 _SIDE = 32
 #: Least standard deviation of a small picture's pixels, of 255: flat ones look the same whatever they show.
 _LEAST_CONTRAST = 4.0
+
+#: Side of the picture of which the coefficients are computed.
+_SIDE = 32
 
 
 def perceptual_hash(pixels: NDArray[np.uint8], box: Box) -> int:
@@ -31,8 +35,10 @@ def perceptual_hash(pixels: NDArray[np.uint8], box: Box) -> int:
     Returns:
         An unsigned 64-bit number.
     """
-    region = np.ascontiguousarray(pixels[box.top : box.bottom, box.left : box.right])
-    grey = cv2.resize(cv2.cvtColor(region, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
+    region = pixels[box.top : box.bottom, box.left : box.right]
+    # The mean of an area is that of the means of its parts.
+    grey = reduced(np.asarray(cv2.cvtColor(region, cv2.COLOR_RGB2GRAY), np.uint8), 2 * _SIDE)
+    grey = cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     low = cv2.dct(grey.astype(np.float32))[:8, :8].ravel()
     bits = low > np.median(low[1:])
     return int.from_bytes(np.packbits(bits).tobytes(), "big")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from cbir.core.images.bare_file import BareFile, too_many_parts
+from cbir.core.images.containers.bare_file import BareFile, too_many_parts
 
 __all__ = ["bare_items", "bare_jpeg_xl", "brands", "jpeg_xl_size"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from cbir.core.images.bare_file import BareFile
+from cbir.core.images.containers.bare_file import BareFile
 from cbir.core.images.orientation import xmp_orientation
 
 __all__ = ["bare_tiff"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-from cbir.core.images.bare_file import BareFile, too_many_parts
+from cbir.core.images.containers.bare_file import BareFile, too_many_parts
 from cbir.core.images.orientation import exif_orientation, xmp_orientation
 
 __all__ = ["PNG_START", "bare_png", "bare_webp"]
