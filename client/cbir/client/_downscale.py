@@ -67,7 +67,8 @@ def _smaller(image: PIL.Image.Image, side: int) -> tuple[bytes, tuple[float, flo
         # The same numbers as on the server, and so the same pixels.
         image.draft("RGB", (int(width * scale), int(height * scale)))
     standing = upright(image)
-    factor = min(standing.size) // side
+    # Powers of two are what the server reduces by.
+    factor = 1 << max(0, (min(standing.size) // side).bit_length() - 1)
     if factor > 1:
         standing = standing.convert("RGBA" if standing.has_transparency_data else "RGB").reduce(factor)
     original = (height, width) if turned else (width, height)

@@ -37,7 +37,7 @@ def test_a_picture_in_a_screenshot_is_found() -> None:
     assert close(find_content(screen, Crop.CONTENT), (200, 120, 600, 420), 8)
 
 
-@pytest.mark.parametrize(("width", "height"), [(321, 241), (641, 479), (1283, 963)])
+@pytest.mark.parametrize(("width", "height"), [(321, 241), (641, 479), (963, 723)])
 def test_boxes_are_told_in_pixels_of_the_picture(width: int, height: int) -> None:
     """However often the draft was halved: a letterbox goes from edge to edge, a frame is found to a draft's pixel."""
     step = max(1, width // 300)
@@ -55,7 +55,7 @@ def test_boxes_are_told_in_pixels_of_the_picture(width: int, height: int) -> Non
 
 
 @pytest.mark.parametrize("background", [245, 18])
-@pytest.mark.parametrize("gap", [36, 44])
+@pytest.mark.parametrize("gap", [40, 56])
 def test_a_picture_between_columns_of_text_is_found(background: int, gap: int) -> None:
     """A page with a photo: lines of letters on both sides, and a noise such as JPEG leaves on flat ground."""
     rng = np.random.default_rng(gap)

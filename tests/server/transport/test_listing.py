@@ -39,7 +39,7 @@ async def test_all_pages_together_are_the_gallery(serve: Any, tiny: Any, engine:
     red = next(image for image in images if image.image_id == "red-rings-2")
     assert (red.label, dict(red.metadata)) == ("red", {"pattern": "rings"})
     # JPEGs are reduced to this in any case, and no member of the tiny ensemble sees more.
-    assert info.query_side == 512
+    assert info.query_side == 384
 
 
 async def test_conditions_and_beginnings(serve: Any) -> None:

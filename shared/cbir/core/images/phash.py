@@ -35,7 +35,7 @@ def perceptual_hash(pixels: NDArray[np.uint8], box: Box) -> int:
     Returns:
         An unsigned 64-bit number.
     """
-    region = pixels[box.top : box.bottom, box.left : box.right]
+    region = np.ascontiguousarray(pixels[box.top : box.bottom, box.left : box.right])
     # The mean of an area is that of the means of its parts.
     grey = reduced(np.asarray(cv2.cvtColor(region, cv2.COLOR_RGB2GRAY), np.uint8), 2 * _SIDE)
     grey = cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
