@@ -16,7 +16,7 @@ from cbir.core.artifacts import Gallery, GalleryImage, IndexStore, IndexVersion,
 from cbir.core.artifacts.seal import Seal
 from cbir.core.ensemble import EnsembleSpec, MemberSpec, member_fingerprint
 from cbir.core.errors import ArtifactError
-from cbir.core.images import Box, Crop
+from cbir.core.images import CROP_VERSION, Box, Crop
 from cbir.core.vote import VoteSettings
 
 MEMBER = MemberSpec("m", "timm", "test_resnet")
@@ -140,6 +140,21 @@ def test_other_ensembles_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ArtifactError, match=words) as caught:
             version.check_ensemble(other)
         assert caught.value.reason == "INDEX_MISMATCH"
+
+
+def test_an_index_of_an_earlier_release_is_usable_and_said_to_be_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = publish(IndexStore(tmp_path), [image("a")])
+    version.check_ensemble(ENSEMBLE)
+    assert not caplog.records
+    facts = {**version.manifest.members["m"], "fingerprint": member_fingerprint(MEMBER, Crop.NONE, CROP_VERSION - 1)}
+    monkeypatch.setitem(version.manifest.members, "m", facts)
+    version.check_ensemble(ENSEMBLE)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "was made by an earlier release" in caplog.text
+    with pytest.raises(ArtifactError, match="other weights, options, input or crop"):
+        version.check_ensemble(EnsembleSpec("o", (MEMBER,), Crop.BORDER))
 
 
 def test_two_writers_are_kept_apart(tmp_path: Path) -> None:

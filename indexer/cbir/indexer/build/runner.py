@@ -12,13 +12,16 @@ import importlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-from cbir.core.ensemble import EnsembleSpec
 from cbir.core.images import DecodeLimits
-from cbir.indexer.build.image_facts import ImageFacts, SkippedImage
-from cbir.indexer.build.raw_embeddings import RawEmbeddings
-from cbir.indexer.sources import SourceImage
+
+# Their modules bring NumPy and more, and a help that names the runners has no use for them.
+if TYPE_CHECKING:
+    from cbir.core.ensemble import EnsembleSpec
+    from cbir.indexer.build.image_facts import ImageFacts, SkippedImage
+    from cbir.indexer.build.raw_embeddings import RawEmbeddings
+    from cbir.indexer.sources import SourceImage
 
 __all__ = [
     "RUNNERS",

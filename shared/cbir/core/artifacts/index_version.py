@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from cbir.core.vote import LinearHead
 
 __all__ = ["HEADS_FILE", "SOURCES_FILE", "IndexVersion"]
+
+_log = logging.getLogger(__name__)
 
 #: The members' linear heads, beside ``vote.json``.
 HEADS_FILE = "heads.safetensors"
@@ -207,6 +210,8 @@ class IndexVersion:
     def check_ensemble(self, ensemble: EnsembleSpec) -> None:
         """Refuse an ensemble whose embeddings are not those of this version.
 
+        Where an earlier release made them, which decoded and cropped a little differently, a warning is logged.
+
         Raises:
             ArtifactError: ``INDEX_MISMATCH`` saying which member differs and how.
         """
@@ -218,10 +223,23 @@ class IndexVersion:
                 "serve it with the ensemble it was made by, or index again",
                 reason="INDEX_MISMATCH",
             )
+        from cbir.core.images import CROP_VERSION
+
+        earlier = False
         for member in ensemble.members:
-            if member_fingerprint(member, ensemble.crop) != self.manifest.members[member.name]["fingerprint"]:
+            mine_is = self.manifest.members[member.name]["fingerprint"]
+            if member_fingerprint(member, ensemble.crop) == mine_is:
+                continue
+            earlier = any(member_fingerprint(member, ensemble.crop, v) == mine_is for v in range(1, CROP_VERSION))
+            if not earlier:
                 raise ArtifactError(
                     f"member {member.name!r} has other weights, options, input or crop than when the index "
                     f"{self.path} was made: put the old weights back, or index again",
                     reason="INDEX_MISMATCH",
                 )
+        if earlier:
+            _log.warning(
+                "the index %s was made by an earlier release, which decoded and cropped images a little differently: "
+                "it is usable, and `cbir index` makes it agree (it embeds every image again)",
+                self.path,
+            )

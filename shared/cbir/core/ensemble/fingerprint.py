@@ -21,11 +21,14 @@ def _remembered_sha256(path: str, size: int, mtime_ns: int) -> str:
     return file_sha256(Path(path))
 
 
-def member_fingerprint(member: MemberSpec, crop: Crop) -> str:
+def member_fingerprint(member: MemberSpec, crop: Crop, crop_version: int = CROP_VERSION) -> str:
     """The digest of everything that determines a member's raw embeddings: weights, architecture, preprocessing, crop.
 
     Two members with equal fingerprints give the same raw embedding for the same bytes.  Projection, weight and index
     are applied later and do not count; neither does the path of the weights file.
+
+    Args:
+        crop_version: That of an earlier release gives the fingerprint that it would have given.
 
     Returns:
         32 hexadecimal digits.
@@ -56,7 +59,7 @@ def member_fingerprint(member: MemberSpec, crop: Crop) -> str:
         "weights": weights,
         "options": dict(member.options),
         "input": {k: v for k, v in vars(member.input).items() if v is not None},
-        "crop": [str(crop), CROP_VERSION],
+        "crop": [str(crop), crop_version],
         **({"mirror": True} if member.mirror else {}),
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]

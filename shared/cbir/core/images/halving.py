@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
+
+# What halves arrays is imported where one is halved: limits are known, and helps printed, without it.
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["halved", "reduced", "scale_for"]
 
@@ -24,6 +27,9 @@ def halved(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     Args:
         pixels: (H, W) or (H, W, C) with at least two rows and columns.
     """
+    import cv2
+    import numpy as np
+
     height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
     even = pixels[: 2 * height, : 2 * width]
     return np.asarray(cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import struct
+from typing import TYPE_CHECKING
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
+
+# What turns arrays is imported where one is turned: headers are read, and helps printed, without it.
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["exif_orientation", "turn", "turn_pixels", "xmp_orientation"]
 
@@ -28,8 +31,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-#: After the transposition that 5 and 7 begin with.
-_ROTATIONS = {3: cv2.ROTATE_180, 6: cv2.ROTATE_90_CLOCKWISE, 7: cv2.ROTATE_180, 8: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
 
 def exif_orientation(exif: bytes) -> int | None:
@@ -70,9 +71,14 @@ def turn(image: Image.Image, orientation: int) -> Image.Image:
 
 def turn_pixels(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """Turn the stored pixels of an (H, W, C) array upright, without the interpreter's lock."""
+    import cv2
+    import numpy as np
+
     if orientation in (5, 7):
         pixels = np.asarray(cv2.transpose(pixels), np.uint8)
-    if (rotation := _ROTATIONS.get(orientation)) is not None:
+    # After the transposition that 5 and 7 begin with.
+    turns = {3: cv2.ROTATE_180, 6: cv2.ROTATE_90_CLOCKWISE, 7: cv2.ROTATE_180, 8: cv2.ROTATE_90_COUNTERCLOCKWISE}
+    if (rotation := turns.get(orientation)) is not None:
         return np.asarray(cv2.rotate(pixels, rotation), np.uint8)
     mirror = {2: 1, 4: 0}.get(orientation)
     return pixels if mirror is None else np.asarray(cv2.flip(pixels, mirror), np.uint8)

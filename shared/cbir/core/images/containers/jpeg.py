@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-
-import numpy as np
+from functools import cache
+from typing import TYPE_CHECKING
 
 from cbir.core.images.containers.bare_file import BareFile, too_many_parts
 from cbir.core.images.orientation import exif_orientation, xmp_orientation
+
+# What looks through arrays is imported where one is looked through: limits are known, and helps printed, without it.
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["END", "OTHER_ENDS", "Frame", "bare_jpeg", "jpeg_frame", "without_end"]
 
@@ -30,9 +35,6 @@ _PROGRESSIVE = 0xC2
 _MOST_TABLES = 64
 #: Frames of other kinds: without loss, in a hierarchy, with arithmetic codes.
 _OTHER_FRAMES = frozenset(range(0xC3, 0xD0)) - {0xC4, 0xC8, 0xCC}
-#: Second bytes of markers; stuffing, filling and restarts are part of a scan's own data.
-_IS_MARKER = np.ones(256, bool)
-_IS_MARKER[[0x00, 0xFF, *range(0xD0, 0xD8)]] = False
 #: What comes between a frame and its end: tables, restart intervals, scans.
 _BEFORE_THE_END = frozenset((0xC4, 0xDA, 0xDB, 0xDD))
 
@@ -74,14 +76,26 @@ def jpeg_frame(data: bytes) -> Frame | None:
     return None
 
 
+@cache
+def _markers() -> NDArray[np.bool_]:
+    """(256,) which second bytes make a marker; stuffing, filling and restarts are part of a scan's own data."""
+    import numpy as np
+
+    markers = np.ones(256, bool)
+    markers[[0x00, 0xFF, *range(0xD0, 0xD8)]] = False
+    return markers
+
+
 def _ends_well(data: bytes, at: int) -> bool:
     """Whether there is an end after a scan's header, and nothing before it that does not belong there."""
+    import numpy as np
+
     if len(data) < at + 2:
         return False
     # NumPy finds markers several times as fast as a search for patterns.
     scan = np.frombuffer(data, np.uint8, offset=at)
     marks = scan[np.flatnonzero(scan[:-1] == 0xFF) + 1]
-    for marker in marks[_IS_MARKER[marks]].tolist():
+    for marker in marks[_markers()[marks]].tolist():
         if marker not in _BEFORE_THE_END:
             return bool(marker == END[1])
     return False
