@@ -213,11 +213,14 @@ class Trouble:
 def publishing(gallery: Path, index: Path, ensemble: str) -> Iterator[subprocess.Popen[bytes]]:
     """Index the gallery again and again, in the background, with an image less or one more each time."""
     code = """
-import subprocess, sys, time
+import os, subprocess, sys, time
 from pathlib import Path
+parent = os.getppid()
 gallery, index, ensemble = sys.argv[1:]
 images = sorted(p for p in Path(gallery).rglob("*") if p.is_file())
 for turn in range(10**9):
+    if os.getppid() != parent:
+        break  # the soak was killed
     image = images[turn // 2 % len(images)]
     aside = Path(gallery).parent / "aside"
     aside.mkdir(exist_ok=True)

@@ -25,6 +25,7 @@ from cbir.server.deployment import EngineConfig
 from cbir.server.engine import Engine
 from cbir.server.limits import Limits
 from cbir.server.transport import Server
+from cbir.server.transport.streaming import Conversation
 from cbir.v1 import admin_pb2, search_pb2_grpc
 from cbir.v1 import search_pb2 as pb
 
@@ -151,6 +152,36 @@ async def test_reload_changes_over_and_frees_the_old_engine(serve: Any, own_tiny
         assert old() is None
         back = await running.admin.ReloadIndex(admin_pb2.ReloadIndexRequest(version=own_tiny.version))
         assert (back.version, back.changed) == (own_tiny.version, True)
+
+
+async def test_a_stream_that_is_left_leaves_nothing_behind(
+    serve: Any, tiny: Any, gated: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its queries know their engine, which holds files open: it must not take the collector to free them."""
+    gate, engine = gated
+    conversations: list[weakref.ref[Conversation]] = []
+
+    class Noted(Conversation):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            conversations.append(weakref.ref(self))
+
+    monkeypatch.setattr("cbir.server.transport.service.Conversation", Noted)
+    async with serve(engine=engine) as running:
+        stream = running.search.SearchStream()
+        for number in range(3):
+            await stream.write(pb.SearchStreamRequest(request_id=str(number), request=by_bytes(tiny)))
+        await asyncio.to_thread(gate.entered.wait, 10)
+        gc.collect()
+        gc.disable()
+        try:
+            stream.cancel()
+            gate.gate.set()
+            # With the next batch the engine's thread forgets the last one.
+            assert (await running.search.Search(by_bytes(tiny))).hits
+            await until(lambda: conversations[0]() is None)
+        finally:
+            gc.enable()
 
 
 @dataclass(frozen=True)

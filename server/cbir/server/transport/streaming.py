@@ -87,6 +87,10 @@ class Conversation:
                     self._intake.wasted.left(self._peer, asker.size)
                 if asker.flight is not None:
                     self._pipeline.leave(asker.flight, asker)
+                    asker.flight = None
+            # They know this conversation and it knows them, so that otherwise the engine that they were asked of would
+            # stay, with its files, until the collector comes by.
+            self._under_way.clear()
 
     def answer(self, asker: _Asker, outcome: bytes | Exception) -> None:
         """Queue an answer for sending."""
