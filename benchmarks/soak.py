@@ -19,7 +19,6 @@ import argparse
 import asyncio
 import itertools
 import json
-import os
 import random
 import shutil
 import signal
@@ -35,6 +34,7 @@ from time import perf_counter
 
 import grpc
 import numpy as np
+from process_family import Held, held
 from retrieval import split
 
 from cbir.server.bench.load.arrivals import poisson
@@ -78,16 +78,6 @@ with Client(sys.argv[1]) as client:
 
 
 @dataclass(frozen=True)
-class Held:
-    """What a server and the processes that it started hold at one moment."""
-
-    mib: float
-    descriptors: int
-    threads: int
-    processes: int
-
-
-@dataclass(frozen=True)
 class Row:
     """A minute of the soak; times in milliseconds, the others are medians over the minute."""
 
@@ -101,27 +91,6 @@ class Row:
     descriptors: float
     threads: float
     processes: float
-
-
-def family(pid: int) -> Iterator[int]:
-    """A process and all that it started."""
-    yield pid
-    with suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                yield from family(int(child))
-
-
-def held(pid: int) -> Held:
-    """What it holds now; a process that ends while it is counted does not count."""
-    pages = descriptors = threads = processes = 0
-    for one in family(pid):
-        with suppress(OSError):
-            pages += int(Path(f"/proc/{one}/statm").read_text().split()[1])
-            descriptors += sum(1 for _ in Path(f"/proc/{one}/fd").iterdir())
-            threads += sum(1 for _ in Path(f"/proc/{one}/task").iterdir())
-            processes += 1
-    return Held(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, descriptors, threads, processes)
 
 
 def hostile() -> list[bytes]:

@@ -23,6 +23,7 @@ from time import monotonic, perf_counter
 
 import grpc
 import numpy as np
+from process_family import held
 
 from cbir.core.artifacts import IndexStore
 from cbir.v1 import search_pb2 as pb
@@ -103,15 +104,6 @@ def attack(name: str, address: str, port: int, ready: Event, over: Event) -> Non
     ATTACKS[name](address, port, ready, over)
 
 
-def memory(pid: int) -> float:
-    """Resident MiB of a process and all that it started."""
-    total = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 / 2**20
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        children = task / "children"
-        total += sum(memory(int(child)) for child in children.read_text().split())
-    return total
-
-
 async def honest(address: str, image: bytes, seconds: float, rate: float) -> list[float]:
     """Seconds that each answer took; every one must come."""
     request = pb.SearchRequest(query=pb.Query(image=image))
@@ -152,7 +144,7 @@ def main() -> None:
         print("| attack | calm p50 / p99, s | under attack | calm MiB | most | 3 s after |")
         print("| --- " * 6 + "|")
         for name in args.attack or ATTACKS:
-            before, calm = memory(server.pid), asyncio.run(honest(address, image, args.seconds, args.rate))
+            before, calm = held(server.pid).mib, asyncio.run(honest(address, image, args.seconds, args.rate))
             ready, over, most = SPAWN.Event(), SPAWN.Event(), [before]
             attacker = SPAWN.Process(target=attack, args=(name, address, port, ready, over))
             watcher = threading.Thread(target=watch, args=(server.pid, over, most))
@@ -167,7 +159,7 @@ def main() -> None:
             while monotonic() < until:
                 threading.Event().wait(0.1)
             cells = [f"{np.quantile(took, 0.5):.3f} / {np.quantile(took, 0.99):.3f}" for took in (calm, attacked)]
-            cells += [f"{size:.0f}" for size in (before, most[0], memory(server.pid))]
+            cells += [f"{size:.0f}" for size in (before, most[0], held(server.pid).mib)]
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
         server.terminate()
 
@@ -175,7 +167,7 @@ def main() -> None:
 def watch(pid: int, over: Event, most: list[float]) -> None:
     """Note the most memory that the server had."""
     while not over.wait(0.1):
-        most[0] = max(most[0], memory(pid))
+        most[0] = max(most[0], held(pid).mib)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from s3_server import s3_bucket
 
 from cbir.core.artifacts import EmbeddingCache
 from cbir.core.errors import ConfigurationError
@@ -16,24 +17,8 @@ from cbir.indexer.build.shared_blocks import SharedBlocks
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """A bucket of an S3 server; one for all tests, as connections to it are kept."""
-    pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    _, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "key",
-            "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():  # fmt: skip
-            patch.setenv(name, value)
-        from s3fs import S3FileSystem
-
-        # Connections to the server of other tests would be used again.
-        S3FileSystem.clear_instance_cache()
-        S3FileSystem(use_listings_cache=False).mkdir("shared")
+    with s3_bucket("shared"):
         yield "s3://shared"
-        S3FileSystem.clear_instance_cache()
-    server.stop()
 
 
 @pytest.fixture(params=["file", "s3"])

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from images import encode, pattern
+from s3_server import s3_bucket
 
 from cbir.core.errors import ImageError, SourceError
 from cbir.core.files import read_remote
@@ -20,7 +21,7 @@ from cbir.core.files.remote import check_address
 from cbir.indexer.sources import open_sources
 
 pytest.importorskip("s3fs")
-moto_server = pytest.importorskip("moto.server")
+pytest.importorskip("moto.server")
 
 
 def picture(number: int) -> bytes:
@@ -40,21 +41,8 @@ def tar_bytes(files: dict[str, bytes]) -> bytes:
 @pytest.fixture(scope="module")
 def store() -> Iterator[Any]:
     """A bucket of an S3 server, and a file system to fill it with."""
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    _, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "key",
-            "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():  # fmt: skip
-            patch.setenv(name, value)
-        import fsspec
-
-        files = fsspec.filesystem("s3", use_listings_cache=False)
-        files.mkdir("bucket")
+    with s3_bucket("bucket") as files:
         yield files
-    server.stop()
 
 
 def test_a_folder_in_a_bucket(store: Any) -> None:

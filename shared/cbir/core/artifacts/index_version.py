@@ -227,10 +227,10 @@ class IndexVersion:
 
         earlier = False
         for member in ensemble.members:
-            mine_is = self.manifest.members[member.name]["fingerprint"]
-            if member_fingerprint(member, ensemble.crop) == mine_is:
+            stored = self.manifest.members[member.name]["fingerprint"]
+            if member_fingerprint(member, ensemble.crop) == stored:
                 continue
-            earlier = any(member_fingerprint(member, ensemble.crop, v) == mine_is for v in range(1, CROP_VERSION))
+            earlier = any(member_fingerprint(member, ensemble.crop, v) == stored for v in range(1, CROP_VERSION))
             if not earlier:
                 raise ArtifactError(
                     f"member {member.name!r} has other weights, options, input or crop than when the index "

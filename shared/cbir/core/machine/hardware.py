@@ -9,7 +9,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-__all__ = ["machine_facts", "processor"]
+__all__ = ["cores", "machine_facts", "processor"]
 
 #: CPU features that decide how fast it multiplies matrices.
 _CAPABILITIES = ("avx2", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
@@ -22,7 +22,7 @@ def machine_facts() -> dict[str, Any]:
     flags = cpu.get("flags", "").split()
     return {
         "cpu": cpu.get("model name") or platform.processor() or platform.machine(),
-        "cores": _cores(),
+        "cores": cores(),
         "capabilities": [name for name in _CAPABILITIES if name in flags],
         "memory_gib": round(_memory_bytes() / 2**30, 1),
         # Load of other programs, as this runs before the first measurement: on a busy machine all figures are worse.
@@ -40,7 +40,7 @@ def processor() -> dict[str, Any]:
     return {
         "cpu": cpu.get("model name") or platform.processor() or platform.machine(),
         "features": hashlib.blake2b(" ".join(sorted(flags.split())).encode(), digest_size=8).hexdigest(),
-        "cores": _cores(),
+        "cores": cores(),
     }
 
 
@@ -53,7 +53,8 @@ def _cpu_fields() -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
 
 
-def _cores() -> int:
+def cores() -> int:
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

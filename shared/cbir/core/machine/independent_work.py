@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
+
+from cbir.core.machine.hardware import cores
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
@@ -29,12 +30,12 @@ def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> list[
         Exception: What ``work`` raised for the first item for which it did.
     """
     todo = list(items)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if len(todo) <= 1 or cores == 1:
+    threads = min(cores(), len(todo))
+    if threads <= 1:
         return [work(item) for item in todo]
     with (
         _controller(len(sys.modules)).limit(limits=1, user_api="blas"),
-        ThreadPoolExecutor(min(cores, len(todo)), thread_name_prefix="side") as pool,
+        ThreadPoolExecutor(threads, thread_name_prefix="side") as pool,
     ):
         return list(pool.map(work, todo))
 
