@@ -173,7 +173,15 @@ class FakeServer(search_pb2_grpc.SearchServiceServicer, admin_pb2_grpc.AdminServ
             ensemble="compact",
             members=[
                 search_pb2.MemberInfo(
-                    name=name, backend="timm", model=f"{name}_tiny", weight=0.5, embedding_dim=4, dim=2
+                    name=name,
+                    backend="timm",
+                    model=f"{name}_tiny",
+                    weight=0.5,
+                    embedding_dim=4,
+                    dim=2,
+                    runtime="openvino",
+                    precision="bf16",
+                    threads=2,
                 )
                 for name in MEMBERS
             ],

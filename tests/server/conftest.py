@@ -248,7 +248,7 @@ class GatedEmbedder:
 
     def __init__(self, inner: Embedder) -> None:
         self.dim, self.size, self.interpolation = inner.dim, inner.size, inner.interpolation
-        self.runtime = inner.runtime
+        self.runtime, self.precision, self.threads = inner.runtime, inner.precision, inner.threads
         self._inner = inner
         self.gate = threading.Event()
         self.entered = threading.Event()

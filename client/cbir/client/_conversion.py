@@ -90,6 +90,8 @@ def index_info(wire: search_pb2.GetIndexInfoResponse) -> IndexInfo:
                 metric=member.metric,
                 runtime=member.runtime,
                 text=member.text,
+                precision=member.precision,
+                threads=member.threads,
             )
             for member in wire.members
         ),

@@ -140,6 +140,8 @@ class MemberInfo:
         metric: How it is projected: ``cosine`` or ``glrt``.
         runtime: What computes the embedding, such as ``openvino`` or ``torch-cuda``.
         text: Whether the member has a text tower, so that it takes text queries.
+        precision: What the model computes with: ``f32``, ``bf16``, ``f16`` or ``int8``; empty from an older server.
+        threads: Of one forward pass; 0 where the server does not say.
     """
 
     name: str
@@ -152,6 +154,8 @@ class MemberInfo:
     metric: str
     runtime: str
     text: bool
+    precision: str = ""
+    threads: int = 0
 
 
 @dataclass(frozen=True, slots=True)

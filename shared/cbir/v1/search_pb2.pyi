@@ -235,7 +235,7 @@ class GetIndexInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class MemberInfo(_message.Message):
-    __slots__ = ("name", "backend", "model", "fingerprint", "weight", "embedding_dim", "dim", "metric", "runtime", "text")
+    __slots__ = ("name", "backend", "model", "fingerprint", "weight", "embedding_dim", "dim", "metric", "runtime", "text", "precision", "threads")
     NAME_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -246,6 +246,8 @@ class MemberInfo(_message.Message):
     METRIC_FIELD_NUMBER: _ClassVar[int]
     RUNTIME_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
     name: str
     backend: str
     model: str
@@ -256,7 +258,9 @@ class MemberInfo(_message.Message):
     metric: str
     runtime: str
     text: bool
-    def __init__(self, name: _Optional[str] = ..., backend: _Optional[str] = ..., model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., weight: _Optional[float] = ..., embedding_dim: _Optional[int] = ..., dim: _Optional[int] = ..., metric: _Optional[str] = ..., runtime: _Optional[str] = ..., text: bool = ...) -> None: ...
+    precision: str
+    threads: int
+    def __init__(self, name: _Optional[str] = ..., backend: _Optional[str] = ..., model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., weight: _Optional[float] = ..., embedding_dim: _Optional[int] = ..., dim: _Optional[int] = ..., metric: _Optional[str] = ..., runtime: _Optional[str] = ..., text: bool = ..., precision: _Optional[str] = ..., threads: _Optional[int] = ...) -> None: ...
 
 class GetIndexInfoResponse(_message.Message):
     __slots__ = ("version", "created_at", "images", "labels", "ensemble", "members", "crop", "max_limit", "max_image_bytes", "server_version", "index", "query_side")

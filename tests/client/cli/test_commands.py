@@ -273,10 +273,12 @@ def test_doctor_tells_what_there_is(server: Any, settings_file: Path, capsys: An
     assert document["runtime"]["why"]
     assert document["settings"] == {"file": str(settings_file), "file_is_there": True, "environment": []}
     assert document["server"]["images"] == 1234
+    assert set(document["server"]["members"].values()) == {"openvino, bf16, 2 threads"}
     assert main(["doctor", "--target", server.target]) == 0
     out = capsys.readouterr().out
     assert "models run on" in out
     assert f"server {server.target}" in out
+    assert out.count("openvino, bf16, 2 threads") == len(document["server"]["members"])
 
 
 def test_doctor_without_the_indexer_and_without_a_server(

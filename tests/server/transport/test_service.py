@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+import torch
 from grpc_reflection.v1alpha import reflection_pb2
 from PIL import Image
 from precision import f32
@@ -291,6 +292,7 @@ async def test_get_index_info(serve: Any, tiny: Any) -> None:
     assert (member.name, member.backend, member.model) == ("convnext", "timm", "test_convnext")
     assert (member.embedding_dim, member.dim, member.metric, member.runtime) == (64, 12, "pca", "torch-cpu")
     assert (len(member.fingerprint), member.text) == (32, False)
+    assert (member.precision, member.threads) == ("f32", torch.get_num_threads())
     assert member.weight == pytest.approx(2 / 3)
 
 

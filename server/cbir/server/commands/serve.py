@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from cbir.core.errors import CbirError
-from cbir.core.machine import idle_quietly
+from cbir.core.machine import idle_quietly, share_arenas
 from cbir.server.deployment import access, add_arguments, engine_config
 from cbir.server.observe import configure_logs
 
@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
         CbirError: The index cannot be served, or the port cannot be opened.
     """
     idle_quietly()
+    share_arenas()
     # Without this, gRPC prints a line whenever a library starts a program while it loads.  The server itself never
     # forks.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

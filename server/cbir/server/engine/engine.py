@@ -194,6 +194,8 @@ class Engine:
                 dim=dim,
                 metric=member.metric,
                 runtime=self.embedders[member.name].runtime,
+                precision=self.embedders[member.name].precision,
+                threads=self.embedders[member.name].threads,
                 text=member.name in self._text_members,
             )
             for member, weight, raw_dim, dim in facts

@@ -232,7 +232,9 @@ class MemberInfo:
         embedding_dim: Length of its embedding before projection.
         dim: Length after projection.
         runtime: What computes its embedding, such as ``openvino`` or ``torch-cuda``.
+        precision: What its model computes with: ``f32``, ``bf16``, ``f16`` or ``int8``.
         text: Whether it has a text tower, so that it takes text queries.
+        threads: Of one forward pass; 0 where the runtime does not say.
     """
 
     name: str
@@ -244,7 +246,9 @@ class MemberInfo:
     dim: int
     metric: str
     runtime: str
+    precision: str
     text: bool = False
+    threads: int = 0
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ class Embedder(Protocol):
         interpolation: How images are resampled to that square.
         runtime: ``openvino``, ``torch-cpu`` or ``torch-cuda``.
         precision: ``f32``, ``bf16``, ``f16`` or ``int8``: the numbers that the forward pass computes with.
+        threads: Of one forward pass; 0 on a GPU.
     """
 
     dim: int
@@ -46,6 +47,7 @@ class Embedder(Protocol):
     interpolation: str
     runtime: str
     precision: str
+    threads: int
 
     def embed(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed (B, size, size, 3) uint8 RGB images as (B, dim) float32 unit vectors."""
@@ -98,7 +100,7 @@ class MirrorEmbedder:
     def __init__(self, inner: Embedder) -> None:
         self._inner = inner
         self.dim, self.size, self.interpolation = inner.dim, inner.size, inner.interpolation
-        self.runtime, self.precision = inner.runtime, inner.precision
+        self.runtime, self.precision, self.threads = inner.runtime, inner.precision, inner.threads
 
     def embed(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See :class:`Embedder`."""

@@ -77,13 +77,17 @@ def step_back() -> None:
 def give_way() -> None:
     """Compute only where no other program wants the processor: this process, and all that it starts, for good.
 
-    On Linux by its scheduling policy for such work (``SCHED_IDLE``), elsewhere by the lowest priority.
+    On Linux by its scheduling policy for such work (``SCHED_IDLE``) and on a quarter of the cores, at least one:
+    what runs on the other cores still shares caches and memory with it.  Elsewhere by the lowest priority.
     """
     if sys.platform == "linux":
+        cores = sorted(os.sched_getaffinity(0))
+        few = cores[-max(1, len(cores) // 4) :]
         for thread in Path("/proc/self/task").iterdir():
             # A thread may have ended since; some sandboxes forbid changing policies.
             with suppress(OSError):
                 os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
+                os.sched_setaffinity(int(thread.name), few)
     elif hasattr(os, "nice"):
         os.nice(19)
 

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cbir.client import CbirClientError
+from cbir.client import CbirClientError, MemberInfo
 from cbir.client.cli.configuration import VARIABLES, config_file
 from cbir.client.cli.connection import add_connection_arguments, connection
 from cbir.client.cli.installation import DISTRIBUTION, how_to_install
@@ -137,10 +137,16 @@ def _server(args: argparse.Namespace) -> dict[str, Any]:
             info = client.index_info()
             return {
                 "target": client.target, "answers": True, "version": info.server_version, "index": info.version,
-                "images": info.images, "members": {member.name: member.runtime for member in info.members},
+                "images": info.images, "members": {member.name: _computed_by(member) for member in info.members},
             }  # fmt: skip
     except (CbirClientError, ValueError, TypeError, OSError) as error:
         return {"target": args.target or settings_target(), "answers": False, "why": str(error)}
+
+
+def _computed_by(member: MemberInfo) -> str:
+    """How a member's model is computed, such as "openvino, bf16, 2 threads"; an older server tells less."""
+    threads = f"{member.threads} thread{'s' * (member.threads != 1)}" if member.threads else ""
+    return ", ".join(filter(None, (member.runtime, member.precision, threads)))
 
 
 def settings_target() -> str:
@@ -177,5 +183,7 @@ def _print(document: dict[str, Any]) -> None:
     server = document.get("server")
     if server and server["answers"]:
         line(True, f"server {server['target']}", f"{server['images']} images, index {server['index']}")
+        for name, how in server["members"].items():
+            line(None, f"member {name}", how)
     elif server:
         line(False, f"server {server['target']}", server["why"])

@@ -66,7 +66,7 @@ class CudaEmbedder:
         place: torch's name of the device.  On ``cpu``, for tests, everything runs without streams and graphs.
     """
 
-    runtime = "torch-cuda"
+    runtime, threads = "torch-cuda", 0
 
     def __init__(
         self, module: nn.Module, form: InputFormat, precision: Precision, *, autocast: bool = False, place: str = "cuda"

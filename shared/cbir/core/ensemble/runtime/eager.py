@@ -26,7 +26,7 @@ class TorchEmbedder:
 
         if count := threads().inference:
             torch.set_num_threads(count)
-        self._torch = torch
+        self._torch, self.threads = torch, torch.get_num_threads()
         self._module = module.eval().to(memory_format=torch.channels_last)
         self._mean = torch.tensor(form.mean).mul_(255).view(1, 3, 1, 1)
         self._scale = torch.tensor(form.std).mul_(255).reciprocal_().view(1, 3, 1, 1)
