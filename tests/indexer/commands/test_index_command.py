@@ -141,7 +141,7 @@ def test_options_of_a_cluster_reach_the_run(tmp_path: Path, tiny: Path, monkeypa
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the scheduling policy is Linux's")
 def test_in_the_background_it_takes_what_others_leave(tmp_path: Path) -> None:
-    """All its threads and what they start, on a quarter of the cores; in a process of its own, because it is for good."""
+    """All its threads and what they start, on a quarter of the cores; in another process, because it is for good."""
     told = subprocess.run(
         [sys.executable, "-c", _POLICIES, str(tmp_path / "nothing"), str(tmp_path / "index")],
         capture_output=True, text=True, check=True,
