@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from xml.etree import ElementTree
@@ -45,6 +46,6 @@ def arenas(how: str) -> int:
     return len(ElementTree.fromstring(told.stdout).findall("heap"))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="arenas are glibc's")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="arenas are glibc's")
 def test_arenas_are_as_many_as_cores_and_not_as_threads() -> None:
     assert arenas("shared") <= max(2, cores()) < arenas("as it is")
