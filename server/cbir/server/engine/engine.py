@@ -21,11 +21,11 @@ from cbir.core.artifacts import IndexStore, IndexVersion, TrustedKeys, gallery_p
 from cbir.core.ensemble import Embedder, EnsembleSpec, load_embedder
 from cbir.core.errors import ArtifactError, CbirError, ConfigurationError
 from cbir.core.images import Decoder
-from cbir.core.machine import search_alone
 from cbir.core.search import Appearance, Kernel, LocalStore, Searcher, VectorStore
 from cbir.server.engine.answering import Answering
 from cbir.server.engine.preparation import Preparation, PreparedQuery
 from cbir.server.engine.query import EngineInfo, EngineQuery, EngineResult, ImageBytes, MemberInfo, Text
+from cbir.server.engine.search_threads import settle_search_threads
 from cbir.server.engine.text_search import TextSearch
 from cbir.server.limits import Limits
 
@@ -33,8 +33,6 @@ __all__ = ["Engine"]
 
 _log = logging.getLogger(__name__)
 
-#: Galleries with fewer vector components than this are searched by one thread: more do not pay.
-_SEARCHED_ALONE = 2**27
 #: Seconds of warming up after which the batch sizes that are not yet warm are left out.
 _WARM_UP_SECONDS = 20.0
 
@@ -150,8 +148,8 @@ class Engine:
             step()
             searcher = (store or LocalStore()).open(opened, device, index, kernel)
             text_search = TextSearch.load(opened, spec, device, text)
-            if len(opened.gallery) * sum(searcher.dims) < _SEARCHED_ALONE:
-                search_alone(with_torch=all(e.runtime != "torch-cpu" for e in embedders.values()))
+            if all(e.runtime != "torch-cpu" for e in embedders.values()):
+                settle_search_threads(searcher, on_device)
             engine = cls(opened, searcher, embedders, limits or Limits(), text_search, decoder)
             # Models taken over from ``beside`` are warm; large batches would only delay the queries that it answers.
             warm = all(_fingerprint(opened, name) in known for name in embedders)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,17 +93,27 @@ def give_way() -> None:
         os.nice(19)
 
 
-def search_alone(with_torch: bool) -> None:
-    """Let FAISS and NumPy, and torch with ``with_torch``, compute on the calling thread only, in the whole process.
+def search_alone() -> Callable[[], None]:
+    """Let FAISS, NumPy and torch compute on the calling thread only: NumPy in the whole process, the others for it.
 
     In a gallery that fits the processor's caches, a search is over before a second thread has started, and the other
     cores have queries to decode and answers to write.
+
+    Returns:
+        What sets the threads as they were; to be called on the same thread.
     """
     import faiss
     import threadpoolctl
     import torch
 
-    threadpoolctl.threadpool_limits(1, user_api="blas")
+    of_faiss, of_torch = faiss.omp_get_max_threads(), torch.get_num_threads()
+    limits = threadpoolctl.threadpool_limits(1, user_api="blas")
     faiss.omp_set_num_threads(1)
-    if with_torch:
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
+
+    def undo() -> None:
+        limits.restore_original_limits()
+        faiss.omp_set_num_threads(of_faiss)
+        torch.set_num_threads(of_torch)
+
+    return undo
