@@ -19,7 +19,7 @@ from small_index import reseal
 
 from cbir.client.cli.program import main
 from cbir.core.artifacts import IndexStore
-from cbir.core.ensemble import load_ensemble
+from cbir.core.ensemble import MemberSpec, load_ensemble
 from cbir.core.errors import ArtifactError
 from cbir.core.metric import normalise
 from cbir.core.search import Retriever
@@ -76,7 +76,8 @@ def blobs(noise: float, seed: int, classes: int = 8, each: int = 12, width: int 
 
 
 def spaces_of(*raws: np.ndarray) -> list[MemberSpace]:
-    return [member_space(f"m{i}", raw, len(raw), "pca", 8, 8) for i, raw in enumerate(raws)]
+    members = [MemberSpec(f"m{i}", "timm", "resnet18", metric="pca") for i in range(len(raws))]
+    return [member_space(member, raw, len(raw), 8, 8) for member, raw in zip(members, raws, strict=True)]
 
 
 def test_average_precision_of_a_vote_by_hand() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from precision import f32
 
+from cbir.core.ensemble import MemberSpec
 from cbir.core.metric import fit_glrt, neighbour_metrics, normalise
 from cbir.indexer.build import Progress
 from cbir.indexer.evaluate.cross_fit import cross_splits, member_space
@@ -174,7 +175,7 @@ def test_moments_without_a_fold_are_those_of_the_others() -> None:
 
 def test_each_split_is_projected_by_what_its_teachers_taught() -> None:
     z, codes = labelled()
-    space = member_space("m", z, len(z), "glrt", 8, 12)
+    space = member_space(MemberSpec("m", "timm", "resnet18"), z, len(z), 8, 12)
     splits = cross_splits(codes, [str(i) for i in range(len(codes))])
     metrics = FoldMetrics([space], codes, splits)
     for number, split in enumerate(splits):
@@ -188,7 +189,7 @@ def test_each_split_is_projected_by_what_its_teachers_taught() -> None:
 def test_where_labels_are_few_neighbours_teach_all_splits_alike() -> None:
     z, codes = labelled()
     few = np.where(np.arange(len(codes)) < 12, codes, -1)
-    space = member_space("m", z, len(z), "glrt", 8, 12)
+    space = member_space(MemberSpec("m", "timm", "resnet18"), z, len(z), 8, 12)
     metrics = FoldMetrics([space], few, cross_splits(few, [str(i) for i in range(len(few))]))
     (metric,) = neighbour_metrics([space.unit(8)])
     want = normalise(space.unit(8) @ metric.T)

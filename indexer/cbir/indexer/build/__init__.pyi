@@ -1,6 +1,8 @@
 from .class_names import class_name_digest as class_name_digest
 from .decoding import index_limits as index_limits
 from .embedding import EmbeddingRun as EmbeddingRun
+from .fitting import affinity_by_classifier as affinity_by_classifier
+from .fitting import fit_members as fit_members
 from .image_facts import SkippedImage as SkippedImage
 from .image_sources import ImageSources as ImageSources
 from .live_ensemble import ensemble_of_index as ensemble_of_index

@@ -13,11 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.artifacts import IndexVersion
-from cbir.core.ensemble import MemberSpec
-from cbir.core.metric import SAMPLE, Projection, Vectors, enough_labels, fit_projection, neighbour_metrics
+from cbir.core.ensemble import MemberSpec, classifier_directions
+from cbir.core.metric import (
+    SAMPLE,
+    Projection,
+    Vectors,
+    class_affinity,
+    enough_labels,
+    fit_projection,
+    neighbour_metrics,
+)
 from cbir.indexer.build.runner import Progress
 
-__all__ = ["FIT_SAMPLE", "Fit", "fit_members", "sampled", "stratified_sample"]
+__all__ = ["FIT_SAMPLE", "Fit", "affinity_by_classifier", "fit_members", "sampled", "stratified_sample"]
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.integer]
@@ -93,7 +101,8 @@ def fit_members(
 ) -> dict[str, tuple[Projection, str]]:
     """Fit the projection of every member.
 
-    Without labels, the metrics are learnt jointly from a sample of the gallery.
+    Without labels, the metrics are learnt jointly from a sample of the gallery, with the help of the classifiers that
+    came with the members' weights.
 
     Returns:
         By member: the projection, and what it was fitted on.
@@ -101,6 +110,7 @@ def fit_members(
     fitted: dict[str, tuple[Projection, str]] = {}
     joint = codes is None or not enough_labels(codes)
     samples: dict[str, Floats] = {}
+    affinities: list[Floats] = []
     for i, member in enumerate(members):
         report(Progress(f"fit {member.name}", i, len(members)))
         vectors = raw(member.name)
@@ -109,14 +119,25 @@ def fit_members(
         if together and fitted[member.name][1] == "gallery":
             chosen = stratified_sample(None, len(vectors), SAMPLE)
             samples[member.name] = fitted[member.name][0].apply(vectors[chosen])
+            if (affinity := affinity_by_classifier(member, vectors, chosen)) is not None:
+                affinities.append(affinity)
     if samples:
         report(Progress("fit metrics", 0, 0))
         weights = [member.weight for member in members if member.name in samples]
-        metrics = neighbour_metrics(list(samples.values()), weights=weights)
+        metrics = neighbour_metrics(list(samples.values()), weights=weights, affinities=affinities)
         for name, metric in zip(samples, metrics, strict=True):
             projection = fitted[name][0]
             fitted[name] = Projection(projection.mean, projection.basis, metric), "neighbours"
     return fitted
+
+
+def affinity_by_classifier(member: MemberSpec, raw: Vectors, rows: NDArray[np.int64] | slice) -> Floats | None:
+    """Which classes of its network (K,) rows of a member's (N, D) raw vectors resemble; None without a classifier.
+
+    See :func:`cbir.core.metric.class_affinity`.
+    """
+    classifier = classifier_directions(member, int(raw.shape[1]))
+    return None if classifier is None else class_affinity(raw[rows], classifier)
 
 
 class Rows:

@@ -8,14 +8,17 @@ Shapes: N images (the gallery first, then given queries).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cbir.core.ensemble import MemberSpec
 from cbir.core.metric import augmented, expanded, fit_pca, normalise
+from cbir.indexer.build import affinity_by_classifier
 
 __all__ = [
     "MemberSpace",
@@ -53,6 +56,8 @@ class MemberSpace:
         glrt: Whether a GLRT metric is learnt on them.
         dim: The number of dimensions that the ensemble file asks for.
         weight: The member's, in that file.
+        affinity: Gives what :func:`cbir.core.metric.class_affinity` says of the images with these (K,) numbers; None
+            for a member that has no classifier.
     """
 
     name: str
@@ -60,6 +65,7 @@ class MemberSpace:
     glrt: bool
     dim: int
     weight: float = 1.0
+    affinity: Callable[[Ints], Floats | None] = lambda _: None
 
     def unit(self, dim: int) -> Floats:
         """(N, dim) unit vectors of the first components."""
@@ -76,12 +82,12 @@ class Sharpening:
     expansion_exponent: float = 3.0
 
 
-def member_space(
-    name: str, raw: Floats, gallery: int, metric: str, dim: int, widest: int, weight: float = 1.0
-) -> MemberSpace:
+def member_space(member: MemberSpec, raw: Floats, gallery: int, dim: int, widest: int) -> MemberSpace:
     """Principal components of a member's raw vectors; the analysis is fitted to the first ``gallery`` rows."""
-    mean, basis = fit_pca(raw[:gallery], max(dim, widest), centred=metric != "cosine")
-    return MemberSpace(name, np.asarray((raw - mean) @ basis, np.float32), metric == "glrt", dim, weight)
+    mean, basis = fit_pca(raw[:gallery], max(dim, widest), centred=member.metric != "cosine")
+    components = np.asarray((raw - mean) @ basis, np.float32)
+    affinity = partial(affinity_by_classifier, member, raw)
+    return MemberSpace(member.name, components, member.metric == "glrt", dim, member.weight, affinity)
 
 
 def cross_splits(

@@ -143,7 +143,7 @@ def fit_folds(
         return None
     dims = [vote.dims.get(member.name, member.dim) for member in members]
     spaces = [
-        member_space(member.name, raw.pop(member.name), len(gallery), member.metric, dim, dim)
+        member_space(member, raw.pop(member.name), len(gallery), dim, dim)
         for member, dim in zip(members, dims, strict=True)
     ]
     codes = gallery.label_codes.astype(np.int64)

@@ -82,12 +82,15 @@ class FoldMetrics:
         if len(rows) > SAMPLE:
             rows = np.sort(np.random.default_rng(0).choice(rows, SAMPLE, replace=False))
         learning = [m for m, space in enumerate(self._spaces) if space.glrt]
+        told = [self._spaces[m].affinity(rows) for m in learning]
+        affinities = [affinity for affinity in told if affinity is not None]
         for choice in range(max(len(choices) for choices in dims)):
             keys = [(m, dims[m][min(choice, len(dims[m]) - 1)]) for m in learning]
             if not keys or all((key, 0) in self._metrics for key in keys):
                 continue
             weights = [self._spaces[m].weight for m, _ in keys]
-            found = neighbour_metrics([self._spaces[m].unit(dim)[rows] for m, dim in keys], weights=weights)
+            parts = [self._spaces[m].unit(dim)[rows] for m, dim in keys]
+            found = neighbour_metrics(parts, weights=weights, affinities=affinities)
             for key, metric in zip(keys, found, strict=True):
                 for split in range(len(self._splits)):
                     self._metrics.setdefault((key, split), metric)

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from cbir.core.artifacts import IndexVersion
 from cbir.core.ensemble import choose_runtime
 from cbir.core.evaluation import Measures, bootstrap_interval
-from cbir.core.metric import MIN_IMAGES, Projection, augmented, fit_projection
+from cbir.core.metric import MIN_IMAGES, Projection, augmented
 from cbir.core.search import Retriever, Searcher
 from cbir.core.vote import VoteSettings, fit_head
-from cbir.indexer.build import Progress, RawEmbeddings, RunSettings
+from cbir.indexer.build import Progress, RawEmbeddings, RunSettings, fit_members
 from cbir.indexer.evaluate.answers import SHOWN, Judge, ask, measured
 from cbir.indexer.evaluate.query_set import QuerySet
 
@@ -54,7 +54,7 @@ class Step:
 
     @property
     def fitted_on(self) -> frozenset[str]:
-        """What :func:`fit_projection` may report if the gallery allows this step."""
+        """What :func:`fit_members` may report if the gallery allows this step."""
         if self.metric == "glrt":
             return frozenset({"labels"} if self.labels else {"pseudo-labels", "neighbours"})
         return frozenset({"cosine": {"none"}, "pca": {"gallery"}}[self.metric])
@@ -235,12 +235,11 @@ def _measure(
 
 
 def _fit(version: IndexVersion, raw: Mapping[str, Floats], step: Step, codes: NDArray[np.int32]) -> _Fitted:
-    result = _Fitted([], [], [])
-    for member in version.manifest.ensemble.members:
-        x = raw[member.name]
-        dim = x.shape[1] if step.metric == "cosine" else member.dim
-        projection, source = fit_projection(x, dim, step.metric, codes if step.labels else None)
-        result.projections.append(projection)
-        result.vectors.append(projection.apply(x))
-        result.sources.append(source)
-    return result
+    members = [
+        replace(member, metric=step.metric, dim=raw[member.name].shape[1] if step.metric == "cosine" else member.dim)
+        for member in version.manifest.ensemble.members
+    ]
+    fitted = fit_members(raw.__getitem__, members, codes if step.labels else None)
+    projections = [fitted[member.name][0] for member in members]
+    vectors = [projection.apply(raw[member.name]) for member, projection in zip(members, projections, strict=True)]
+    return _Fitted(projections, vectors, [fitted[member.name][1] for member in members])

@@ -81,7 +81,7 @@ class VoteChoice:
         for i, m in enumerate(self._members):
             self._time_left.tell(f"components of {m.name}", i, len(self._members))
             raw, dim = self._material.raw[m.name], self._vote.dims.get(m.name, m.dim)
-            self._spaces.append(member_space(m.name, raw, count, m.metric, dim, 2 * m.dim, m.weight))
+            self._spaces.append(member_space(m, raw, count, dim, 2 * m.dim))
         self._metrics = FoldMetrics(self._spaces, self._material.codes, splits)
         dims: Dims = [_choices(space) for space in self._spaces]
         table = self._table(dims, None, None)

@@ -1,6 +1,7 @@
 from .backends.timm import build_network as build_network
 from .backends.timm import classifier_names as classifier_names
 from .backends.weights import seeded as seeded
+from .classifier import classifier_directions as classifier_directions
 from .embedder import Embedder as Embedder
 from .embedder import embed_all as embed_all
 from .embedder import load_embedder as load_embedder

@@ -1,3 +1,4 @@
+from .class_probabilities import class_affinity as class_affinity
 from .expansion import augmented as augmented
 from .expansion import expanded as expanded
 from .glrt import enough_labels as enough_labels

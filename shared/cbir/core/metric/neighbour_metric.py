@@ -3,8 +3,9 @@
 Their differences estimate the within-class covariance.  There are two rounds: neighbours by plain cosine give a first
 metric; with it, and after augmentation, more neighbours are of the same class, and these give the final metric.  The
 neighbours are found with all members together, each counting by its weight, so that a weak member benefits from strong
-ones.  On the development classes this is better than k-means clusters as pseudo-labels, and it does not depend on a
-random start; Ward clusters, which need none either, are no better.
+ones; in the second round, members that were trained to tell classes apart are also asked which of them an image
+resembles (:func:`cbir.core.metric.class_affinity`).  On the development classes this is better than k-means clusters as
+pseudo-labels, and it does not depend on a random start; Ward clusters, which need none either, are no better.
 
 N images, d_m components of member m, P pairs.
 """
@@ -29,6 +30,9 @@ Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 #: images of the gallery, as more would reach beyond the classes of a small one.
 FIRST, SECOND = 5, 20
 _IMAGES_PER_NEIGHBOUR = 60
+#: How much members' classifiers count when neighbours are found, all together, in parts of what the vectors do.  Soft
+#: probabilities differ less from each other than embeddings do.
+_CLASSIFIERS = 2.0
 #: Images that suffice to estimate the covariances.
 SAMPLE = 20_000
 #: Neighbours and exponent of the augmentation between the rounds.
@@ -37,7 +41,10 @@ _BLOCK = 65_536
 
 
 def neighbour_metrics(
-    parts: Sequence[Floats], ridge: float = 0.1, weights: Sequence[float] | None = None
+    parts: Sequence[Floats],
+    ridge: float = 0.1,
+    weights: Sequence[float] | None = None,
+    affinities: Sequence[Floats] = (),
 ) -> list[Floats]:
     """A GLRT metric for each member, fitted together.
 
@@ -45,6 +52,8 @@ def neighbour_metrics(
         parts: (N, d_m) projected unit vectors of each member, for the same N >= 2 images.
         ridge: Added to the covariances, relative to their mean eigenvalue.
         weights: How much each member counts when neighbours are found; equal by default.
+        affinities: (N, any) vectors from :func:`cbir.core.metric.class_affinity`, of members that have a classifier.
+            All together count twice as much as all of ``parts``.
 
     Returns:
         A (d_m, d_m) float32 matrix for each member, as from :func:`cbir.core.metric.glrt.fit_glrt`.
@@ -56,6 +65,10 @@ def neighbour_metrics(
     first = [normalise(part @ metric.T) for part, metric in zip(parts, metrics, strict=True)]
     sharp = augmented(np.concatenate(first, axis=1), dims, _AUGMENTATION, _EXPONENT, share)
     joined = _joined(np.split(sharp, np.cumsum(dims)[:-1], axis=1), share)
+    if affinities:
+        equal = np.full(len(affinities), _CLASSIFIERS / len(affinities), np.float32)
+        told = [affinity * np.sqrt(share) for affinity, share in zip(affinities, equal, strict=True)]
+        joined = normalise(np.concatenate([joined, *told], axis=1))
     count = min(SECOND, max(FIRST, len(joined) // _IMAGES_PER_NEIGHBOUR))
     return _fit(parts, neighbour_pairs(joined, count), ridge)
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from cbir.core.ensemble.backends.hub import HubWeights
+from cbir.core.ensemble.backends.state_dict import read_state
 from cbir.core.ensemble.backends.weights import hub_unreachable, load_state, resolve_input, seeded
 from cbir.core.ensemble.embedder import Embedder
 from cbir.core.ensemble.runtime.input_format import InputFormat
@@ -16,7 +17,12 @@ from cbir.core.ensemble.runtime.run import run_network
 from cbir.core.ensemble.spec import MemberSpec
 from cbir.core.errors import EnsembleError
 
-__all__ = ["build_network", "classifier_names", "load"]
+__all__ = ["build_network", "classifier", "classifier_names", "load"]
+
+#: Networks of these families end in a projection to where words are embedded, which has rows but no classes ..
+_PROJECTING = ("clip", "siglip")
+#: .. unless they were trained further, to this many classes.
+_IMAGENET_CLASSES = 1000
 
 
 def load(member: MemberSpec, device: str, runtime: str, precision: str = "auto") -> Embedder:
@@ -103,6 +109,34 @@ def _replace_pooling(model: nn.Module, member: MemberSpec) -> None:
             reason="ENSEMBLE_INVALID",
         )
     setattr(*places[0], GeneralisedMean())
+
+
+def classifier(member: MemberSpec) -> torch.Tensor | None:
+    """The (C, D) weights of the classifier that a member's weights carry beside the network of :func:`build_network`.
+
+    None where the embedding is not what the classifier was trained on, or where there is none.
+
+    Raises:
+        EnsembleError: As :func:`build_network`.
+    """
+    options = dict(member.options)
+    if options.pop("num_classes", 0) or options.get("global_pool") == "gem" or not timm.is_model(member.model):
+        return None
+    found: torch.Tensor | None
+    if file := member.weights_file:
+        with torch.device("meta"):
+            whole = timm.create_model(member.model, pretrained=False, **options)
+        names = classifier_names(whole)
+        found = read_state(file, member, whole.state_dict).get(f"{names[0]}.weight") if len(names) == 1 else None
+    else:
+        classes = timm.get_pretrained_cfg(f"{member.model}.{member.weights}").num_classes
+        if not classes:
+            return None
+        model = _pretrained(member, {**options, "num_classes": classes})
+        head = model.get_classifier()  # type: ignore[operator]
+        found = head.weight if isinstance(head, nn.Linear | nn.Conv2d) else None
+    projects = any(family in member.model for family in _PROJECTING)
+    return None if projects and found is not None and len(found) != _IMAGENET_CLASSES else found
 
 
 def classifier_names(model: nn.Module) -> tuple[str, ...]:

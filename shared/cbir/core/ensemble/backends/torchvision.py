@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torchvision
 from torch import nn
 
@@ -12,7 +13,7 @@ from cbir.core.ensemble.runtime.run import run_network
 from cbir.core.ensemble.spec import MemberSpec
 from cbir.core.errors import EnsembleError
 
-__all__ = ["load"]
+__all__ = ["classifier", "load"]
 
 _HEADS = ("fc", "classifier", "heads", "head")
 
@@ -26,6 +27,24 @@ def load(member: MemberSpec, device: str, runtime: str, precision: str = "auto")
     Raises:
         EnsembleError: Unknown model or tag, weights of another architecture, or a hub that cannot be reached.
     """
+    model, form = _build(member)
+    parent, name, _ = _head(model, member)
+    setattr(parent, name, nn.Identity())
+    return run_network(model, resolve_input(member, form), device, runtime, member, precision)
+
+
+def classifier(member: MemberSpec) -> torch.Tensor:
+    """The (C, D) weights of the last linear layer, which a member's embedding is the input of.
+
+    Raises:
+        EnsembleError: As :func:`load`.
+    """
+    model, _ = _build(member)
+    return _head(model, member)[2].weight
+
+
+def _build(member: MemberSpec) -> tuple[nn.Module, InputFormat]:
+    """The whole network and the input that its weights declare."""
     if member.model not in torchvision.models.list_models(module=torchvision.models):
         raise EnsembleError(
             f"torchvision has no classification model {member.model!r} (member {member.name!r})", reason="MODEL_UNKNOWN"
@@ -54,20 +73,17 @@ def load(member: MemberSpec, device: str, runtime: str, precision: str = "auto")
             model = torchvision.models.get_model(member.model, weights=None, **options)
         if file:
             load_state(model, file, member)
-    _drop_head(model, member)
-    return run_network(model, resolve_input(member, form), device, runtime, member, precision)
+    return model, form
 
 
-def _drop_head(model: nn.Module, member: MemberSpec) -> None:
-    """Replace the last linear layer, whose name depends on the architecture, by the identity."""
+def _head(model: nn.Module, member: MemberSpec) -> tuple[nn.Module, str, nn.Linear]:
+    """The last linear layer, whose name depends on the architecture: what holds it, its name there, and itself."""
     for name in _HEADS:
         head = getattr(model, name, None)
         if isinstance(head, nn.Linear):
-            setattr(model, name, nn.Identity())
-            return
-        if isinstance(head, nn.Sequential) and len(head) and isinstance(head[-1], nn.Linear):
-            head[-1] = nn.Identity()
-            return
+            return model, name, head
+        if isinstance(head, nn.Sequential) and len(head) and isinstance(last := head[-1], nn.Linear):
+            return head, str(len(head) - 1), last
     raise EnsembleError(
         f"torchvision model {member.model!r} has no final linear layer to drop: use backend timm for it",
         reason="MODEL_UNUSABLE",
