@@ -18,6 +18,7 @@ from cbir.core.search.kernels import kept_choices
 from cbir.core.search.kernels.kept_choices import Choice, Kept, gallery_digest, keep, machine_key, read
 from cbir.core.search.kernels.timing import Times
 from cbir.core.search.matrices.gallery_matrix import load_matrix
+from cbir.core.vector_index import SegmentedVectors
 
 TIMES = Times({"product": 1e-7, "scan": 1e-9}, {"product": 5e-8, "scan": 1e-9}, (1e-7, 1e-7))
 
@@ -81,6 +82,20 @@ def test_another_gallery_of_the_shape_is_chosen_for_but_not_measured(
     (file,) = folder.iterdir()
     assert len(json.loads(file.read_text())["galleries"]) == 2
     assert measured == [1]
+
+
+def test_rows_that_are_gathered_have_times_of_their_own(
+    parts: list[np.ndarray], measured: list[int], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halves = [part.astype(np.float16) for part in parts]
+    gathered = [SegmentedVectors([half[:1990], half[1990:]], np.arange(len(half))) for half in halves]
+    for _ in range(2):
+        for vectors in (halves, gathered):
+            matrix = load_matrix(vectors, "cpu", 0)
+            CandidateGenerator(matrix, WEIGHTS)
+        forget(monkeypatch)
+    assert measured == [1, 1]
+    assert len(list(folder.iterdir())) == 2
 
 
 @pytest.mark.parametrize("change", ["processor", "limit", "threads", "shape", "stored"])

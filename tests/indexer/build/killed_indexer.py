@@ -9,11 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cbir.core.artifacts import IndexStore, VersionWriter
+from cbir.core.artifacts import IndexStore, VectorFile, VersionWriter
 from cbir.core.ensemble import load_ensemble
 from cbir.indexer.build import EmbeddingRun, RunSettings, fitting, pipeline
 from cbir.indexer.build.plan import Plan
-from cbir.indexer.build.vector_file import VectorFile
 from cbir.indexer.sources import open_sources
 
 

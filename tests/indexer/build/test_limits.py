@@ -105,7 +105,7 @@ def test_a_disk_that_fills_while_indexing(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     source, out = pictures(3), tmp_path / "index"
-    monkeypatch.setattr("cbir.indexer.build.vector_file.VectorFile.append", full)
+    monkeypatch.setattr("cbir.core.artifacts.vector_file.VectorFile.append", full)
     assert main(["index", str(source), "--out", str(out), "--ensemble", str(tiny), "--device", "cpu"]) == 1
     assert f"cbir: the disk of {out} is full: free some space there" in capsys.readouterr().err
 

@@ -117,9 +117,13 @@ class DrawnGallery:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def write(self, path: Path) -> None:
-        """Write ``images.parquet``."""
-        write_gallery(path, itertools.chain(self._kept(), self._drawn()))
+    def write(self, path: Path, stays: NDArray[np.bool_] | None = None) -> None:
+        """Write ``images.parquet``; of the rows that the live version has, only where it does not say ``stays``."""
+        new = self._rows is None or self._rows < 0
+        if stays is not None and self._rows is not None:
+            new = new | ~stays[np.maximum(self._rows, 0)]
+        drawn = self._drawn(np.flatnonzero(np.broadcast_to(new, len(self))))
+        write_gallery(path, drawn if stays is not None else itertools.chain(self._kept(), drawn))
 
     def _kept(self) -> Iterator[Any]:
         """The live version's rows, which all come before the new ones."""
@@ -131,8 +135,7 @@ class DrawnGallery:
             done += batch.num_rows
             yield batch.take(pa.array(here))
 
-    def _drawn(self) -> Iterator[Any]:
-        new = np.arange(len(self)) if self._rows is None else np.flatnonzero(self._rows < 0)
+    def _drawn(self, new: NDArray[np.int64]) -> Iterator[Any]:
         for start in range(0, len(new), BLOCK):
             yield self._rows_at(new[start : start + BLOCK])
 

@@ -54,13 +54,35 @@ class PlannedGallery:
     def __len__(self) -> int:
         return self._count
 
-    def write(self, path: Path) -> None:
-        """Write ``images.parquet``."""
-        write_gallery(path, self._batches())
-        self._read_labels(path)
+    def write(self, path: Path, stays: NDArray[np.bool_] | None = None) -> None:
+        """Write ``images.parquet``.
 
-    def _batches(self) -> Iterator[Any]:
-        live, done = _LiveTable(self._live), 0
+        Args:
+            stays: (L,) rows of the live version that are not written, though they belong to the gallery.
+        """
+        write_gallery(path, self._batches(stays))
+        written = (batch.column("label") for batch in read_gallery(path, ["label"]))
+        self._read_labels(written if stays is None else self._labels(written, stays))
+
+    def _labels(self, written: Iterator[Any], stays: NDArray[np.bool_]) -> Iterator[Any]:
+        """The labels of all rows: of those that stay from the live version, of others as they were written."""
+        assert self._live is not None
+        live, new = self._live.table_reader(["label"]), pa.nulls(0, pa.string())
+        for start in range(0, self._count, _PIECE):
+            rows = self.live_rows[start : start + _PIECE]
+            there = (rows >= 0) & stays[np.maximum(rows, 0)]
+            while len(new) < len(rows) and (more := next(written, None)) is not None:
+                new = pa.concat_arrays([new, more])
+            count = len(rows) - int(there.sum())
+            parts = [new.slice(0, count)]
+            if there.any():
+                parts.append(live.take(rows[there]).column("label").combine_chunks())
+            new = new.slice(count)
+            # Written ones stand before those that stay: each goes to its place.
+            yield pa.concat_arrays(parts).take(pa.array(_places(~there)))
+
+    def _batches(self, stays: NDArray[np.bool_] | None) -> Iterator[Any]:
+        live, done = None if self._live is None else self._live.table_reader(), 0
         for start in range(0, self._plan.count, _PIECE):
             stop = min(start + _PIECE, self._plan.count)
             rows, digests = self._plan.rows[start:stop], self._plan.digests[start:stop]
@@ -68,30 +90,34 @@ class PlannedGallery:
             if not len(there):
                 continue
             kept = rows[there] >= 0 if self._live is not None else np.zeros(len(there), np.bool_)
-            parts = [live.take(rows[there[kept]])] if kept.any() else []
+            here = slice(done, done + len(there))
+            self.digests[here] = digests[there]
+            self.live_rows[here] = np.where(kept, rows[there], -1)
+            done += len(there)
+            if stays is not None:
+                # What does not stay is written as if it were new.
+                there = there[~(kept & stays[np.maximum(rows[there], 0)])]
+                kept = np.zeros(len(there), np.bool_)
+                if not len(there):
+                    continue
+            parts = [live.take(rows[there[kept]])] if live is not None and kept.any() else []
             if not kept.all():
                 new = there[~kept]
                 parts.append(self._new(start, stop, {*new.tolist()}, digests[new]))
             batch = pa.concat_tables(parts).combine_chunks()
             # Kept rows stand before new ones: each goes to its place.
-            order = np.empty(len(there), np.int64)
-            order[np.argsort(~kept, kind="stable")] = np.arange(len(there))
-            here = slice(done, done + len(there))
-            self.digests[here] = digests[there]
-            self.live_rows[here] = np.where(kept, rows[there], -1)
-            done += len(there)
-            yield from batch.take(pa.array(order)).combine_chunks().to_batches()
+            yield from batch.take(pa.array(_places(kept))).combine_chunks().to_batches()
 
     def _new(self, start: int, stop: int, wanted: set[int], digests: NDArray[np.uint8]) -> Any:
         images = [image for place, image in self._plan.between(start, stop) if place - start in wanted]
         rows = (_row(image, facts) for image, facts in zip(images, self._facts(digests), strict=True))
         return pa.Table.from_batches(list(gallery_batches(rows)), GALLERY_SCHEMA)
 
-    def _read_labels(self, path: Path) -> None:
+    def _read_labels(self, labels: Iterator[Any]) -> None:
         names: dict[str, int] = {}
         done = 0
-        for batch in read_gallery(path, ["label"]):
-            encoded = batch.column("label").dictionary_encode()
+        for column in labels:
+            encoded = column.dictionary_encode()
             numbers = [names.setdefault(name, len(names)) for name in encoded.dictionary.to_pylist()]
             codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
             self.label_codes[done : done + len(codes)] = np.array([*numbers, -1], np.int32)[codes]
@@ -105,26 +131,11 @@ class PlannedGallery:
             self.label_codes[part] = place[self.label_codes[part]]
 
 
-class _LiveTable:
-    """The table of a version, of which rows are taken in rising order."""
-
-    def __init__(self, version: IndexVersion | None) -> None:
-        self._coming = iter(()) if version is None else version.table()
-        self._held: list[Any] = []
-        self._first = self._stop = 0
-
-    def take(self, rows: NDArray[np.int64]) -> Any:
-        """The rows with these numbers, all higher than those taken before."""
-        while self._stop <= rows[-1]:
-            batch = next(self._coming)
-            self._held.append(batch)
-            self._stop += batch.num_rows
-        while self._first + self._held[0].num_rows <= rows[0]:
-            self._first += self._held.pop(0).num_rows
-        table = pa.Table.from_batches(self._held).combine_chunks()
-        if len(rows) == rows[-1] - rows[0] + 1:
-            return table.slice(int(rows[0]) - self._first, len(rows))
-        return table.take(pa.array(rows - self._first))
+def _places(first: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(n,) where each row is once those that are marked stand before the others."""
+    places = np.empty(len(first), np.int64)
+    places[np.argsort(~first, kind="stable")] = np.arange(len(first))
+    return places
 
 
 def _row(image: SourceImage, facts: ImageFacts) -> GalleryImage:

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.artifacts import EmbeddingCache, VersionWriter
+from cbir.core.artifacts import EmbeddingCache, VectorFile, VersionWriter
 from cbir.core.ensemble import PROMPTS, MemberSpec, class_embeddings, has_text_tower, load_text_embedder
 from cbir.core.metric import Vectors
 from cbir.core.search import zero_shot_probabilities
+from cbir.indexer.build.next_segment import NextSegment
 from cbir.indexer.build.runner import Progress
-from cbir.indexer.build.vector_file import VectorFile
 
 __all__ = ["class_name_digest", "class_names_folder", "write_joint_space"]
 
@@ -43,6 +43,9 @@ def write_joint_space(
     raw: Vectors,
     device: str,
     report: Callable[[Progress], None],
+    segment: NextSegment | None = None,
+    written: NDArray[np.int64] | None = None,
+    accuracy: float | None = None,
 ) -> dict[str, Any]:
     """Write what a member with a text tower needs: ``joint.npy``, and ``classes.safetensors`` if there are labels.
 
@@ -50,6 +53,9 @@ def write_joint_space(
         labels: The distinct labels, sorted.
         codes: (N,) place of each image's label in these, -1 without one.
         raw: (N, raw_dim) unit vectors in row order.
+        segment: Takes over the vectors that the live version has.
+        written: (K,) rows whose vectors are written; None: all.
+        accuracy: The zero-shot accuracy where it is known.
 
     Returns:
         Facts for the manifest: ``text`` and, if that is True, ``prompts`` and ``zero_shot_accuracy``.
@@ -62,9 +68,14 @@ def write_joint_space(
     from safetensors.numpy import save_file
 
     folder = f"members/{member.name}"
-    with VectorFile(writer.file(f"{folder}/joint.npy"), int(raw.shape[1])) as file:
-        for start in range(0, len(raw), _BLOCK_ROWS):
-            file.append(raw[start : start + _BLOCK_ROWS].astype(np.float16))
+    name = f"{folder}/joint.npy"
+    if segment is not None:
+        segment.take_over(writer, name)
+        name = segment.file(name)
+    rows = np.arange(len(raw)) if written is None else written
+    with VectorFile(writer.file(name), int(raw.shape[1])) as file:
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            file.append(raw[rows[start : start + _BLOCK_ROWS]].astype(np.float16))
     if not labels:
         return {"text": True, "prompts": None, "zero_shot_accuracy": None}
     classes, scale = _classes(writer.index / "cache", labels, member, fingerprint, device, report)
@@ -72,7 +83,7 @@ def write_joint_space(
         {"embeddings": classes, "logit_scale": np.array([scale], np.float32)},
         writer.file(f"{folder}/classes.safetensors"),
     )
-    accuracy = _accuracy(raw, codes, classes, scale)
+    accuracy = _accuracy(raw, codes, classes, scale) if accuracy is None else accuracy
     return {"text": True, "prompts": PROMPTS, "zero_shot_accuracy": round(accuracy, 4)}
 
 

@@ -212,7 +212,7 @@ def _open_live(store: IndexStore) -> IndexVersion | None:
     try:
         version = store.open()
         # Looked at now, so that a damaged table is noticed here.
-        return version if version.is_intact("images.parquet") else None
+        return version if version.has_intact_table() else None
     except ArtifactError:
         # A damaged version is rebuilt; its embeddings are still in the cache.
         return None

@@ -1,33 +1,32 @@
 """Write a version: projections, vectors, heads, indexes, vote, manifest.  ``cbir index`` and ``cbir tune`` use it.
 
 Vectors go from the cache to their file a block at a time, so that the memory taken does not grow with the gallery.
-Where a large gallery has changed little, the live version's projections are kept: its vectors are then copied, and its
-vector indexes extended, in place of being made anew.
+Where a large gallery has changed little, the live version's projections are kept: its table, vectors and vector indexes
+are then taken over as they are, and what is new is written beside them (:mod:`cbir.indexer.build.next_segment`).
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.artifacts import SOURCES_FILE, Gallery, IndexVersion, Manifest, VersionWriter
+from cbir.core.artifacts import SOURCES_FILE, TABLE_FILE, Gallery, IndexVersion, Manifest, VectorFile, VersionWriter
 from cbir.core.ensemble import MemberSpec
-from cbir.core.metric import MIN_IMAGES, Projection, Vectors, augmented
+from cbir.core.metric import MIN_IMAGES, augmented
 from cbir.core.search import LocalStore, VectorStore
-from cbir.core.vector_index import IndexChoice, build_index, choose_index, extend_index, index_file
+from cbir.core.vector_index import IndexChoice, build_index, choose_index, index_file
 from cbir.core.version import __version__
 from cbir.core.vote import VoteSettings, fit_head
 from cbir.indexer.build.class_names import write_joint_space
 from cbir.indexer.build.fitting import Fit, fit_members, sampled, stratified_sample
+from cbir.indexer.build.next_segment import NextSegment
 from cbir.indexer.build.runner import Progress
-from cbir.indexer.build.vector_file import VectorFile
-from cbir.indexer.build.version_content import KeptRows, VersionContent, kept_fit, kept_heads
+from cbir.indexer.build.version_content import KeptRows, VersionContent, has_labels, kept_fit
 
 __all__ = ["write_version"]
 
@@ -53,12 +52,17 @@ def write_version(
     store = store or LocalStore()
     gallery, vote, members = content.gallery, content.vote, content.ensemble.members
     kept, fit = kept_fit(content)
-    with ThreadPoolExecutor(1, "cbir-check") as beside:
-        # The vectors that are taken over are compared with their checksums while the table is written.
-        checked = None if kept is None else beside.submit(kept.live.verify, [m.name for m in members])
-        gallery.write(writer.file("images.parquet"))
-        if checked is not None:
-            checked.result()
+    segment = None if kept is None or store.kind != "local" else _next_segment(content, kept, writer)
+    if segment is None:
+        gallery.write(writer.file(TABLE_FILE))
+        written = np.arange(len(gallery))
+        segments: tuple[int, ...] = ()
+    else:
+        segment.take_over(writer, TABLE_FILE)
+        gallery.write(writer.file(segment.file(TABLE_FILE)), segment.stays)
+        assert kept is not None
+        written, segments = segment.place(kept.rows), segment.write_places(writer, kept.rows)
+    told = {} if kept is None else kept.live.manifest.members
     specs = [_sized(member, vote) for member in members]
     chosen = stratified_sample(gallery.label_codes if gallery.labels else None, len(gallery), content.fit_sample)
     sample, codes = sampled(content.raw, chosen), content.metric_codes
@@ -66,20 +70,18 @@ def write_version(
         fit = Fit(len(gallery), len(gallery) if isinstance(chosen, slice) else len(chosen))
         fitted = fit_members(sample, specs, None if codes is None else codes[chosen], report)
     else:
-        told = kept.live.manifest.members
         fitted = {m.name: (kept.live.projection(m.name), str(told[m.name]["fitted_on"])) for m in members}
-    chosen_indexes = choose_index(len(gallery), [fitted[member.name][0].dim for member in members])
+    indexes = _indexes(content, [fitted[member.name][0].dim for member in members])
     facts: dict[str, dict[str, Any]] = {}
     # As the projections, from whose sample they were learnt.
-    heads = {} if kept is None else kept_heads(kept.live, gallery.labels)
+    same_labels = kept is not None and has_labels(kept.live, gallery.labels)
+    heads = kept.live.heads() if kept is not None and same_labels else {}
     plain: list[Floats] = []
     for i, member in enumerate(members):
         report(Progress(f"project {member.name}", i, len(members)))
         projection, fitted_on = fitted[member.name]
         raw = content.raw(member.name)
-        index = (
-            chosen_indexes[i] if (named := content.index or member.index) == "auto" else IndexChoice(named, "as asked")
-        )
+        index = indexes[i]
         save_file(projection.arrays(), writer.file(f"members/{member.name}/projection.safetensors"))
         if member.name not in heads and len(gallery.labels) >= 2 and len(gallery) >= MIN_IMAGES:
             vectors = projection.apply(sample(member.name)[:])
@@ -102,6 +104,9 @@ def write_version(
                 raw,
                 content.device,
                 report,
+                segment,
+                written,
+                told[member.name].get("zero_shot_accuracy") if same_labels else None,
             ),
         }
         if vote.augmentation_neighbours > 0:
@@ -111,9 +116,12 @@ def write_version(
             # which images are near duplicates.
             np.save(writer.file(f"members/{member.name}/plain.npy"), plain[-1].astype(np.float16))
         else:
-            _write_vectors(writer, member.name, _projected(raw, projection, kept, member.name), facts)
-            if store.kind == "local":  # another store builds its own
-                _write_index(writer, member.name, facts, kept, report)
+            blocks = (projection.apply(raw[part]).astype(np.float16) for part in _parts(written))
+            _write_vectors(writer, member.name, blocks, facts, segment)
+            if segment is not None:
+                segment.take_over_index(writer, member.name, index.name)
+            elif store.kind == "local":  # another store builds its own
+                _write_index(writer, member.name, facts, report)
     if plain:
         report(Progress("augment", 0, 0))
         dims = [part.shape[1] for part in plain]
@@ -124,7 +132,7 @@ def write_version(
         for member, part in zip(members, np.split(sharp, np.cumsum(dims)[:-1], axis=1), strict=True):
             _write_vectors(writer, member.name, iter([part.astype(np.float16)]), facts)
             if store.kind == "local":
-                _write_index(writer, member.name, facts, None, report)
+                _write_index(writer, member.name, facts, report)
     writer.write_heads(heads)
     writer.write_json("vote.json", vote.to_json())
     if content.sources:
@@ -132,7 +140,7 @@ def write_version(
     kinds = {name: str(about["index"]) for name, about in facts.items()}
     # A store reads the table that was just written; that of the version's files has nothing to do.
     away: Mapping[str, Any] = {} if store.kind == "local" else store.keep(
-        writer.path, Gallery.read(writer.file("images.parquet")), kinds,
+        writer.path, Gallery.read(writer.file(TABLE_FILE)), kinds,
         lambda done, total: report(Progress(f"send to {store.kind}", done, total)),
     )  # fmt: skip
     report(Progress("publish", 0, 0))
@@ -149,6 +157,7 @@ def write_version(
             skipped=tuple(content.skipped),
             libraries=_libraries(),
             store=away,
+            segments=segments,
         )
     )
 
@@ -157,22 +166,22 @@ def _blocks(count: int) -> Iterator[slice]:
     return (slice(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK))
 
 
-def _projected(
-    raw: Vectors, projection: Projection, kept: KeptRows | None, member: str
-) -> Iterator[NDArray[np.float16]]:
-    """Blocks of a member's vectors; those that the live version has are copied."""
-    old = None if kept is None else kept.live.embeddings(member)
-    for part in _blocks(len(raw)):
-        if kept is None or old is None:
-            yield projection.apply(raw[part]).astype(np.float16)
-            continue
-        rows = kept.rows[part]
-        there = rows >= 0
-        block = old[np.maximum(rows, 0)]
-        if not there.all():
-            new = part.start + np.flatnonzero(~there)
-            block[~there] = projection.apply(raw[new]).astype(np.float16)
-        yield block
+def _parts(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    return (rows[part] for part in _blocks(len(rows)))
+
+
+def _indexes(content: VersionContent, dims: Sequence[int]) -> list[IndexChoice]:
+    """The members' kinds of vector index."""
+    chosen = choose_index(len(content.gallery), dims)
+    named = [content.index or member.index for member in content.ensemble.members]
+    return [auto if name == "auto" else IndexChoice(name, "as asked") for name, auto in zip(named, chosen, strict=True)]
+
+
+def _next_segment(content: VersionContent, kept: KeptRows, writer: VersionWriter) -> NextSegment | None:
+    names, told = [member.name for member in content.ensemble.members], kept.live.manifest.members
+    indexes = _indexes(content, [int(told[name]["dim"]) for name in names])
+    kinds = {name: index.name for name, index in zip(names, indexes, strict=True)}
+    return NextSegment.after(kept.live, content.ensemble, kinds, writer)
 
 
 def _write_vectors(
@@ -180,8 +189,13 @@ def _write_vectors(
     name: str,
     blocks: Iterator[NDArray[np.float16]],
     facts: Mapping[str, Mapping[str, Any]],
+    segment: NextSegment | None = None,
 ) -> None:
-    with VectorFile(writer.file(f"members/{name}/embeddings.npy"), int(facts[name]["dim"])) as file:
+    path = f"members/{name}/embeddings.npy"
+    if segment is not None:
+        segment.take_over(writer, path)
+        path = segment.file(path)
+    with VectorFile(writer.file(path), int(facts[name]["dim"])) as file:
         for block in blocks:
             file.append(block)
 
@@ -190,7 +204,6 @@ def _write_index(
     writer: VersionWriter,
     name: str,
     facts: Mapping[str, dict[str, Any]],
-    kept: KeptRows | None,
     report: Callable[[Progress], None],
 ) -> None:
     kind = str(facts[name]["index"])
@@ -199,11 +212,6 @@ def _write_index(
         return
     vectors = np.load(writer.file(f"members/{name}/embeddings.npy"), mmap_mode="r")
     path = writer.file(f"members/{name}/{file}")
-    if kept is not None and kept.live.manifest.members[name]["index"] == kind:
-        report(Progress(f"extend index {name}", 0, 0))
-        with kept.live.index_place(name, file) as old:
-            if extend_index(kind, old, kept.rows, vectors, path):
-                return
     report(Progress(f"index {name}", 0, 0))
     build_index(kind, vectors, path)
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from cbir.core.artifacts import IndexVersion
 from cbir.core.ensemble import EnsembleSpec
 from cbir.core.metric import Vectors
-from cbir.core.vote import LinearHead, VoteSettings
+from cbir.core.vote import VoteSettings
 from cbir.indexer.build.fitting import FIT_SAMPLE, Fit
 
-__all__ = ["GalleryContent", "KeptRows", "VersionContent", "kept_fit", "kept_heads"]
+__all__ = ["GalleryContent", "KeptRows", "VersionContent", "has_labels", "kept_fit"]
 
 Codes = NDArray[np.integer]
 
@@ -32,7 +32,9 @@ class GalleryContent(Protocol):
 
     def __len__(self) -> int: ...
 
-    def write(self, path: Path) -> None: ...
+    def write(self, path: Path, stays: NDArray[np.bool_] | None = None) -> None:
+        """Write the table; with ``stays`` all but the rows that the live version has and of which it says so."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,9 @@ def kept_fit(content: VersionContent) -> tuple[KeptRows | None, Fit | None]:
     return (None if fit is None else kept), fit
 
 
-def kept_heads(live: IndexVersion, labels: Sequence[str]) -> dict[str, LinearHead]:
-    """The live version's heads where its labels are these; else none."""
+def has_labels(live: IndexVersion, labels: Sequence[str]) -> bool:
+    """Whether the labels of a version are these."""
     known: set[str | None] = set()
     for batch in live.table(["label"]):
         known.update(batch.column("label").unique().to_pylist())
-    return live.heads() if known - {None} == {*labels} else {}
+    return known - {None} == {*labels}

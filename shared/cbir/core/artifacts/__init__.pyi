@@ -8,9 +8,14 @@ from .gallery_file import read_gallery as read_gallery
 from .gallery_file import write_gallery as write_gallery
 from .gallery_image import GalleryImage as GalleryImage
 from .index_version import SOURCES_FILE as SOURCES_FILE
+from .index_version import TABLE_FILE as TABLE_FILE
 from .index_version import IndexVersion as IndexVersion
 from .manifest import Manifest as Manifest
+from .segments import PLACES_FILE as PLACES_FILE
+from .segments import segment_file as segment_file
 from .signature import SigningKey as SigningKey
 from .signature import TrustedKeys as TrustedKeys
 from .store import IndexStore as IndexStore
+from .table_reader import TableReader as TableReader
+from .vector_file import VectorFile as VectorFile
 from .version_writer import VersionWriter as VersionWriter

@@ -26,6 +26,8 @@ __all__ = ["Gallery"]
 _TEXT = ("id", "uri", "label", "sha256", "stamp")
 #: Rows of images that are Python objects at a time.
 _PIECE = 8192
+#: Rows of several tables that are put together at a time.
+_TAKEN = 2**18
 
 
 class Gallery:
@@ -50,8 +52,25 @@ class Gallery:
             ) from error
         return cls(table.cast(GALLERY_SCHEMA))
 
-    def write(self, path: Path) -> None:
-        """Write ``images.parquet``."""
+    @classmethod
+    def joined(cls, tables: Sequence[Gallery], places: NDArray[np.integer]) -> Gallery:
+        """The rows at (N,) places, counted through all tables."""
+        columns = []
+        for field in GALLERY_SCHEMA:
+            column = pa.chunked_array([c for part in tables for c in part._table.column(field.name).chunks], field.type)
+            whole = (column.cast(pa.large_string()) if field.name in _TEXT else column).combine_chunks()
+            # In pieces whose text has offsets of 32 bits, as in the file.
+            pieces = (places[start : start + _TAKEN] for start in range(0, len(places), _TAKEN))
+            taken = [whole.take(pa.array(piece)).cast(field.type) for piece in pieces]
+            columns.append(pa.chunked_array(taken, field.type))
+        return cls(pa.table(columns, GALLERY_SCHEMA))
+
+    def write(self, path: Path, stays: NDArray[np.bool_] | None = None) -> None:
+        """Write ``images.parquet``.
+
+        Args:
+            stays: Nothing: all rows are written.
+        """
         write_gallery(path, self._table.to_batches())
 
     def __len__(self) -> int:

@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,23 +17,27 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as safetensors_load
 
 from cbir.core.artifacts.manifest import Manifest
+from cbir.core.artifacts.segments import PLACES_FILE, check_places
 from cbir.core.artifacts.version_files import VersionFiles
 from cbir.core.ensemble import EnsembleSpec, member_fingerprint
 from cbir.core.errors import ArtifactError
-from cbir.core.vector_index import VectorIndex, index_file, load_index
+from cbir.core.vector_index import HalfVectors, SegmentedVectors, VectorIndex, index_file, load_index
 from cbir.core.vote import VoteSettings
 
 # What reads the parts of a version is imported with the first of its kind: it brings libraries that take a second, and
 # whoever only asks what a version is has no use for them.
 if TYPE_CHECKING:
     from cbir.core.artifacts.gallery import Gallery
+    from cbir.core.artifacts.table_reader import TableReader
     from cbir.core.metric import Projection
     from cbir.core.vote import LinearHead
 
-__all__ = ["HEADS_FILE", "SOURCES_FILE", "IndexVersion"]
+__all__ = ["HEADS_FILE", "SOURCES_FILE", "TABLE_FILE", "IndexVersion"]
 
 _log = logging.getLogger(__name__)
 
+#: The gallery's table.
+TABLE_FILE = "images.parquet"
 #: The members' linear heads, beside ``vote.json``.
 HEADS_FILE = "heads.safetensors"
 #: What the indexer read: sources, shards, and how many images each had.
@@ -66,11 +70,33 @@ class IndexVersion:
         """The images, in row order."""
         from cbir.core.artifacts.gallery import Gallery
 
-        with self._reading("images.parquet") as place:
-            gallery = Gallery.read(Path(place))
-            if len(gallery) != self.manifest.images:
-                raise ValueError("it has another number of images than the manifest says")
-            return gallery
+        tables = []
+        for name, rows in self._segments(TABLE_FILE):
+            with self._reading(name) as place:
+                tables.append(Gallery.read(Path(place)))
+                if len(tables[-1]) != rows:
+                    raise ValueError("it has another number of images than the manifest says")
+        return tables[0] if self.places is None else Gallery.joined(tables, self.places)
+
+    @cached_property
+    def places(self) -> NDArray[np.int32] | None:
+        """(N,) where each row is in the segments; None where all rows lie in one file, in their order."""
+        if not self.manifest.segments:
+            return None
+        with self._reading(PLACES_FILE):
+            places = self._files.array(PLACES_FILE)
+            check_places(places, self.manifest.images, self.manifest.segments)
+            return cast("NDArray[np.int32]", np.asarray(places))
+
+    def _segments(self, name: str) -> list[tuple[str, int]]:
+        """The files of the segments and their numbers of rows, by the name of the first."""
+        manifest = self.manifest
+        return list(zip(manifest.files_of(name), manifest.segments or (manifest.images,), strict=True))
+
+    def has_intact_table(self) -> bool:
+        """Whether the files of the gallery's table can be read and still have their checksums."""
+        names = [*self.manifest.files_of(TABLE_FILE), *([PLACES_FILE] if self.manifest.segments else [])]
+        return all(self.is_intact(name) for name in names)
 
     def table(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
         """The gallery's table as record batches, which are read one after another.
@@ -78,12 +104,29 @@ class IndexVersion:
         Args:
             columns: Names of those that are read; by default all.
         """
+        return self.table_reader(columns).batches(self.manifest.images)
+
+    def table_reader(self, columns: Sequence[str] | None = None) -> TableReader:
+        """Reads rows of the gallery's table in rising order.
+
+        Args:
+            columns: Names of those that are read; by default all.
+        """
         from cbir.core.artifacts.gallery_file import read_gallery
+        from cbir.core.artifacts.table_reader import TableReader
 
-        with self._reading("images.parquet") as place:
-            yield from read_gallery(Path(place), columns)
+        def batches(name: str, rows: int) -> Iterator[Any]:
+            with self._reading(name) as place:
+                for batch in read_gallery(Path(place), columns):
+                    yield batch
+                    rows -= batch.num_rows
+                if rows:
+                    raise ValueError("it has another number of images than the manifest says")
 
-    def embeddings(self, member: str) -> NDArray[np.float16]:
+        segments = self._segments(TABLE_FILE)
+        return TableReader([partial(batches, *about) for about in segments], [r for _, r in segments], self.places)
+
+    def embeddings(self, member: str) -> HalfVectors:
         """(N, dim) projected unit vectors of a member, mapped from the file."""
         return self._vectors(f"members/{member}/embeddings.npy")
 
@@ -92,21 +135,27 @@ class IndexVersion:
         """Whether the version kept embeddings before augmentation, as it does where neighbours were averaged."""
         return all(f"members/{name}/plain.npy" in self._files for name in self.manifest.members)
 
-    def plain_embeddings(self, member: str) -> NDArray[np.float16]:
+    def plain_embeddings(self, member: str) -> HalfVectors:
         """(N, dim) embeddings before augmentation, where the version kept them; else :meth:`embeddings`."""
         name = f"members/{member}/plain.npy"
         return self._vectors(name) if name in self._files else self.embeddings(member)
 
-    def joint(self, member: str) -> NDArray[np.float16]:
+    def joint(self, member: str) -> HalfVectors:
         """(N, raw_dim) unit vectors of a member with a text tower, before projection, mapped from the file."""
         return self._vectors(f"members/{member}/joint.npy")
 
-    def _vectors(self, name: str) -> NDArray[np.float16]:
-        with self._reading(name):
-            vectors = self._files.array(name)
-            if vectors.dtype != np.float16 or vectors.ndim != 2 or len(vectors) != self.manifest.images:
-                raise ValueError(f"{vectors.dtype} {vectors.shape} are no vectors of {self.manifest.images} images")
-            return vectors
+    def _vectors(self, name: str) -> HalfVectors:
+        found: list[NDArray[np.float16]] = []
+        for file, rows in self._segments(name):
+            with self._reading(file):
+                vectors = self._files.array(file)
+                width = found[0].shape[1] if found else None
+                if vectors.dtype != np.float16 or vectors.ndim != 2 or len(vectors) != rows or width not in (
+                    None, vectors.shape[1],
+                ):  # fmt: skip
+                    raise ValueError(f"{vectors.dtype} {vectors.shape} are no vectors of {rows} images")
+                found.append(vectors)
+        return found[0] if self.places is None else SegmentedVectors(found, self.places)
 
     def classes(self, member: str) -> tuple[NDArray[np.float32], float] | None:
         """(C, raw_dim) unit vectors of the labels' names and the model's logit scale.
@@ -152,7 +201,7 @@ class IndexVersion:
             names = [name.removesuffix(".bias") for name in arrays if name.endswith(".bias")]
             return {name: LinearHead(arrays[f"{name}.weight"], arrays[f"{name}.bias"]) for name in names}
 
-    def vector_index(self, member: str, device: str, vectors: NDArray[np.float16]) -> VectorIndex | None:
+    def vector_index(self, member: str, device: str, vectors: HalfVectors) -> VectorIndex | None:
         """The member's approximate index over ``vectors``, None where its search is exact."""
         kind = str(self.manifest.members[member]["index"])
         file = index_file(kind)
@@ -161,11 +210,9 @@ class IndexVersion:
         with self._reading(f"members/{member}/{file}") as place:
             return load_index(kind, Path(place), vectors, device)
 
-    @contextmanager
-    def index_place(self, member: str, file: str) -> Iterator[Path]:
-        """A path under which the file of a member's approximate index can be read."""
-        with self._reading(f"members/{member}/{file}") as place:
-            yield Path(place)
+    def link(self, name: str, path: Path) -> bool:
+        """Make ``path`` a hard link to a file of the version; False: a copy, where that cannot be."""
+        return self._files.link(name, path)
 
     def is_intact(self, name: str) -> bool:
         """Whether a file of the manifest can be read and still has its checksum."""

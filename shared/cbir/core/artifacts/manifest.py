@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cbir.core.artifacts.segments import PLACES_FILE, segment_file
 from cbir.core.artifacts.version_files import is_file_name
 from cbir.core.ensemble import EnsembleSpec
 from cbir.core.errors import ArtifactError, CbirError, ConfigurationError
@@ -22,6 +23,11 @@ FORMAT = 2
 _BEFORE_SEALS = 1
 #: The same, for versions whose vectors are not among their files.
 _WITH_STORE = 3
+#: The same, for versions whose rows lie in several segments.
+_WITH_SEGMENTS = 4
+_KNOWN = (_BEFORE_SEALS, FORMAT, _WITH_STORE, _WITH_SEGMENTS)
+#: Most segments, and most rows of all together: places are 32-bit numbers.
+_MOST_SEGMENTS, _MOST_ROWS = 64, 2**31 - 1
 #: Most bytes of a manifest; 100,000 images that were left out take a tenth of it.
 LARGEST = 256 * 2**20
 
@@ -45,6 +51,8 @@ class Manifest:
         skipped: Images that were left out: uri, reason, stamp.
         libraries: Versions of the libraries that wrote it.
         store: Where the vectors are kept, if not in files of the version: ``kind``, and what that kind of store needs.
+        segments: Where rows lie in several files, or not all rows of a file count: the number of rows in each; see
+            :mod:`cbir.core.artifacts.segments`.
     """
 
     version: str
@@ -59,14 +67,17 @@ class Manifest:
     libraries: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
     store: Mapping[str, Any] = field(default_factory=dict)
+    segments: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for JSON."""
         data = {**vars(self), "ensemble": self.ensemble.to_json(), "skipped": list(self.skipped)}
-        if self.store:
-            return {**data, "format": _WITH_STORE}
-        # As before there were stores, so that programs of that time read it.
-        return {name: value for name, value in data.items() if name != "store"}
+        data |= {"segments": list(self.segments), "format": self._format()}
+        # As before there were stores and segments, so that programs of that time read it.
+        return {name: value for name, value in data.items() if value or name not in ("store", "segments")}
+
+    def _format(self) -> int:
+        return _WITH_STORE if self.store else _WITH_SEGMENTS if self.segments else self.format
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Manifest:
@@ -76,7 +87,12 @@ class Manifest:
             ValueError, TypeError, KeyError, CbirError: It is no manifest, or names what it may not.
         """
         manifest = cls(
-            **{**data, "ensemble": EnsembleSpec.from_json(data["ensemble"]), "skipped": tuple(data["skipped"])}
+            **{
+                **data,
+                "ensemble": EnsembleSpec.from_json(data["ensemble"]),
+                "skipped": tuple(data["skipped"]),
+                "segments": tuple(data.get("segments", ())),
+            }
         )
         manifest._check()
         return manifest
@@ -95,7 +111,7 @@ class Manifest:
         try:
             content = json.loads(data)
             known = content.get("format")
-            manifest = cls.from_json(content) if known in (_BEFORE_SEALS, FORMAT, _WITH_STORE) else None
+            manifest = cls.from_json(content) if known in _KNOWN else None
         except CbirError as error:
             # It is whole, and asks for what no index may.
             raise ArtifactError(f"{path}/{MANIFEST_FILE} is refused: {error}", reason="INDEX_REFUSED") from error
@@ -103,12 +119,16 @@ class Manifest:
             raise _damaged(path) from error
         if manifest is None:
             raise ArtifactError(
-                f"{path} has index format {known}; this program reads {_BEFORE_SEALS} to {_WITH_STORE}: index again",
+                f"{path} has index format {known}; this program reads {_KNOWN[0]} to {_KNOWN[-1]}: index again",
                 reason="INDEX_MISMATCH",
             )
         if manifest.version != path.name or sealed != (manifest.format != _BEFORE_SEALS):
             raise _damaged(path)
         return manifest
+
+    def files_of(self, name: str) -> list[str]:
+        """The files of all segments, by the name of the first."""
+        return [segment_file(name, number) for number in range(max(1, len(self.segments)))]
 
     def check_store(self, kind: str, path: Path) -> None:
         """Refuse a version whose vectors are kept elsewhere than in the store that was opened.
@@ -138,7 +158,15 @@ class Manifest:
             raise ValueError("store and format differ")
         if self.store and not re.fullmatch("[a-z]{1,16}", self.store["kind"]):
             raise ValueError("no kind of store")
-        needed = ["images.parquet", "vote.json"]
+        if bool(self.segments) != (self.format == _WITH_SEGMENTS):
+            raise ValueError("segments and format differ")
+        if any(isinstance(rows, bool) or not isinstance(rows, int) or rows < 0 for rows in self.segments):
+            raise ValueError("rows of segments are no numbers")
+        if self.segments and not (
+            len(self.segments) <= _MOST_SEGMENTS and 0 < self.images <= sum(self.segments) <= _MOST_ROWS
+        ):
+            raise ValueError("more segments or rows than there can be")
+        needed = [*self.files_of("images.parquet"), "vote.json", *([PLACES_FILE] if self.segments else [])]
         for name in names:
             facts = self.members[name]
             index = facts["index"]
@@ -146,7 +174,7 @@ class Manifest:
                 raise ValueError(f"{index!r} is no index")
             if not _FINGERPRINT.fullmatch(facts["fingerprint"]):
                 raise ValueError("no fingerprint")
-            parts = [] if self.store else ["embeddings.npy", index_file(index)]
+            parts = [] if self.store else [*self.files_of("embeddings.npy"), index_file(index)]
             needed += [f"members/{name}/{part}" for part in ("projection.safetensors", *parts) if part]
         for name, facts in self.files.items():
             if not is_file_name(name):

@@ -122,6 +122,25 @@ class VersionFiles:
             self._verified.add(name)
         return True
 
+    def link(self, name: str, path: Path) -> bool:
+        """Make ``path`` a hard link to the very file that was opened; False: a copy, where that cannot be.
+
+        Raises:
+            ArtifactError: ``INDEX_CORRUPT``: only a copy could be made, and the file does not match its checksum.
+        """
+        try:
+            os.link(self.path / name, path, follow_symlinks=False)
+            if os.path.samestat(os.fstat(self._descriptors[name]), path.lstat()):
+                return True
+        except OSError:
+            pass
+        path.unlink(missing_ok=True)
+        self.verify([name])
+        with path.open("xb") as file:
+            for block in _blocks(self._descriptors[name], int(self._facts[name]["size"])):
+                file.write(block)
+        return False
+
     def verify(self, names: Iterable[str] | None = None) -> None:
         """Compare files with their checksums, several at a time; by default all.
 

@@ -49,6 +49,8 @@ class VersionWriter:
     ) -> None:
         self.index, self.name, self.previous = index, name, previous
         self._make_live, self._key = make_live, key
+        #: Facts of the files that were taken over, as the previous version's manifest tells them.
+        self._taken: dict[str, Mapping[str, Any]] = {}
         self.path = index / "versions" / f".partial-{name}"
         self.path.mkdir(parents=True)
 
@@ -57,6 +59,16 @@ class VersionWriter:
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    def take_over(self, name: str) -> None:
+        """Take a file of the previous version over as it is, with its checksum, which is not computed again.
+
+        It becomes a hard link; where the file system has none, the file is copied.
+        """
+        assert self.previous is not None
+        path = self.file(name)
+        if self.previous.link(name, path):
+            self._taken[name] = self.previous.manifest.files[name]
 
     def write_json(self, name: str, data: Any) -> None:
         """Write a JSON file."""
@@ -90,6 +102,8 @@ class VersionWriter:
     def _settled(self, path: Path) -> tuple[str, dict[str, Any]]:
         """Bring a file to the disk; return its name and its facts."""
         name = path.relative_to(self.path).as_posix()
+        if name in self._taken:
+            return name, dict(self._taken[name])  # it is on the disk since it was published
         facts = {"sha256": file_sha256(path), "size": path.stat().st_size}
         if self.previous and self.previous.manifest.files.get(name) == facts and self.previous.is_intact(name):
             # The same bytes as in the previous version: a hard link, so that they are stored once.

@@ -25,7 +25,7 @@ from cbir.core.search.exact_search import ExactSearch
 from cbir.core.search.matrices.gallery_matrix import GalleryMatrix, load_matrix
 from cbir.core.search.nearest_rows import NearestRows
 from cbir.core.search.per_member_search import PerMemberSearch
-from cbir.core.vector_index import VectorIndex
+from cbir.core.vector_index import HalfVectors, VectorIndex
 from cbir.core.vote import (
     Fusion,
     Heads,
@@ -65,7 +65,7 @@ class Retriever:
         self,
         gallery: Gallery,
         members: Sequence[str],
-        vectors: Sequence[NDArray[np.float16]] | GalleryMatrix,
+        vectors: Sequence[HalfVectors] | GalleryMatrix,
         projections: Sequence[Projection],
         vote: VoteSettings,
         indexes: Sequence[VectorIndex | None],

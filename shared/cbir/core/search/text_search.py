@@ -20,6 +20,7 @@ from cbir.core.artifacts import Gallery, IndexVersion
 from cbir.core.ensemble import choose_runtime
 from cbir.core.errors import QueryError
 from cbir.core.search.zero_shot import names_trust, zero_shot_probabilities
+from cbir.core.vector_index import HalfVectors
 from cbir.core.vote import Fusion, Ranking, SearchSpec, normalised_weights, rank_contributions, vote_contributions
 
 __all__ = ["JointSpace"]
@@ -47,7 +48,7 @@ class JointSpace:
         self,
         gallery: Gallery,
         members: Sequence[str],
-        vectors: Mapping[str, NDArray[np.float16]],
+        vectors: Mapping[str, HalfVectors],
         classes: Mapping[str, tuple[Floats, float]],
         device: str,
         trust: Mapping[str, float] | None = None,

@@ -3,7 +3,9 @@ from .choice import choose_index as choose_index
 from .kinds import VectorIndex as VectorIndex
 from .kinds import build_index as build_index
 from .kinds import check_index as check_index
-from .kinds import extend_index as extend_index
+from .kinds import grows as grows
 from .kinds import index_file as index_file
 from .kinds import is_index_name as is_index_name
 from .kinds import load_index as load_index
+from .segmented_vectors import HalfVectors as HalfVectors
+from .segmented_vectors import SegmentedVectors as SegmentedVectors

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.errors import ArtifactError
+from cbir.core.vector_index.segmented_vectors import HalfVectors
 
 __all__ = ["AnnoyIndex", "build", "check", "load"]
 
@@ -18,7 +19,7 @@ _SEED = 1
 class AnnoyIndex:
     """An Annoy forest.  On unit vectors, the order by angle is that by inner product."""
 
-    def __init__(self, forest: annoy.AnnoyIndex, vectors: NDArray[np.float16]) -> None:
+    def __init__(self, forest: annoy.AnnoyIndex, vectors: HalfVectors) -> None:
         self._forest, self._vectors = forest, vectors
 
     def search(self, queries: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -41,18 +42,18 @@ def check(argument: str) -> None:
     """Every number of trees can be built."""
 
 
-def build(vectors: NDArray[np.float16], argument: str, path: Path) -> None:
+def build(vectors: HalfVectors, argument: str, path: Path) -> None:
     """Build a forest of ``argument`` trees (50 where it is empty) and write it to ``path``."""
     forest = annoy.AnnoyIndex(vectors.shape[1], "angular")
     forest.set_seed(_SEED)
     forest.on_disk_build(str(path))
-    for row, vector in enumerate(vectors):
-        forest.add_item(row, vector.astype(np.float32))
+    for row in range(len(vectors)):
+        forest.add_item(row, vectors[row].astype(np.float32))
     forest.build(int(argument or 50))
     forest.unload()
 
 
-def load(path: Path, vectors: NDArray[np.float16], device: str) -> AnnoyIndex:
+def load(path: Path, vectors: HalfVectors, device: str) -> AnnoyIndex:
     """See :func:`cbir.core.vector_index.load_index`."""
     forest = annoy.AnnoyIndex(vectors.shape[1], "angular")
     try:

@@ -8,13 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cbir.core.vector_index.segmented_vectors import HalfVectors
+
 __all__ = ["ExactIndex", "build", "check", "load"]
 
 
 class ExactIndex:
     """All vectors as one torch matrix, in float16 on a GPU and float32 on a CPU."""
 
-    def __init__(self, vectors: NDArray[np.float16], device: str) -> None:
+    def __init__(self, vectors: HalfVectors, device: str) -> None:
         dtype = torch.float16 if device == "cuda" else torch.float32
         self._matrix = torch.from_numpy(np.array(vectors)).to(device, dtype)
 
@@ -30,10 +32,10 @@ def check(argument: str) -> None:
     """There is nothing to choose."""
 
 
-def build(vectors: NDArray[np.float16], argument: str, path: Path) -> None:
+def build(vectors: HalfVectors, argument: str, path: Path) -> None:
     """Do nothing: the embeddings are the index."""
 
 
-def load(path: Path, vectors: NDArray[np.float16], device: str) -> ExactIndex:
+def load(path: Path, vectors: HalfVectors, device: str) -> ExactIndex:
     """See :func:`cbir.core.vector_index.load_index`."""
     return ExactIndex(vectors, device)

@@ -11,22 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.errors import ArtifactError, ConfigurationError
+from cbir.core.vector_index.segmented_vectors import HalfVectors, SegmentedVectors
 
-__all__ = ["FaissIndex", "build", "check", "extend", "load"]
+__all__ = ["GROWS", "FaissIndex", "build", "check", "load"]
 
 _BLOCK = 65536
 _TRAIN_ROWS = 500_000
 #: A length of vectors that product quantisers of any usual number of parts divide.
 _DIVISIBLE = 960
-#: Share of an index that tombstones and vectors added since its training may make up before it is built anew.
-_REBUILD = 0.2
+#: See :func:`cbir.core.vector_index.grows`.
+GROWS = True
 
 
 class FaissIndex:
     """A FAISS index.  One caller at a time: on a GPU, FAISS is not safe for concurrent searches."""
 
-    def __init__(self, index: Any) -> None:
-        self._index = index
+    def __init__(self, index: Any, owner: Any = None) -> None:
+        # FAISS does not keep what is inside an index of Python's.
+        self._index, self._owner = index, owner
 
     def search(self, queries: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """See :class:`cbir.core.vector_index.VectorIndex`."""
@@ -68,7 +70,7 @@ def _made(argument: str, width: int) -> Any:
         ) from error
 
 
-def build(vectors: NDArray[np.float16], argument: str, path: Path) -> None:
+def build(vectors: HalfVectors, argument: str, path: Path) -> None:
     """Train and fill ``faiss.index_factory(d, argument)`` for inner products, and write it to ``path``."""
     index = _made(argument, vectors.shape[1])
     if not index.is_trained:
@@ -90,38 +92,12 @@ def _plain(vectors: NDArray[np.float16]) -> NDArray[np.float32]:
     return np.ascontiguousarray(vectors, np.float32)
 
 
-def _add(index: Any, vectors: NDArray[np.float16], rows: NDArray[np.int64]) -> None:
+def _add(index: Any, vectors: HalfVectors, rows: NDArray[np.int64]) -> None:
     for start in range(0, len(rows), _BLOCK):
         index.add(_plain(vectors[rows[start : start + _BLOCK]]))
 
 
-def extend(old: Path, kept: NDArray[np.int64], vectors: NDArray[np.float16], path: Path) -> bool:
-    """See :func:`cbir.core.vector_index.extend_index`.
-
-    The index keeps its own numbers; a table beside it tells which row each of them is now, -1 for a tombstone.
-    """
-    index = faiss.read_index(str(old))
-    inner, rows = index, np.arange(index.ntotal)
-    if isinstance(index, faiss.IndexIDMap):
-        inner, rows = faiss.downcast_index(index.index), faiss.vector_to_array(index.id_map)
-    there = np.flatnonzero(kept >= 0)
-    place = np.full(max(int(rows.max(initial=-1)), int(kept.max(initial=-1))) + 1, -1, np.int64)
-    place[kept[there]] = there
-    rows = np.where(rows >= 0, place[np.maximum(rows, 0)], -1)
-    new = np.flatnonzero(kept < 0)
-    known = int((rows >= 0).sum())
-    if known != len(there) or len(rows) - known + len(new) > _REBUILD * len(vectors):
-        return False
-    _add(inner, vectors, new)
-    mapped = faiss.IndexIDMap(faiss.IndexFlat(inner.d, inner.metric_type))
-    mapped.own_fields = False
-    mapped.index, mapped.ntotal = inner, inner.ntotal
-    faiss.copy_array_to_vector(np.concatenate([rows, new]).astype(np.int64), mapped.id_map)
-    faiss.write_index(mapped, str(path))
-    return True
-
-
-def load(path: Path, vectors: NDArray[np.float16], device: str) -> FaissIndex:
+def load(path: Path, vectors: HalfVectors, device: str) -> FaissIndex:
     """See :func:`cbir.core.vector_index.load_index`."""
     try:
         index = faiss.read_index(str(path))
@@ -129,16 +105,42 @@ def load(path: Path, vectors: NDArray[np.float16], device: str) -> FaissIndex:
         raise ArtifactError(
             f"{path} is no readable FAISS index: run `cbir verify`, then index again", reason="INDEX_CORRUPT"
         ) from error
-    held = index.ntotal
+    read, inner, numbers = index, index, None
     if isinstance(index, faiss.IndexIDMap):
-        rows = faiss.vector_to_array(index.id_map)
-        held = int((rows >= 0).sum()) if rows.max(initial=-1) < len(vectors) else -1
-    if held != len(vectors):
-        raise ArtifactError(
-            f"{path} holds {held} vectors for {len(vectors)} images: index again", reason="INDEX_CORRUPT"
-        )
+        # As earlier releases wrote the index of a gallery that had changed; -1 is a tombstone.
+        inner, numbers = faiss.downcast_index(index.index), faiss.vector_to_array(index.id_map)
+    covered = len(vectors.segments[0]) if isinstance(vectors, SegmentedVectors) else len(vectors)
+    held = index.ntotal
+    if numbers is not None:
+        held = int((numbers >= 0).sum()) if numbers.max(initial=-1) < covered else -1
+    if held != covered:
+        raise ArtifactError(f"{path} holds {held} vectors for {covered} images: index again", reason="INDEX_CORRUPT")
+    if isinstance(vectors, SegmentedVectors):
+        index = _grown(inner, numbers, vectors)
     if device == "cuda" and faiss.get_num_gpus() > 0:
         # Graph indexes do not exist on the GPU and raise here; they are fast on the CPU.
         with contextlib.suppress(RuntimeError):
             index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
-    return FaissIndex(index)
+    return FaissIndex(index, read)
+
+
+def _grown(inner: Any, numbers: NDArray[np.int64] | None, vectors: SegmentedVectors) -> Any:
+    """An index of the first segment's vectors as one of all rows.
+
+    The index keeps its own numbers; a table beside it tells which row each of them is now, -1 for a tombstone.
+
+    Args:
+        numbers: The place in the first segment of what the index holds, -1 for tombstones; None: as they lie there.
+    """
+    covered = len(vectors.segments[0])
+    old = vectors.places < covered
+    row_at = np.full(covered, -1, np.int64)
+    row_at[vectors.places[old]] = np.flatnonzero(old)
+    rows = row_at if numbers is None else np.where(numbers >= 0, row_at[np.maximum(numbers, 0)], -1)
+    new = np.flatnonzero(~old)
+    _add(inner, vectors, new)
+    mapped = faiss.IndexIDMap(faiss.IndexFlat(inner.d, inner.metric_type))
+    mapped.own_fields = False
+    mapped.index, mapped.ntotal = inner, inner.ntotal
+    faiss.copy_array_to_vector(np.concatenate([rows, new]).astype(np.int64), mapped.id_map)
+    return mapped

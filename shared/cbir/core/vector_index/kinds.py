@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.errors import ConfigurationError
+from cbir.core.vector_index.segmented_vectors import HalfVectors
 
 __all__ = [
     "INDEXES",
@@ -24,7 +25,7 @@ __all__ = [
     "VectorIndex",
     "build_index",
     "check_index",
-    "extend_index",
+    "grows",
     "index_file",
     "is_index_name",
     "load_index",
@@ -106,7 +107,7 @@ def _module(name: str) -> ModuleType:
         ) from error
 
 
-def build_index(name: str, vectors: NDArray[np.float16], path: Path) -> None:
+def build_index(name: str, vectors: HalfVectors, path: Path) -> None:
     """Build the index ``name`` over (N, d) unit vectors and write it to ``path``.
 
     Raises:
@@ -115,28 +116,20 @@ def build_index(name: str, vectors: NDArray[np.float16], path: Path) -> None:
     _module(name).build(vectors, name.partition(":")[2], path)
 
 
-def extend_index(name: str, old: Path, kept: NDArray[np.int64], vectors: NDArray[np.float16], path: Path) -> bool:
-    """Write the index ``name`` over (N, d) unit vectors by changing the one of an earlier gallery.
+def grows(name: str) -> bool:
+    """Whether the file of such an index stays as it is when the gallery changes a little.
 
-    Vectors that are gone stay in it as tombstones, which no search returns; new ones are added.
-
-    Args:
-        old: The earlier index.
-        kept: (N,) the row that a vector has there, -1 where it is new.
-
-    Returns:
-        False where nothing was written: the kind cannot be extended, or so much has changed that it is to be built.
+    What is gone then stays in it as tombstones, which no search returns, and what is new is added when it is loaded.
     """
-    extend = getattr(_module(name), "extend", None)
-    return extend is not None and bool(extend(old, kept, vectors, path))
+    return index_file(name) is None or bool(getattr(_module(name), "GROWS", False))
 
 
-def load_index(name: str, path: Path, vectors: NDArray[np.float16], device: str) -> VectorIndex:
+def load_index(name: str, path: Path, vectors: HalfVectors, device: str) -> VectorIndex:
     """Load the index that :func:`build_index` wrote.
 
     Args:
         path: Its file; ``exact`` has none and ignores it.
-        vectors: (N, d) the member's unit vectors.
+        vectors: (N, d) the member's unit vectors; where they lie in segments, the file is that of the first of these.
         device: ``cpu`` or ``cuda``; kinds that know no GPU ignore it.
 
     Raises:

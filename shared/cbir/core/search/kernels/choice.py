@@ -26,7 +26,7 @@ from cbir.core.search.kernels.kept_choices import SCANS, Choice, gallery_digest,
 from cbir.core.search.kernels.measuring import MIN_DEPTH, SIZES, Scans, measure
 from cbir.core.search.kernels.timing import BATCH, Times
 from cbir.core.search.kernels.trials import Trials
-from cbir.core.search.matrices.cpu_matrix import CpuMatrix, HostMatrix, MappedMatrix
+from cbir.core.search.matrices.cpu_matrix import CpuMatrix, MappedMatrix
 
 if TYPE_CHECKING:
     from cbir.core.search.product_quantisation_scan import QuantisedScan
@@ -79,7 +79,7 @@ def choose_kernels(matrix: CpuMatrix, weights: Floats) -> Chosen:
         weights: (M,) usual weights of the members.
     """
     begun = perf_counter()
-    key = key_of(len(matrix), matrix.stops, isinstance(matrix, HostMatrix), torch.get_num_threads())
+    key = key_of(len(matrix), matrix.stops, matrix.stored, torch.get_num_threads())
     digest = gallery_digest(matrix.vectors_of, len(matrix), weights)
     kept, told = read(key), "known from earlier"
     scans = Scans(matrix)
@@ -118,9 +118,9 @@ def forced_kernel(matrix: CpuMatrix, weights: Floats, kernel: str) -> Chosen:
     return Chosen(Choice("scan", "scan", components, min(depth, len(matrix)), {}), None, scans[components])
 
 
-def key_of(count: int, stops: Sequence[int], in_float32: bool, threads: int) -> dict[str, object]:
-    """The key under which the times of a matrix of ``count`` rows are kept."""
-    return machine_key(min(count, SIZES[-1]), stops, "float32" if in_float32 else "float16", threads)
+def key_of(count: int, stops: Sequence[int], stored: str, threads: int) -> dict[str, object]:
+    """The key under which the times of a matrix of ``count`` rows are kept, by how these are stored."""
+    return machine_key(min(count, SIZES[-1]), stops, stored, threads)
 
 
 def _choose(matrix: CpuMatrix, weights: Floats, times: Times, scans: Scans) -> Choice:

@@ -12,6 +12,7 @@ from cbir.core.artifacts import IndexVersion
 from cbir.core.search.kernels.choice import MIN_MEASURED, key_of
 from cbir.core.search.kernels.kept_choices import KERNELS, gallery_digest, read
 from cbir.core.search.kernels.timing import BATCH
+from cbir.core.search.matrices.cpu_matrix import stored_as
 from cbir.core.search.matrices.gallery_matrix import keeps_float32
 from cbir.core.vote import normalised_weights
 
@@ -37,7 +38,7 @@ def kernel_facts(version: IndexVersion) -> dict[str, Any]:
     in_float32 = keeps_float32(count, stops[-1])
     candidates = [name for name in KERNELS if not (in_float32 and name == "f16")]
     weights = normalised_weights(np.array([version.vote.weights[name] for name in members], np.float32))
-    kept = read(key_of(count, stops, in_float32, torch.get_num_threads()))
+    kept = read(key_of(count, stops, "float32" if in_float32 else stored_as(embeddings), torch.get_num_threads()))
     digest = gallery_digest(
         lambda rows: np.concatenate([part[rows].astype(np.float32) for part in embeddings], axis=1), count, weights
     )

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from cbir.core.search.matrices.blockwise_top_k import best_of, best_rows
-from cbir.core.search.matrices.cpu_matrix import CpuMatrix, MappedMatrix
+from cbir.core.search.matrices.cpu_matrix import CpuMatrix, HalfRows, MappedMatrix
 
 __all__ = ["HALVES", "HalfProduct"]
 
@@ -53,7 +53,7 @@ class HalfProduct:
         if name == "f16":
             if not isinstance(matrix, MappedMatrix):
                 raise ValueError("the rows are not kept in float16")
-            self._parts = [part[:count] for part in matrix.parts]
+            self._parts: list[torch.Tensor | HalfRows] = list(matrix.first(count).parts)
         else:
             copy = torch.empty((count, self._stops[-1]), dtype=self._dtype)
             self._parts = [copy]

@@ -102,7 +102,7 @@ def machine_key(rows: int, stops: Sequence[int], stored: str, threads: int) -> d
     Args:
         rows: That are measured at most.
         stops: Where the members' parts begin and end.
-        stored: The type of the rows.
+        stored: The type of the rows, and whether they are gathered.
     """
     versions = {}
     for name in _LIBRARIES:

@@ -11,6 +11,7 @@ import mmap
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,25 +20,39 @@ from numpy.typing import NDArray
 from cbir.core.machine import jit
 from cbir.core.search.matrices.blockwise_top_k import best_of, best_rows
 from cbir.core.search.matrices.half_products import add_product, products
+from cbir.core.vector_index import HalfVectors, SegmentedVectors
 
-__all__ = ["CpuMatrix", "HostMatrix", "MappedMatrix", "inner_products"]
+__all__ = ["CpuMatrix", "HalfRows", "HostMatrix", "MappedMatrix", "inner_products", "stored_as"]
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 #: Rows whose products are kept at a time.
 _BLOCK_ROWS = 2**18
+_GATHERED_ROWS = 2**15
+_GATHERED = "float16, gathered"
 #: Candidates that are converted to float32 at a time, so that their vectors stay in the processor's cache.
 _CHUNK = 512
+
+
+def stored_as(embeddings: Sequence[HalfVectors]) -> str:
+    """How float16 rows are stored: what takes other times to search has another name."""
+    return _GATHERED if any(isinstance(part, SegmentedVectors) for part in embeddings) else "float16"
 
 
 class HostMatrix:
     """The vectors as one float32 array in memory, the members side by side."""
 
-    def __init__(self, embeddings: Sequence[NDArray[np.floating]], stops: tuple[int, ...]) -> None:
+    #: See :func:`stored_as`.
+    stored = "float32"
+
+    def __init__(self, embeddings: Sequence[NDArray[np.floating] | SegmentedVectors], stops: tuple[int, ...]) -> None:
         self.stops = stops
-        whole = len(embeddings) == 1 and embeddings[0].dtype == np.float32
-        self._rows = embeddings[0] if whole else np.concatenate(embeddings, axis=1, dtype=np.float32)
+        first = embeddings[0]
+        if len(embeddings) == 1 and not isinstance(first, SegmentedVectors) and first.dtype == np.float32:
+            self._rows = cast("Floats", first)
+        else:
+            self._rows = np.concatenate([np.asarray(part) for part in embeddings], axis=1, dtype=np.float32)
         self._matrix = torch.from_numpy(self._rows)
 
     def __len__(self) -> int:
@@ -73,6 +88,22 @@ class HostMatrix:
         _trim()
 
 
+class HalfRows:
+    """Rows that are gathered from the segments of a version, as tensors."""
+
+    def __init__(self, vectors: SegmentedVectors) -> None:
+        self._vectors = vectors
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def __getitem__(self, rows: slice | torch.Tensor) -> torch.Tensor:
+        picked = self._vectors[rows if isinstance(rows, slice) else rows.numpy()]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            return torch.from_numpy(picked)
+
+
 class MappedMatrix:
     """The vectors as one float16 array a member, mapped from the files, so that processes share the memory.
 
@@ -82,21 +113,32 @@ class MappedMatrix:
     #: How one query is multiplied with all rows: by tiles that are converted as for a batch, or row by row.
     one_by_tiles = False
 
-    def __init__(self, embeddings: Sequence[NDArray[np.float16]], stops: tuple[int, ...]) -> None:
+    def __init__(self, embeddings: Sequence[HalfVectors], stops: tuple[int, ...]) -> None:
         self.stops = stops
-        self._arrays = [np.ascontiguousarray(part, np.float16) for part in embeddings]
+        self._arrays = [
+            part if isinstance(part, SegmentedVectors) else np.ascontiguousarray(part, np.float16)
+            for part in embeddings
+        ]
         self._maps = [m for part in embeddings if (m := getattr(part, "_mmap", None))]
+        self._maps += [m for part in embeddings if isinstance(part, SegmentedVectors) for m in part.maps]
+        self.stored = stored_as(embeddings)
+        # What is gathered is copied: so much that it stays in the processor's cache.
+        self._block_rows = _GATHERED_ROWS if self.stored == _GATHERED else _BLOCK_ROWS
         with warnings.catch_warnings():
             # The files are mapped read-only, which torch warns of; nothing is written here.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            self.parts = [torch.from_numpy(array) for array in self._arrays]
+            self.parts = [
+                HalfRows(array) if isinstance(array, SegmentedVectors) else torch.from_numpy(array)
+                for array in self._arrays
+            ]
 
     def __len__(self) -> int:
         return len(self._arrays[0])
 
     def first(self, count: int) -> MappedMatrix:
         """The first ``count`` rows, in the same memory."""
-        return MappedMatrix([array[:count] for array in self._arrays], self.stops)
+        first = (a.first(count) if isinstance(a, SegmentedVectors) else a[:count] for a in self._arrays)
+        return MappedMatrix([*first], self.stops)
 
     def _split(self, queries: Floats) -> list[torch.Tensor]:
         return [torch.from_numpy(np.ascontiguousarray(queries[:, a:b])) for a, b in itertools.pairwise(self.stops)]
@@ -109,8 +151,8 @@ class MappedMatrix:
         single = self._split(queries) if member is None else [torch.from_numpy(np.ascontiguousarray(queries))]
         found = []
         with torch.inference_mode():
-            for start in range(0, len(self), _BLOCK_ROWS):
-                block = slice(start, min(start + _BLOCK_ROWS, len(self)))
+            for start in range(0, len(self), self._block_rows):
+                block = slice(start, min(start + self._block_rows, len(self)))
                 if len(queries) == 1 and not self.one_by_tiles:
                     scores = torch.zeros((1, block.stop - start))
                     for query, part in zip(single, self._arrays[members], strict=True):

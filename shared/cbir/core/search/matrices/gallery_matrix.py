@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cbir.core.search.matrices.cpu_matrix import HostMatrix, MappedMatrix
 from cbir.core.search.matrices.gpu_matrix import DeviceMatrix
+from cbir.core.vector_index import HalfVectors
 
 __all__ = ["FLOAT32_BYTES", "GalleryMatrix", "keeps_float32", "load_matrix"]
 
@@ -66,9 +67,7 @@ def keeps_float32(count: int, width: int, float32_bytes: int = FLOAT32_BYTES) ->
     return count * width * 4 <= float32_bytes
 
 
-def load_matrix(
-    embeddings: Sequence[NDArray[np.float16]], device: str, float32_bytes: int = FLOAT32_BYTES
-) -> GalleryMatrix:
+def load_matrix(embeddings: Sequence[HalfVectors], device: str, float32_bytes: int = FLOAT32_BYTES) -> GalleryMatrix:
     """Load the members' (N, d) vectors onto ``cpu`` or a torch device; ``float32_bytes`` as ``FLOAT32_BYTES``."""
     stops = tuple(itertools.accumulate((int(part.shape[1]) for part in embeddings), initial=0))
     if device != "cpu":

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from cbir.core.search.matrices.blockwise_top_k import best_of, best_rows
+from cbir.core.vector_index import HalfVectors
 
 __all__ = ["DeviceMatrix"]
 
@@ -27,7 +28,7 @@ _DEVICE_NUMBERS = 2**28
 class DeviceMatrix:
     """The vectors as one float16 array, the members side by side."""
 
-    def __init__(self, embeddings: Sequence[NDArray[np.float16]], stops: tuple[int, ...], device: str) -> None:
+    def __init__(self, embeddings: Sequence[HalfVectors], stops: tuple[int, ...], device: str) -> None:
         self.stops = stops
         count = len(embeddings[0])
         self._matrix = torch.empty((count, self.stops[-1]), dtype=torch.float16, device=device)
