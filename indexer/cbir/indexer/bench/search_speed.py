@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from cbir.core.artifacts import IndexStore
 from cbir.core.ensemble import member_fingerprint
-from cbir.core.machine import machine_facts
+from cbir.core.machine import keep_compiled, machine_facts
 from cbir.core.vector_index import build_index, choose_index, index_file, load_index
 from cbir.core.vote import VoteSettings
 from cbir.indexer.bench.aims import search_ratios
@@ -97,9 +97,14 @@ def measure_search(plan: SearchPlan, say: Callable[[str], None]) -> dict[str, An
 
 
 def _alone(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """Call in a new process, so that its memory is its own."""
+    """Call in a new process, so that its memory is its own, with compiled loops kept as the commands keep them."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
+        return pool.submit(_called, function, *arguments).result()
+
+
+def _called(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    keep_compiled()
+    return function(*arguments)
 
 
 def _content(plan: SearchPlan, numbers: NDArray[np.int64], kept: KeptRows | None = None) -> VersionContent:
