@@ -74,7 +74,7 @@ def measure_index(plan: IndexPlan, say: Callable[[str], None]) -> dict[str, Any]
     rates: dict[str, list[float]] = {"decode": [], "forward": [], "indexer": []}
     for number in range(plan.rounds):
         say(f"decode {len(images)} images, nothing else, round {number + 1}")
-        rates["decode"].append(len(images) / _timed(lambda: _decode(images, sources, embedders, plan)))
+        rates["decode"].append(_decode_rate(images, sources, embedders, plan))
         say(f"forward passes alone, round {number + 1}")
         rates["forward"].append(_forward_rate(embedders, len(images), plan.settings.batch, plan.seed))
         say(f"embed, round {number + 1}")
@@ -146,10 +146,10 @@ def _chosen(sources: Sources, count: int, seed: int) -> list[SourceImage]:
     return [images[place] for place in np.sort(chosen).tolist()]
 
 
-def _decode(
+def _decode_rate(
     images: Sequence[SourceImage], sources: Sources, embedders: Mapping[str, Embedder], plan: IndexPlan
-) -> None:
-    """Everything that is done with an image before the forward passes."""
+) -> float:
+    """Images a second of everything that is done with one before the forward passes, by workers that have started."""
     specs = {(embedder.size, embedder.interpolation) for embedder in embedders.values()}
     workers = plan.settings.workers or os.cpu_count() or 1
     limits = DecodeLimits().for_inputs(size for size, _ in specs)
@@ -165,9 +165,13 @@ def _decode(
             for spec in specs:
                 prepare(decoded.pixels, box, *spec)
 
-        try:
-            for _ in pool.map(one, images):
+        def every(some: Sequence[SourceImage]) -> None:
+            for _ in pool.map(one, some):
                 pass
+
+        try:
+            every(images[: 4 * workers])
+            return len(images) / _timed(lambda: every(images))
         finally:
             decoding.close()
 

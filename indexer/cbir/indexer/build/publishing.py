@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -64,11 +65,13 @@ def write_version(
         written, segments = segment.place(kept.rows), segment.write_places(writer, kept.rows)
     told = {} if kept is None else kept.live.manifest.members
     specs = [_sized(member, vote) for member in members]
-    chosen = stratified_sample(gallery.label_codes if gallery.labels else None, len(gallery), content.fit_sample)
-    sample, codes = sampled(content.raw, chosen), content.metric_codes
+    known = gallery.label_codes if gallery.labels else None
+    # Drawn when it is first needed: an update that keeps its fit needs none, and a million rows take a while.
+    sample = cache(partial(stratified_sample, known, len(gallery), content.fit_sample))
     if kept is None or fit is None:
+        chosen, codes = sample(), content.metric_codes
         fit = Fit(len(gallery), len(gallery) if isinstance(chosen, slice) else len(chosen))
-        fitted = fit_members(sample, specs, None if codes is None else codes[chosen], report)
+        fitted = fit_members(sampled(content.raw, chosen), specs, None if codes is None else codes[chosen], report)
     else:
         fitted = {m.name: (kept.live.projection(m.name), str(told[m.name]["fitted_on"])) for m in members}
     indexes = _indexes(content, [fitted[member.name][0].dim for member in members])
@@ -84,8 +87,8 @@ def write_version(
         index = indexes[i]
         save_file(projection.arrays(), writer.file(f"members/{member.name}/projection.safetensors"))
         if member.name not in heads and len(gallery.labels) >= 2 and len(gallery) >= MIN_IMAGES:
-            vectors = projection.apply(sample(member.name)[:])
-            heads[member.name] = fit_head(vectors, gallery.label_codes[chosen], len(gallery.labels))
+            vectors = projection.apply(sampled(content.raw, sample())(member.name)[:])
+            heads[member.name] = fit_head(vectors, gallery.label_codes[sample()], len(gallery.labels))
         facts[member.name] = {
             "fingerprint": content.fingerprints[member.name],
             "raw_dim": int(raw.shape[1]),

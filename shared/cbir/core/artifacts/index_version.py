@@ -104,6 +104,8 @@ class IndexVersion:
         Args:
             columns: Names of those that are read; by default all.
         """
+        if self.places is None:
+            return self._batches(TABLE_FILE, self.manifest.images, columns)
         return self.table_reader(columns).batches(self.manifest.images)
 
     def table_reader(self, columns: Sequence[str] | None = None) -> TableReader:
@@ -112,19 +114,22 @@ class IndexVersion:
         Args:
             columns: Names of those that are read; by default all.
         """
-        from cbir.core.artifacts.gallery_file import read_gallery
         from cbir.core.artifacts.table_reader import TableReader
 
-        def batches(name: str, rows: int) -> Iterator[Any]:
-            with self._reading(name) as place:
-                for batch in read_gallery(Path(place), columns):
-                    yield batch
-                    rows -= batch.num_rows
-                if rows:
-                    raise ValueError("it has another number of images than the manifest says")
-
         segments = self._segments(TABLE_FILE)
-        return TableReader([partial(batches, *about) for about in segments], [r for _, r in segments], self.places)
+        opened = [partial(self._batches, *segment, columns) for segment in segments]
+        return TableReader(opened, [rows for _, rows in segments], self.places)
+
+    def _batches(self, name: str, rows: int, columns: Sequence[str] | None) -> Iterator[Any]:
+        """The table of a segment of so many rows."""
+        from cbir.core.artifacts.gallery_file import read_gallery
+
+        with self._reading(name) as place:
+            for batch in read_gallery(Path(place), columns):
+                yield batch
+                rows -= batch.num_rows
+            if rows:
+                raise ValueError("it has another number of images than the manifest says")
 
     def embeddings(self, member: str) -> HalfVectors:
         """(N, dim) projected unit vectors of a member, mapped from the file."""

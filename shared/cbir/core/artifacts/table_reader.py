@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 __all__ = ["TableReader"]
 
 #: Rows that are read at a time.
-_PIECE = 8192
+_PIECE = 32_768
 
 
 class TableReader:
