@@ -197,6 +197,23 @@ def test_where_labels_are_few_neighbours_teach_all_splits_alike() -> None:
         np.testing.assert_allclose(metrics.project([(8,)], number)[0, 8], want, atol=f32(256))
 
 
+def test_classifiers_are_asked_once_and_only_without_labels() -> None:
+    z, codes = labelled()
+    few = np.where(np.arange(len(codes)) < 12, codes, -1)
+    asked: list[int] = []
+
+    def affinity(rows: np.ndarray) -> None:
+        asked.append(len(rows))
+
+    plain = member_space(MemberSpec("m", "timm", "resnet18"), z, len(z), 8, 12)
+    space = replace(plain, affinity=affinity)
+    for labels, expected in ((codes, []), (few, [len(z)])):
+        metrics = FoldMetrics([space], labels, cross_splits(labels, [str(i) for i in range(len(labels))]))
+        for number in (0, 1, 0):
+            metrics.project([(8,)], number)
+        assert asked == expected
+
+
 def test_no_more_queries_than_enough_ask() -> None:
     codes = np.repeat(np.arange(10), 50)
     names = [str(i) for i in range(500)]

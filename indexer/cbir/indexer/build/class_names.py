@@ -70,8 +70,7 @@ def write_joint_space(
     folder = f"members/{member.name}"
     name = f"{folder}/joint.npy"
     if segment is not None:
-        segment.take_over(writer, name)
-        name = segment.file(name)
+        name = segment.take_over(writer, name)
     rows = np.arange(len(raw)) if written is None else written
     with VectorFile(writer.file(name), int(raw.shape[1])) as file:
         for start in range(0, len(rows), _BLOCK_ROWS):

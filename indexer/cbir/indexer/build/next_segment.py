@@ -59,14 +59,11 @@ class NextSegment:
         )
         return cls(live) if same else None
 
-    def file(self, name: str) -> str:
-        """The name of a file of this segment, by the name that it has in the first."""
-        return segment_file(name, self.number)
-
-    def take_over(self, writer: VersionWriter, name: str) -> None:
-        """Take the files of the earlier segments over, by the name of the first."""
+    def take_over(self, writer: VersionWriter, name: str) -> str:
+        """Take the files of the earlier segments over, by the name of the first; return the name of this one's."""
         for number in range(self.number):
             writer.take_over(segment_file(name, number))
+        return segment_file(name, self.number)
 
     def take_over_index(self, writer: VersionWriter, member: str, kind: str) -> None:
         """Take a member's approximate index over, if it has one: it is that of the first segment."""

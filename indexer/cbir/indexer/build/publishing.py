@@ -59,8 +59,7 @@ def write_version(
         written = np.arange(len(gallery))
         segments: tuple[int, ...] = ()
     else:
-        segment.take_over(writer, TABLE_FILE)
-        gallery.write(writer.file(segment.file(TABLE_FILE)), segment.stays)
+        gallery.write(writer.file(segment.take_over(writer, TABLE_FILE)), segment.stays)
         assert kept is not None
         written, segments = segment.place(kept.rows), segment.write_places(writer, kept.rows)
     told = {} if kept is None else kept.live.manifest.members
@@ -196,8 +195,7 @@ def _write_vectors(
 ) -> None:
     path = f"members/{name}/embeddings.npy"
     if segment is not None:
-        segment.take_over(writer, path)
-        path = segment.file(path)
+        path = segment.take_over(writer, path)
     with VectorFile(writer.file(path), int(facts[name]["dim"])) as file:
         for block in blocks:
             file.append(block)

@@ -150,6 +150,7 @@ def fit_folds(
     splits = [_held_out(split, codes) for split in cross_splits(codes, [digest.hex() for digest in digests])]
     metrics = FoldMetrics(spaces, codes, splits, with_labels=by_labels)
     widths = [min(dim, space.components.shape[1]) for dim, space in zip(dims, spaces, strict=True)]
+    del spaces  # which hold the raw vectors
     place = "cuda" if choose_runtime(settings.device, "torch") == "torch-cuda" else "cpu"
     weights = np.array([vote.weights[member.name] for member in members], np.float32)
     every, fold_of, folds = np.zeros((len(gallery), sum(widths)), np.float32), np.full(len(gallery), -1), []

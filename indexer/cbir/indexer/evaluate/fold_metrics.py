@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,10 @@ __all__ = ["FoldMetrics"]
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Key = tuple[int, int]
+
+
+def _nothing(rows: Ints) -> None:
+    """What a member tells that has no classifier."""
 
 
 class FoldMetrics:
@@ -35,10 +40,12 @@ class FoldMetrics:
         *,
         with_labels: bool = True,
     ) -> None:
-        self._spaces, self._codes, self._splits = spaces, codes, splits
+        self._codes, self._splits = codes, splits
         self._teachers = np.unique(np.concatenate([split.teachers for split in splits]))
         self._classes = int(codes.max(initial=-1)) + 1
         self._with_labels = with_labels and all(enough_labels(codes[split.teachers]) for split in splits)
+        # With labels no classifier is asked, and the raw vectors that it would need can go.
+        self._spaces = [replace(space, affinity=_nothing) for space in spaces] if self._with_labels else [*spaces]
         self._moments: dict[Key, LabelMoments] = {}
         self._metrics: dict[tuple[Key, int], Floats] = {}
 
@@ -82,13 +89,16 @@ class FoldMetrics:
         if len(rows) > SAMPLE:
             rows = np.sort(np.random.default_rng(0).choice(rows, SAMPLE, replace=False))
         learning = [m for m, space in enumerate(self._spaces) if space.glrt]
-        told = [self._spaces[m].affinity(rows) for m in learning]
-        affinities = [affinity for affinity in told if affinity is not None]
+        affinities: list[Floats] | None = None
         for choice in range(max(len(choices) for choices in dims)):
             keys = [(m, dims[m][min(choice, len(dims[m]) - 1)]) for m in learning]
             if not keys or all((key, 0) in self._metrics for key in keys):
                 continue
             weights = [self._spaces[m].weight for m, _ in keys]
+            if affinities is None:
+                # Only here: this is called for every split, and nearly always all is learnt already.
+                told = [self._spaces[m].affinity(rows) for m in learning]
+                affinities = [affinity for affinity in told if affinity is not None]
             parts = [self._spaces[m].unit(dim)[rows] for m, dim in keys]
             found = neighbour_metrics(parts, weights=weights, affinities=affinities)
             for key, metric in zip(keys, found, strict=True):

@@ -148,7 +148,7 @@ class Engine:
             step()
             searcher = (store or LocalStore()).open(opened, device, index, kernel)
             text_search = TextSearch.load(opened, spec, device, text)
-            if all(e.runtime != "torch-cpu" for e in embedders.values()):
+            if beside is None and all(e.runtime != "torch-cpu" for e in embedders.values()):
                 settle_search_threads(searcher, on_device)
             engine = cls(opened, searcher, embedders, limits or Limits(), text_search, decoder)
             # Models taken over from ``beside`` are warm; large batches would only delay the queries that it answers.

@@ -24,9 +24,10 @@ _TRIES = 4
 
 
 def settle_search_threads(searcher: Searcher, on_device: Callable[[Callable[[], None]], None] | None = None) -> None:
-    """Let searches compute on one thread, in the whole process, or on several where that is clearly faster here.
+    """Let the thread that searches compute alone, or with others where that is clearly faster here.
 
-    Not for a process whose models run on torch on the processor: it has one setting for both.
+    Once a process: later versions are loaded beside queries, which would wait for the trials.  Not where models run on
+    torch on the processor, as it has one setting for both.
 
     Args:
         on_device: Runs a function on the thread that searches, and waits for it; None: run it on this one.
@@ -38,11 +39,11 @@ def settle_search_threads(searcher: Searcher, on_device: Callable[[Callable[[], 
         several = _seconds(searcher)
         undo = search_alone()
         one = _seconds(searcher)
-        if one - several > _NOTICED:
+        if pays := one - several > _NOTICED:
             undo()
         _log.info(
             "one query is searched in %.2f ms by one thread and in %.2f ms by several: %s", 1000 * one, 1000 * several,
-            "several" if one - several > _NOTICED else "one",
+            "several" if pays else "one",
         )  # fmt: skip
 
     measure() if on_device is None else on_device(measure)

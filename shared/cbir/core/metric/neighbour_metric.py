@@ -66,9 +66,8 @@ def neighbour_metrics(
     sharp = augmented(np.concatenate(first, axis=1), dims, _AUGMENTATION, _EXPONENT, share)
     joined = _joined(np.split(sharp, np.cumsum(dims)[:-1], axis=1), share)
     if affinities:
-        equal = np.full(len(affinities), _CLASSIFIERS / len(affinities), np.float32)
-        told = [affinity * np.sqrt(share) for affinity, share in zip(affinities, equal, strict=True)]
-        joined = normalise(np.concatenate([joined, *told], axis=1))
+        each = np.float32(np.sqrt(_CLASSIFIERS / len(affinities)))
+        joined = normalise(np.concatenate([joined, *(affinity * each for affinity in affinities)], axis=1))
     count = min(SECOND, max(FIRST, len(joined) // _IMAGES_PER_NEIGHBOUR))
     return _fit(parts, neighbour_pairs(joined, count), ridge)
 
