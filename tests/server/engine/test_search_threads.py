@@ -58,6 +58,20 @@ def test_one_where_more_are_slower() -> None:
     assert threads_for(Sleeper(one=0.001, several=0.03)) == (1, 1)
 
 
+def test_what_else_runs_for_a_moment_is_not_taken_for_the_cost_of_one_thread() -> None:
+    searcher = Sleeper(one=0.03, several=0.002)
+    usual = searcher.search
+
+    def search(queries: np.ndarray, specs: Sequence[object]) -> list[object]:
+        found = usual(queries, specs)
+        # From the second round on nothing else runs.
+        searcher._one = 0.002 if faiss.omp_get_max_threads() == 2 else searcher._one
+        return found
+
+    searcher.search = search  # type: ignore[method-assign]
+    assert threads_for(searcher) == (1, 1)
+
+
 def test_nothing_to_search_is_no_reason_for_anything() -> None:
     assert threads_for(Sleeper(one=0.0, several=0.0, images=0)) == (2, 2)
 
