@@ -86,7 +86,7 @@ class Limits:
     max_thumbnail: int = 2048
     max_calls: int = 8192
     streams_per_connection: int = 0
-    pending: int = 256
+    pending: int = 64
     max_admin_calls: int = 64
     ping_seconds: int = 300
     keepalive_seconds: int = 120

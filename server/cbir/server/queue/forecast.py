@@ -11,6 +11,11 @@ from cbir.server.queue.flight import Flight
 __all__ = ["Forecast", "Pace"]
 
 
+#: Part of the time which a query has that the queue may be expected to take.  A forecast errs, most of all where a
+#: flood takes cores from the engine, and what is answered too late has cost as much as what comes in time.
+_SURE = 0.75
+
+
 class Pace:
     """How long a stage takes for one query lately: a moving average that follows the last hundred or so."""
 
@@ -96,15 +101,16 @@ class Forecast:
         if flight.deadline is None or not self.under_way:
             return
         left = flight.deadline - monotonic()
+        most = _SURE * left
         wait = self.wait() + max(
             (self.heavy if flight.is_heavy else self.light).seconds_each, self.batch_seconds / 2
         )  # fmt: skip
-        if wait < left:
+        if wait < most:
             return
         # Identities take turns: only so much of each comes before this query.
         costs, mine = list(held), mine + flight.cost
         wait *= min(1.0, (sum(min(cost, mine) for cost in costs) + flight.cost) / (sum(costs) + flight.cost))
-        if wait >= left:
+        if wait >= most:
             raise _unreachable(wait, left)
 
     def check_unread(self, deadline: float | None) -> None:
@@ -124,8 +130,8 @@ class Forecast:
 
 def _unreachable(wait: float, left: float) -> OverloadedError:
     return OverloadedError(
-        f"the queue needs {wait:.2f} seconds and the query has {max(left, 0.0):.2f} left: give it more time, or come "
-        "again when there is less to do",
+        f"the queue needs about {wait:.2f} seconds and the query has {max(left, 0.0):.2f} left, which is too close: "
+        "give it more time, or come again when there is less to do",
         round(wait, 2) + 0.01,
         "DEADLINE_UNREACHABLE",
     )

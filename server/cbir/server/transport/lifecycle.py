@@ -106,8 +106,11 @@ class Server:
         gates = self._gates(_by_path(_SEARCH, scopes))
         server = grpc.aio.server(interceptors=gates, options=_options(limits), maximum_concurrent_rpcs=limits.max_calls)
         server.add_generic_rpc_handlers((Signpost(dict.fromkeys(_paths(_ADMIN), told), status.abort),))
-        handlers = grpc.method_handlers_generic_handler(_SEARCH.full_name, self._search.handlers())
-        server.add_generic_rpc_handlers((handlers,))
+        handlers = self._search.handlers()
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SEARCH.full_name, handlers),))
+        # As generated code does: where gRPC is recent, each method then has a list of waiting calls to itself, so that
+        # a flood of searches fills no other.
+        server.add_registered_method_handlers(_SEARCH.full_name, handlers)
         if "health" in exposed:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if "reflection" in exposed:
@@ -164,7 +167,7 @@ class Server:
         except ConfigurationError:
             await self.stop(0)
             raise
-        await self._grpc.start()
+        await self._search.acceptance.start(self._grpc)
         self._lag.start()
         await self._admin.start()
         self._guard.watch({self.port, self._admin_port} - {0})
@@ -219,6 +222,7 @@ class Server:
         self._stopping.set()
         end = monotonic() + grace
         self._notifier.stopping()
+        await self._search.acceptance.release()
         self._guard.close()
         await self._supervisor.stop()
         await self._health.stop()
@@ -275,7 +279,7 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         # by a short list of calls that wait to be looked at.  Refusals in Python cost nearly what answers cost.
         ("grpc.max_concurrent_streams", limits.streams_per_connection),
         ("grpc.server.max_pending_requests", limits.pending),
-        ("grpc.server.max_pending_requests_hard_limit", 4 * limits.pending),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * limits.pending),
         # Clients may send keepalive pings this often, with or without calls; those that ping more often are cut off.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", limits.ping_seconds * 1000),
         ("grpc.keepalive_permit_without_calls", 1),

@@ -20,6 +20,7 @@ from cbir.server.engine import Picture, facets, list_page, read_picture
 from cbir.server.limits import Limits
 from cbir.server.queue import Admission, Lane, NotReadyError, Pipeline
 from cbir.server.transport import conversion, status
+from cbir.server.transport.acceptance import Acceptance
 from cbir.server.transport.bounded_parsing import aside, parse
 from cbir.server.transport.intake import Intake
 from cbir.server.transport.query_watch import QueryWatch
@@ -64,6 +65,7 @@ class SearchService:
         watch: QueryWatch | None = None,
     ) -> None:
         self._deployment, self._pipeline, self._limits, self._stopping = deployment, pipeline, limits, stopping
+        self.acceptance = Acceptance()
         self._decoder, self._watch, self._intake = decoder, watch or QueryWatch(), Intake(limits)
         #: Searches that have come and are not answered.
         self.under_way = 0
@@ -125,11 +127,13 @@ class SearchService:
         except Exception as error:  # noqa: BLE001 - every failure becomes a status
             self._intake.wasted.refused(context.peer(), size, error)
             pipeline.tally.outcome(error)
+            self.acceptance.ended(error)
             self._watch.failed(context, error, begun)
             return status.fail(context, error)
         finally:
             self.under_way -= 1
         pipeline.tally.outcome(answer)
+        self.acceptance.ended()
         self._watch.answered(context, answer, begun)
         return answer
 
