@@ -39,7 +39,8 @@ from process_family import Held, held
 from retrieval import split
 
 from cbir.server.bench.load.arrivals import poisson
-from cbir.server.bench.load.generator import Generator, Load, Window
+from cbir.server.bench.load.frame_generator import FrameGenerator
+from cbir.server.bench.load.generator import Load, Window
 from cbir.server.bench.load.outcomes import Outcomes
 from cbir.server.bench.load.payloads import images as image_payloads
 from cbir.server.bench.server_process import ServerProcess, server_process
@@ -218,7 +219,7 @@ for turn in range(10**9):
 
 
 async def minutes(
-    generator: Generator, payloads: object, server: ServerProcess, rate: float, seconds: float, name: str
+    generator: FrameGenerator, payloads: object, server: ServerProcess, rate: float, seconds: float, name: str
 ) -> tuple[list[Row], Outcomes]:
     """Good queries for so long; a row a minute, printed as it is known."""
     rows: list[Row] = []
@@ -257,7 +258,7 @@ async def soak(args: argparse.Namespace, server: ServerProcess, gallery: Path, q
     """Calm, then everything at once."""
     files = sorted(path for path in queries.rglob("*") if path.is_file())  # noqa: ASYNC240 - nothing else runs yet
     payloads = image_payloads([path.read_bytes() for path in files])
-    async with Generator([server.address], channels=4, timeout=30.0) as generator:
+    async with FrameGenerator([server.address], channels=4, timeout=30.0) as generator:
         capacity = args.capacity
         if capacity is None:
             await generator.closed(payloads, 16, Window(3.0))

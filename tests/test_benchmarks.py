@@ -60,6 +60,21 @@ def test_the_users_loop_and_the_engine_are_compared_on_the_same_networks(tmp_pat
     assert (first["value"], first["reached"]) == (alone["engine"]["faster than the loop"], first["value"] >= 4)
 
 
+def test_refusals_are_priced_in_every_way() -> None:
+    options = "--rates 200 --channels 1,2 --seconds 0.5 --json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "refusals.py"), *options.split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads(done.stdout)["prices"]
+    assert [(row["way"], row["channels"]) for row in rows] == [
+        (way, channels) for channels in (1, 2) for way in ("answered", "refused", "turned away")
+    ]
+    for row in rows:
+        assert row["generator_ms"] > 0
+        # The one call that is taken and held up, at most one a method, and those that wait behind it.
+        assert row["late"] * 100 <= (4 if row["way"] == "turned away" else 0)
+
+
 def test_small_galleries_are_drawn_from_what_is_held_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     retrieval, small = importlib.import_module("retrieval"), importlib.import_module("small_gallery")

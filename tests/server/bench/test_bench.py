@@ -31,6 +31,7 @@ from cbir.server.bench.figures.summary import closed_rate, latency_figures, open
 from cbir.server.bench.load import payloads as supply
 from cbir.server.bench.load.arrivals import constant, poisson
 from cbir.server.bench.load.crowd import Crowd
+from cbir.server.bench.load.frame_generator import FrameGenerator
 from cbir.server.bench.load.generator import SEARCH, Generator, Window
 from cbir.server.bench.load.outcomes import Outcomes, Recorder
 from cbir.server.bench.load.payloads import Payloads
@@ -140,6 +141,16 @@ def test_refusals_are_timed_and_asked_for_a_time_to_retry() -> None:
     assert figures["with_retry_info"] == pytest.approx(2 / 3)
     assert load.errors() == {"OVERLOADED": 2, "RESOURCE_EXHAUSTED": 1, "DEADLINE_EXCEEDED": 1}
     assert refusal_figures(outcomes((0, 0, 1, 0)))["with_retry_info"] is None
+
+
+def test_what_the_transport_turns_away_is_refused_without_words() -> None:
+    load = outcomes(
+        *((0.0, 0.0, t, 0) for t in (0.010, 0.020, 0.040, 0.5, 0.6)),
+        failed={0: REFUSED, 1: ("CANCELLED", b""), 2: ("UNAVAILABLE", b""), 3: ("DEADLINE_EXCEEDED", b"")},
+    )  # fmt: skip
+    figures = refusal_figures(load)
+    assert (figures["count"], figures["turned_away"], figures["p99_ms"]) == (3, 2, pytest.approx(40))
+    assert figures["with_retry_info"] == 1
 
 
 def test_requests_during_a_reload() -> None:
@@ -292,8 +303,15 @@ def test_ratios_are_made_of_one_run() -> None:
             {"kind": "image", "fraction": 0.7, "p99_ms": 84.0},
             {
                 "kind": "image", "fraction": 3.0, "p99_ms": 900.0, "goodput_per_second": 68.4, "deadline_ms": 1000.0,
-                "capacity_per_second": 72.0, "errors": {"OVERLOADED": 9},
-                "refused": {"count": 9, "p50_ms": 3.0, "p99_ms": 45.0, "with_retry_info": 1.0},
+                "capacity_per_second": 78.0, "after_per_second": 66.0, "errors": {"OVERLOADED": 9},
+                "refused": {"count": 9, "turned_away": 4, "p50_ms": 3.0, "p99_ms": 45.0, "with_retry_info": 1.0},
+                "resident_mib": [1000.0, 1200.0],
+            },
+            {
+                "kind": "embedding", "fraction": 3.0, "p99_ms": 900.0, "goodput_per_second": 85.0,
+                "deadline_ms": 1000.0, "capacity_per_second": 100.0, "after_per_second": 100.0, "errors": {},
+                "refused": {"count": 0, "turned_away": 0, "p50_ms": None, "p99_ms": None, "with_retry_info": None},
+                "resident_mib": [],
             },
         ],
         "reloads": {
@@ -317,7 +335,13 @@ def test_ratios_are_made_of_one_run() -> None:
         "image, open loop at 0.7 of capacity: p99 / p50 of 1 in flight": (4.0, False),
         "image, open loop at 3 of capacity: goodput / capacity": (0.95, True),
         "image, open loop at 3 of capacity: refusals, p99, ms": (45.0, True),
-        "image, open loop at 3 of capacity: refusals with RetryInfo": (1.0, True),
+        "image, open loop at 3 of capacity: refusals in words with RetryInfo": (1.0, True),
+        # Of 72 a second, the mean of before and after.
+        "image, open loop at 3 of capacity: rate two seconds after / before": (66 / 78, False),
+        "image, open loop at 3 of capacity: memory after / before": (1.2, False),
+        # A refused embedding has cost as much as half of an answered one, so the aim is lower.
+        "embedding, open loop at 3 of capacity: goodput / capacity": (0.85, True),
+        "embedding, open loop at 3 of capacity: rate two seconds after / before": (1.0, True),
         "20 reloads: failed requests": (0, True),
         "20 reloads: p99 during / without": (1.5, True),
         "half cancelled: admitted - in batches - given up before, queries": (0, True),
@@ -345,7 +369,7 @@ async def test_a_stall_is_not_omitted() -> None:
     server.add_generic_rpc_handlers((Stalling(0.5),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with Generator([f"127.0.0.1:{port}"]) as generator:
+    async with FrameGenerator([f"127.0.0.1:{port}"]) as generator:
         load = await generator.scheduled(Payloads("id", [b""]), constant(20, 0.4))
     await server.stop(0)
     assert len(load.outcomes) == load.answered == 8
@@ -490,7 +514,7 @@ async def test_a_server_that_runs_already_is_measured(serve: Any, tiny: Any) -> 
 
 async def test_reloads_under_load_are_told_apart_from_calm(serve: Any, tiny: Any) -> None:
     payloads = supply.ids(["red-rings-1", "twin"])
-    async with serve() as running, Generator([running.server.address]) as generator:
+    async with serve() as running, FrameGenerator([running.server.address]) as generator:
         told = await reload_under_load(
             generator, payloads, running.server.admin_address, ("one", "other"), reloads=2, rate=50, seconds=0.3,
             seed=0,

@@ -2,44 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from cbir.server.bench.figures.summary import open_figures
+from cbir.server.bench.figures.summary import closed_rate, open_figures
 from cbir.server.bench.load.arrivals import constant, poisson
 from cbir.server.bench.load.crowd import Crowd
+from cbir.server.bench.load.frame_generator import FrameGenerator
+from cbir.server.bench.load.generator import Window
 from cbir.server.bench.load.payloads import Payloads
 
 __all__ = ["flood"]
 
 #: Number of points of the latency distribution that are kept for the chart.
 _POINTS = 200
+#: Seconds in which a server has to be what it was before.
+_RECOVERY = 2.0
 
 
 async def flood(
     crowd: Crowd,
     payloads: Payloads,
     *,
-    rate: float,
+    calm: FrameGenerator,
+    concurrency: int,
     fraction: float,
     seconds: float,
+    capacity_seconds: float,
     deadline: float,
     arrivals: str,
     seed: int,
+    resident_mib: Callable[[], float] | None = None,
 ) -> dict[str, Any]:
     """Send requests at a fixed rate, and compute the figures of what came of them.
 
+    The capacity is measured right before, by a generator of the same kind, because a host's pace changes; and again two
+    seconds after, which shows whether the server is what it was.
+
     Args:
-        rate: Requests per second.
-        fraction: The rate as a fraction of the capacity; only reported.
+        calm: Measures the capacity, with ``concurrency`` requests in flight.
+        fraction: The rate as a fraction of the capacity.
         seconds: How long the loop is measured, after a quarter of that time in which queues fill.
+        capacity_seconds: How long the capacity is measured.
         deadline: An answer counts as goodput if it came within so many seconds after its request was due.
         arrivals: ``poisson`` or ``constant``.
+        resident_mib: Tells the server's memory, where that is known.
     """
-    warm = seconds / 4
+
+    async def capacity(warm: float) -> float:
+        load = await calm.closed(payloads, concurrency, Window(capacity_seconds, warm))
+        return closed_rate(load.outcomes, concurrency)
+
+    before = await capacity(min(0.5, capacity_seconds / 4))
+    rate, warm = fraction * before, seconds / 4
     times = constant(rate, warm + seconds) if arrivals == "constant" else poisson(rate, warm + seconds, seed)
+    memory = [resident_mib()] if resident_mib else []
     load = await crowd.scheduled(payloads, times)
+    memory += [resident_mib()] if resident_mib else []
+    after = await capacity(_RECOVERY) if fraction > 1 else None
     begin, end = load.begin + warm, load.begin + warm + seconds
     figures = open_figures(load.outcomes, begin, end, deadline)
     due = load.outcomes.picked((load.outcomes.due >= begin) & (load.outcomes.due < end))
@@ -49,6 +71,10 @@ async def flood(
         "kind": payloads.kind,
         "fraction": fraction,
         "arrivals": arrivals,
+        "concurrency": concurrency,
+        "capacity_per_second": before,
+        "after_per_second": after,
+        "resident_mib": memory,
         **figures,
         "generator_cpu_ms_each": 1000 * load.generator_seconds / max(1, load.requests),
         "distribution_ms": (1000 * np.quantile(latencies, shares)).round(3).tolist() if len(latencies) else [],

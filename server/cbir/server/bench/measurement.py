@@ -21,6 +21,7 @@ from cbir.server.bench.figures.ratios import ratios
 from cbir.server.bench.flood import flood
 from cbir.server.bench.load import payloads as supply
 from cbir.server.bench.load.crowd import Crowd
+from cbir.server.bench.load.frame_generator import FrameGenerator
 from cbir.server.bench.load.generator import SEARCH, Generator, Window
 from cbir.server.bench.load.payloads import Payloads, Vectors
 from cbir.server.bench.load.query_images import drawn_images, fetch_images, read_images
@@ -75,7 +76,7 @@ async def measure(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
             document |= await _closed(plan, subject, generator, server, say)
             if server:
                 document["server"] = {"resident_mib": server.resident_mib, "options": plan.serve_options()}
-            document["open"] = await _open(plan, subject, document["closed"], say)
+            document["open"] = await _open(plan, subject, document["closed"], server, say)
             if plan.cancel and server:
                 say("cancelling half of the requests")
                 usual = _at(document["closed"], plan.kinds[0], _STEADY)["p50_ms"] / 1000
@@ -212,22 +213,29 @@ def _steps(plan: Plan, alone: bool) -> list[Level | str]:
 
 
 async def _open(
-    plan: Plan, subject: _Subject, closed: Sequence[Mapping[str, Any]], say: Callable[[str], None]
+    plan: Plan,
+    subject: _Subject,
+    closed: Sequence[Mapping[str, Any]],
+    server: ServerProcess | None,
+    say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     kind = plan.kinds[0]
-    capacity, one = _capacity(closed, kind), _at(closed, kind, 1)["p50_ms"] / 1000
-    deadline = plan.deadline or max(1.0, 20 * one)
-    floods = []
+    deadline = plan.deadline or max(1.0, 20 * _at(closed, kind, 1)["p50_ms"] / 1000)
+    unary = [one for one in closed if (one["kind"], one["mode"]) == (kind, "unary")]
+    concurrency = max(unary, key=lambda one: float(one["per_second"]))["concurrency"]
     crowd = Crowd([subject.address], plan.channels, plan.generators, timeout=deadline)
-    for fraction in plan.fractions:
-        rate = fraction * capacity
-        say(f"open loop: {kind}, {rate:.0f} a second, {fraction:g} of capacity")
-        figures = await flood(
-            crowd, subject.payloads[kind], rate=rate, fraction=fraction,
-            seconds=plan.open_seconds or _OPEN * plan.seconds, deadline=deadline, arrivals=plan.arrivals,
-            seed=plan.seed,
-        )  # fmt: skip
-        floods.append(figures | {"capacity_per_second": capacity})
+    floods = []
+    async with FrameGenerator([subject.address], plan.channels) as calm:
+        for fraction in plan.fractions:
+            say(f"open loop: {kind}, {fraction:g} of capacity")
+            floods.append(
+                await flood(
+                    crowd, subject.payloads[kind], calm=calm, concurrency=concurrency, fraction=fraction,
+                    seconds=plan.open_seconds or _OPEN * plan.seconds, capacity_seconds=plan.seconds,
+                    deadline=deadline, arrivals=plan.arrivals, seed=plan.seed,
+                    resident_mib=(lambda: server.resident_mib) if server else None,
+                )
+            )  # fmt: skip
     return floods
 
 
@@ -239,7 +247,7 @@ async def _reloads(
     rate = plan.reload_load * _capacity(closed, kind)
     say(f"{plan.reloads} reloads while {rate:.0f} requests arrive a second")
     with two_versions(plan.index) as (index, versions), server_process(index, plan.serve_options()) as server:
-        async with Generator([server.address], plan.channels) as generator:
+        async with FrameGenerator([server.address], plan.channels) as generator:
             await generator.closed(subject.payloads[kind], 1, Window(plan.seconds))
             return await reload_under_load(
                 generator, subject.payloads[kind], server.admin, versions, reloads=plan.reloads, rate=rate,

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from cbir.core.artifacts import IndexStore
 from cbir.server.bench.figures.summary import latency_figures
 from cbir.server.bench.load.arrivals import poisson
-from cbir.server.bench.load.generator import Generator, Load
+from cbir.server.bench.load.frame_generator import FrameGenerator
+from cbir.server.bench.load.generator import Load
 from cbir.server.bench.load.outcomes import Outcomes
 from cbir.server.bench.load.payloads import Payloads
 from cbir.v1 import admin_pb2, admin_pb2_grpc
@@ -64,7 +65,7 @@ def _link(file: Path, place: Path) -> None:
 
 
 async def reload_under_load(
-    generator: Generator,
+    generator: FrameGenerator,
     payloads: Payloads,
     address: str,
     versions: tuple[str, str],

@@ -19,8 +19,8 @@ _log = logging.getLogger(__name__)
 #: Seconds that more threads must save a query.  Whoever asks one query notices no less, and under load the other cores
 #: have queries to decode and answers to write.
 _NOTICED = 1e-3
-#: The fastest of so many searches counts, in each of several rounds: the first ones touch memory for the first time, and
-#: what else runs on the machine would otherwise be taken for the cost of one thread.
+#: The fastest of so many searches counts, in each of several rounds: the first ones touch memory for the first time,
+#: and what else runs on the machine would otherwise be taken for the cost of one thread.
 _TRIES, _ROUNDS = 4, 5
 #: Seconds between two rounds.  A processor that is shared may be taken away for some milliseconds.
 _APART = 0.02

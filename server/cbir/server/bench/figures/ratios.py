@@ -8,6 +8,9 @@ from typing import Any
 
 __all__ = ["Ratio", "ratios"]
 
+#: What a flood may leave of the capacity, by kind: a refusal costs a fraction of an image, and half of an embedding.
+_GOODPUT = {"image": 0.9, "embedding": 0.8}
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -113,19 +116,33 @@ def _flooded(document: Mapping[str, Any]) -> Iterator[Ratio]:
                 f"{flood['p99_ms']:.1f} ms, {one['p50_ms']:.1f} ms",
             )  # fmt: skip
         if flood["fraction"] > 1:
-            capacity = flood["capacity_per_second"]
+            before, after = flood["capacity_per_second"], flood["after_per_second"]
+            # The host's pace may have changed: what is between is compared with what was on both sides.
+            capacity = (before + after) / 2
             yield Ratio(
-                f"{rate}: goodput / capacity", flood["goodput_per_second"] / capacity, 0.9, False,
-                f"{flood['goodput_per_second']:.1f} a second within {flood['deadline_ms']:.0f} ms, {capacity:.1f}",
+                f"{rate}: goodput / capacity", flood["goodput_per_second"] / capacity, _GOODPUT.get(kind, 0.9), False,
+                f"{flood['goodput_per_second']:.1f} a second within {flood['deadline_ms']:.0f} ms, "
+                f"{before:.1f} before, {after:.1f} after",
             )  # fmt: skip
+            yield Ratio(
+                f"{rate}: rate two seconds after / before", after / before, 0.9, False,
+                f"{after:.1f} and {before:.1f} a second",
+            )  # fmt: skip
+            if flood["resident_mib"]:
+                begin, end = flood["resident_mib"]
+                yield Ratio(
+                    f"{rate}: memory after / before", end / begin, 1.1, True, f"{end:.0f} and {begin:.0f} MiB",
+                )  # fmt: skip
             refused = flood["refused"]
             if refused["count"]:
                 yield Ratio(
                     f"{rate}: refusals, p99, ms", refused["p99_ms"], 50.0, True,
-                    f"{refused['count']} refused, p50 {refused['p50_ms']:.1f} ms",
+                    f"{refused['count']} refused, {refused['turned_away']} of them by the transport, p50 "
+                    f"{refused['p50_ms']:.1f} ms",
                 )  # fmt: skip
+            if refused["with_retry_info"] is not None:
                 yield Ratio(
-                    f"{rate}: refusals with RetryInfo", refused["with_retry_info"], 1.0, False,
+                    f"{rate}: refusals in words with RetryInfo", refused["with_retry_info"], 1.0, False,
                     ", ".join(f"{count} {reason}" for reason, count in flood["errors"].items()),
                 )  # fmt: skip
 

@@ -89,11 +89,14 @@ def open_figures(outcomes: Outcomes, begin: float, end: float, deadline: float) 
 
 
 def refusal_figures(outcomes: Outcomes) -> dict[str, Any]:
-    """How many requests were refused for overload, how quickly, and what share was told when to try again."""
-    refused = outcomes.refused
+    """How many requests were refused for overload, how quickly, and what share of those by the server in words was told
+    when to try again; the others were turned away by its transport.
+    """
+    refused, turned_away = outcomes.refused, outcomes.turned_away
     told = [outcomes.failures[row].retry_info for row in np.flatnonzero(refused).tolist()]
     return {
-        **latency_figures(outcomes.latencies[refused]),
+        **latency_figures(outcomes.latencies[refused | turned_away]),
+        "turned_away": int(turned_away.sum()),
         "with_retry_info": float(np.mean(told)) if told else None,
     }
 

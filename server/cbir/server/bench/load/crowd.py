@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.errors import ConfigurationError
-from cbir.server.bench.load.generator import Generator, Load
+from cbir.server.bench.load.frame_generator import FrameGenerator
+from cbir.server.bench.load.generator import Load
 from cbir.server.bench.load.outcomes import Outcomes
 from cbir.server.bench.load.payloads import Payloads
 
@@ -45,14 +46,14 @@ class Crowd:
         self._processes = processes
 
     async def scheduled(self, payloads: Payloads, arrivals: NDArray[np.float64]) -> Load:
-        """As :meth:`.generator.Generator.scheduled`; the requests are dealt out in turn.
+        """As :meth:`.frame_generator.FrameGenerator.scheduled`; the requests are dealt out in turn.
 
         Raises:
             ConfigurationError: ``BENCH_GENERATOR``: a process of load has died.
         """
         if self._processes == 1:
             addresses, channels, timeout = self._arguments
-            async with Generator(addresses, channels, timeout) as generator:
+            async with FrameGenerator(addresses, channels, timeout) as generator:
                 return await generator.scheduled(payloads, arrivals)
         return await asyncio.to_thread(self._scheduled, payloads, arrivals)
 
@@ -91,7 +92,7 @@ def _work(pipe: Connection, arguments: tuple[list[str], int, float], payloads: P
 
     async def load() -> None:
         addresses, channels, timeout = arguments
-        async with Generator(addresses, channels, timeout) as generator:
+        async with FrameGenerator(addresses, channels, timeout) as generator:
             pipe.send(None)
             begin = await asyncio.to_thread(pipe.recv)
             pipe.send(await generator.scheduled(payloads, arrivals, begin))

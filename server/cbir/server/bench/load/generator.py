@@ -1,7 +1,7 @@
-"""The load generator: closed loops, streams and open loops of serialised messages.
+"""The load generator: closed loops and streams of serialised messages, through gRPC's own client.
 
 It shares the machine with the server, so it does as little as possible: requests are serialised beforehand, answers are
-kept as bytes, and its own CPU time is measured with every load.
+kept as bytes, and its own CPU time is measured with every load.  Open loops: :mod:`.frame_generator`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ from itertools import count
 from time import perf_counter, process_time
 
 import grpc
-import numpy as np
-from numpy.typing import NDArray
 
 from cbir.server.bench.load.outcomes import Outcomes, Recorder, details_of
 from cbir.server.bench.load.payloads import Payloads, in_stream, stream_place
 from cbir.v1 import search_pb2
 
-__all__ = ["SEARCH", "SEARCH_STREAM", "Generator", "Load", "Window"]
+__all__ = ["SEARCH", "SEARCH_STREAM", "Generator", "Load", "Steady", "Window", "generating_cost", "load_of"]
 
 _SERVICE = search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name
 SEARCH, SEARCH_STREAM = f"/{_SERVICE}/Search", f"/{_SERVICE}/SearchStream"
@@ -110,8 +108,8 @@ class Generator:
             cancel_after: Called for every request; gives the seconds after which the caller cancels it, or None.
         """
         recorder, ended = Recorder(), [0] * concurrency
-        with _cost() as cost:
-            steady = _Steady(window, ended)
+        with generating_cost() as cost:
+            steady = Steady(window, ended)
 
             async def place(number: int) -> None:
                 while not steady.over():
@@ -120,14 +118,14 @@ class Generator:
                     ended[number] += perf_counter() >= steady.begin
 
             await asyncio.gather(*(place(number) for number in range(concurrency)))
-        return _load(recorder, steady.begin, steady.end, cost())
+        return load_of(recorder, steady.begin, steady.end, cost())
 
     async def streamed(self, payloads: Payloads, concurrency: int, window: Window) -> Load:
         """Keep ``concurrency`` requests of one stream in flight."""
         recorder, ended = Recorder(), [0] * concurrency
         sent = [0.0] * concurrency
-        with _cost() as cost:
-            steady = _Steady(window, ended)
+        with generating_cost() as cost:
+            steady = Steady(window, ended)
             call = self._stream[next(self._turn) % len(self._stream)]()
             for number in range(concurrency):
                 sent[number] = perf_counter()
@@ -156,30 +154,7 @@ class Generator:
             await call.done_writing()
             # Read to the end of the stream, so that it is not cut off when the connection closes.
             await call.read()
-        return _load(recorder, steady.begin, steady.end, cost())
-
-    async def scheduled(self, payloads: Payloads, arrivals: NDArray[np.float64], begin: float | None = None) -> Load:
-        """Send each request when it is due, whatever has become of those before it.
-
-        Args:
-            arrivals: Ascending times in seconds from the start.
-            begin: The start, by :func:`time.perf_counter`; None: now.
-        """
-        recorder = Recorder()
-        with _cost() as cost:
-            begin = perf_counter() + 0.02 if begin is None else begin
-            under_way: set[asyncio.Task[None]] = set()
-            for number, due in enumerate((begin + arrivals).tolist()):
-                # Even when the generator is late it must give way to the reading of answers now and then.
-                wait = due - perf_counter()
-                if wait > 0 or number % 8 == 0:
-                    await asyncio.sleep(max(0.0, wait))
-                task = asyncio.create_task(self._ask(payloads(), due, number, recorder))
-                under_way.add(task)
-                task.add_done_callback(under_way.discard)
-            if under_way:
-                await asyncio.gather(*under_way)
-        return _load(recorder, begin, None, cost())
+        return load_of(recorder, steady.begin, steady.end, cost())
 
     async def _ask(
         self, request: bytes, due: float, place: int, recorder: Recorder, cancel_after: float | None = None
@@ -201,8 +176,12 @@ class Generator:
             recorder.answer(due, sent, perf_counter(), place, reply)
 
 
-class _Steady:
-    """Decides from when on a closed loop counts, and when it is over."""
+class Steady:
+    """Decides from when on a closed loop counts, and when it is over.
+
+    Args:
+        ended: For each sender, how many of its requests have ended since.
+    """
 
     def __init__(self, window: Window, ended: Sequence[int]) -> None:
         self._window, self._ended = window, ended
@@ -212,6 +191,7 @@ class _Steady:
         self._over = False
 
     def over(self) -> bool:
+        """Whether no further request is to be sent."""
         now = perf_counter()
         if not self._over and now >= self.end:
             # One more than the wanted cycles: the end of the first request only begins the first cycle.
@@ -221,7 +201,8 @@ class _Steady:
         return self._over
 
 
-def _load(recorder: Recorder, begin: float, end: float | None, seconds: float) -> Load:
+def load_of(recorder: Recorder, begin: float, end: float | None, seconds: float) -> Load:
+    """What was recorded, of a closed loop between ``begin`` and ``end``, of an open loop (None) all of it."""
     every = recorder.outcomes()
     steady = every if end is None else every.picked((every.done >= begin) & (every.done <= end))
     cancelled = sum(failure.code == "CANCELLED" for failure in every.failures.values())
@@ -229,7 +210,7 @@ def _load(recorder: Recorder, begin: float, end: float | None, seconds: float) -
 
 
 @contextmanager
-def _cost() -> Iterator[Callable[[], float]]:
+def generating_cost() -> Iterator[Callable[[], float]]:
     """Measure the CPU time of this process.  Garbage is collected before and after, but not during the load."""
     gc.collect()
     gc.disable()

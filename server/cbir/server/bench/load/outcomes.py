@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 __all__ = ["Failure", "Outcomes", "Recorder", "details_of"]
 
+#: Calls beyond the limit of a connection, and beyond the list of those that wait for the server.
+_TURNED_AWAY = ("UNAVAILABLE", "CANCELLED")
 _STATUS_DETAILS = "grpc-status-details-bin"
 
 
@@ -60,9 +62,16 @@ class Outcomes:
 
     @property
     def refused(self) -> NDArray[np.bool_]:
-        """(N,) whether each was refused for overload."""
+        """(N,) whether each was refused for overload, in words."""
         result = np.zeros(len(self), bool)
         result[[row for row, failure in self.failures.items() if failure.code == "RESOURCE_EXHAUSTED"]] = True
+        return result
+
+    @property
+    def turned_away(self) -> NDArray[np.bool_]:
+        """(N,) whether the server's transport did not let each in, in a load that cancels nothing itself."""
+        result = np.zeros(len(self), bool)
+        result[[row for row, failure in self.failures.items() if failure.code in _TURNED_AWAY]] = True
         return result
 
     @property
