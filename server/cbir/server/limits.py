@@ -48,8 +48,9 @@ class Limits:
         max_calls: Most calls at the same time, streams and health checks included.
         streams_per_connection: Most calls of one connection at the same time; a client that sends more gets UNAVAILABLE
             for them at once, and may send them again.  0: as many as image queries may wait (``queue``).
-        pending: Calls that have come and that the server has not looked at yet; beyond it some are cut off unseen, and
-            beyond four times as many all.
+        pending: Calls of one method that have come and that the server has not looked at yet; beyond it some are turned
+            away unseen, and beyond twice as many all.  Few, as those that wait here are not answered sooner, and as
+            many as callers may send in one breath.
         max_admin_calls: Most calls at the same time on the admin listener.
         ping_seconds: Shortest time between two keepalive pings of a client.
         keepalive_seconds: Time between the server's own pings, which find peers that are gone without a word.

@@ -12,6 +12,7 @@ N rows, B queries, C candidates a query, M members, D components.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +72,7 @@ class CandidateGenerator:
         conditions: Conditions | None = None,
     ) -> Candidates:
         """See :class:`cbir.core.search.nearest_rows.NearestRows`."""
-        count = len(self._matrix)
+        begun, count = perf_counter(), len(self._matrix)
         wanted = Wanted.of(count, hits, kept, excluded, allowed)
         available, certain, padded = wanted.available, wanted.certain, padded_rows(excluded)
         rescore_all = allowed is not None and available <= MAX_ROWS_WITHOUT_ESTIMATES
@@ -128,7 +129,7 @@ class CandidateGenerator:
         if found is None:
             return no_candidates(len(queries), weights.shape[1], 0)
         if allowed is None:
-            first.count(len(queries), lists, scored_rows, products)
+            self.kernels.count(first, len(queries), lists, scored_rows, products, perf_counter() - begun)
         if first.scan is not None:
             return add_poorly_coded_rows(
                 self._matrix, first.scan, self._weights, found, queries, weights, certain, padded, allowed

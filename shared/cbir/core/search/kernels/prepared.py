@@ -55,11 +55,6 @@ class PreparedKernel:
             depth = unfiltered_depth(depth, allowed)
         return depth <= self.most
 
-    def count(self, queries: int, lists: int, scored: int, products: int) -> None:
-        """A search of a batch has ended; see :meth:`cbir.core.search.kernels.work.Work.add`."""
-        if self.work is not None:
-            self.work.add(queries, lists, scored, products)
-
 
 class Kernels:
     """The kernels for one query and for batches.
@@ -119,8 +114,19 @@ class Kernels:
 
     def of(self, queries: int) -> PreparedKernel:
         """The kernel for a batch of so many queries."""
-        kernel = self._by_queries[queries] if queries < len(self._by_queries) else self.batch
+        kernel = self._planned(queries)
         return kernel if kernel.work is None or kernel.work.allows() else self.product
+
+    def count(self, used: PreparedKernel, queries: int, lists: int, scored: int, products: int, seconds: float) -> None:
+        """A search of a batch by :meth:`of` has ended; see :meth:`cbir.core.search.kernels.work.Work.add`."""
+        planned = self._planned(queries)
+        if used is self.product and planned.work is not None:
+            planned.work.add_instead(queries, seconds)
+        elif used.work is not None:
+            used.work.add(queries, lists, scored, products, seconds)
+
+    def _planned(self, queries: int) -> PreparedKernel:
+        return self._by_queries[queries] if queries < len(self._by_queries) else self.batch
 
     def describe(self) -> str:
         """What is used, in words."""
