@@ -221,21 +221,18 @@ async def _open(
 ) -> list[dict[str, Any]]:
     kind = plan.kinds[0]
     deadline = plan.deadline or max(1.0, 20 * _at(closed, kind, 1)["p50_ms"] / 1000)
-    unary = [one for one in closed if (one["kind"], one["mode"]) == (kind, "unary")]
-    concurrency = max(unary, key=lambda one: float(one["per_second"]))["concurrency"]
     crowd = Crowd([subject.address], plan.channels, plan.generators, timeout=deadline)
+    memory = (lambda: server.resident_mib) if server else None
     floods = []
     async with FrameGenerator([subject.address], plan.channels) as calm:
         for fraction in plan.fractions:
             say(f"open loop: {kind}, {fraction:g} of capacity")
-            floods.append(
-                await flood(
-                    crowd, subject.payloads[kind], calm=calm, concurrency=concurrency, fraction=fraction,
-                    seconds=plan.open_seconds or _OPEN * plan.seconds, capacity_seconds=plan.seconds,
-                    deadline=deadline, arrivals=plan.arrivals, seed=plan.seed,
-                    resident_mib=(lambda: server.resident_mib) if server else None,
-                )
+            figures = await flood(
+                crowd, subject.payloads[kind], calm=calm, concurrency=_fastest(closed, kind)["concurrency"],
+                fraction=fraction, seconds=plan.open_seconds or _OPEN * plan.seconds, capacity_seconds=plan.seconds,
+                deadline=deadline, arrivals=plan.arrivals, seed=plan.seed, resident_mib=memory,
             )  # fmt: skip
+            floods.append(figures)
     return floods
 
 
@@ -244,7 +241,7 @@ async def _reloads(
 ) -> dict[str, Any]:
     assert plan.index is not None
     kind = plan.kinds[0]
-    rate = plan.reload_load * _capacity(closed, kind)
+    rate = plan.reload_load * _fastest(closed, kind)["per_second"]
     say(f"{plan.reloads} reloads while {rate:.0f} requests arrive a second")
     with two_versions(plan.index) as (index, versions), server_process(index, plan.serve_options()) as server:
         async with FrameGenerator([server.address], plan.channels) as generator:
@@ -297,6 +294,7 @@ def _at(closed: Sequence[Mapping[str, Any]], kind: str, concurrency: int) -> Map
     )  # fmt: skip
 
 
-def _capacity(closed: Sequence[Mapping[str, Any]], kind: str) -> float:
-    """The highest rate of unary requests over all concurrencies."""
-    return max(float(one["per_second"]) for one in closed if (one["kind"], one["mode"]) == (kind, "unary"))
+def _fastest(closed: Sequence[Mapping[str, Any]], kind: str) -> Mapping[str, Any]:
+    """The closed loop of unary requests with the highest rate."""
+    unary = (one for one in closed if (one["kind"], one["mode"]) == (kind, "unary"))
+    return max(unary, key=lambda one: float(one["per_second"]))
