@@ -15,10 +15,8 @@ import argparse
 import asyncio
 import json
 import multiprocessing
-import os
 import time
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import grpc
 import numpy as np
@@ -28,6 +26,7 @@ from cbir.server.bench.load.arrivals import poisson
 from cbir.server.bench.load.frame_generator import FrameGenerator
 from cbir.server.bench.load.generator import SEARCH
 from cbir.server.bench.load.payloads import Payloads
+from cbir.server.bench.server_process import cpu_seconds
 from cbir.server.transport.acceptance import Acceptance
 
 WAYS = ("answered", "refused", "turned away")
@@ -77,12 +76,6 @@ def run_server(pipe: Connection, way: str) -> None:
     uvloop.run(serve(pipe, way))
 
 
-def processor_seconds(pid: int) -> float:
-    """Of a process and all its threads, so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 async def price(way: str, rate: float, channels: int, seconds: float) -> dict[str, object]:
     """What a call takes that arrives at a rate on so many connections."""
     ours, theirs = multiprocessing.Pipe()
@@ -92,9 +85,9 @@ async def price(way: str, rate: float, channels: int, seconds: float) -> dict[st
         port = await asyncio.to_thread(ours.recv)
         assert process.pid is not None
         async with FrameGenerator([f"127.0.0.1:{port}"], channels, timeout=1.0) as generator:
-            before, begun = processor_seconds(process.pid), time.process_time()
+            before, begun = cpu_seconds(process.pid), time.process_time()
             load = await generator.scheduled(Payloads("id", [bytes(QUERY)]), poisson(rate, seconds, seed=0))
-            spent, own = processor_seconds(process.pid) - before, time.process_time() - begun
+            spent, own = cpu_seconds(process.pid) - before, time.process_time() - begun
     finally:
         process.kill()
         process.join()

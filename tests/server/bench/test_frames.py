@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -111,8 +112,6 @@ async def test_calls_beyond_what_the_server_allows_are_held_back() -> None:
 
 
 async def test_a_server_that_goes_ends_every_call() -> None:
-    server: list[grpc.aio.Server] = []
-
     async def gone(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
         await asyncio.Event().wait()
         raise AssertionError
@@ -121,7 +120,6 @@ async def test_a_server_that_goes_ends_every_call() -> None:
         asking = asyncio.create_task(generator.scheduled(Payloads("id", [b"x"]), constant(100, 0.05)))
         await asyncio.sleep(0.2)
     load = await asyncio.wait_for(asking, 10)
-    assert not server
     assert sum(load.outcomes.errors().values()) == 5
     assert set(load.outcomes.errors()) <= {"UNAVAILABLE", "CANCELLED"}
 
@@ -271,8 +269,6 @@ async def test_details_are_a_serialised_status() -> None:
     wire.exchange()
     told = status_pb2.Status(code=8, message="busy")
     refusal = rpc_status.to_status(told)
-    from base64 import b64encode
-
     encoded = b64encode(dict(refusal.trailing_metadata)["grpc-status-details-bin"]).rstrip(b"=").decode()
     wire.peer.send_headers(
         1, [(":status", "200"), ("grpc-status", "8"), ("grpc-status-details-bin", encoded)], end_stream=True

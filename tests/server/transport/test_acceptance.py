@@ -74,6 +74,15 @@ async def served(acceptance: Acceptance) -> AsyncIterator[tuple[Ask, list[bytes]
         await server.stop(0)
 
 
+async def check_that_all_are_answered_after(error: Exception | None) -> None:
+    acceptance = Acceptance()
+    async with served(acceptance) as (ask, seen):
+        for _ in range(5):
+            acceptance.ended(error)
+            assert await ask(b"next", timeout=20) == b"next"
+    assert len(seen) == 5
+
+
 async def outcome(call: grpc.aio.UnaryUnaryCall) -> str:
     try:
         await call
@@ -112,22 +121,12 @@ async def test_a_flood_of_one_method_does_not_fill_the_list_of_another(monkeypat
     "error", [None, CbirError("the query is to blame", reason="BAD"), ValueError("so is the server")]
 )
 async def test_what_is_no_refusal_holds_nobody_up(error: Exception | None) -> None:
-    acceptance = Acceptance()
-    async with served(acceptance) as (ask, seen):
-        for _ in range(5):
-            acceptance.ended(error)
-            assert await ask(b"next", timeout=20) == b"next"
-    assert len(seen) == 5
+    await check_that_all_are_answered_after(error)
 
 
 @pytest.mark.usefixtures("_idle")
 async def test_an_idle_loop_has_time_for_refusals() -> None:
-    acceptance = Acceptance()
-    async with served(acceptance) as (ask, seen):
-        for _ in range(5):
-            acceptance.ended(REFUSAL)
-            assert await ask(b"next", timeout=20) == b"next"
-    assert len(seen) == 5
+    await check_that_all_are_answered_after(REFUSAL)
 
 
 @pytest.mark.usefixtures("_busy")

@@ -19,7 +19,7 @@ from pathlib import Path
 from cbir.core.errors import ConfigurationError
 from cbir.server.deployment import add_arguments
 
-__all__ = ["ServerProcess", "read_metrics", "serve_takes", "server_process"]
+__all__ = ["ServerProcess", "cpu_seconds", "read_metrics", "serve_takes", "server_process"]
 
 _SAMPLE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*(?:\{[^}]*\})?) (\S+)(?: \d+)?$", re.MULTILINE)
 
@@ -48,12 +48,8 @@ class ServerProcess:
 
     @property
     def cpu_seconds(self) -> float:
-        """CPU time of all its threads since it started, in seconds; nan where the system does not report it."""
-        try:
-            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return float("nan")
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """See :func:`cpu_seconds`."""
+        return cpu_seconds(self.pid)
 
     @property
     def resident_mib(self) -> float:
@@ -70,6 +66,15 @@ class ServerProcess:
             return {}
         with urllib.request.urlopen(self.metrics, timeout=10) as page:  # noqa: S310 - our own server, on loopback
             return read_metrics(page.read().decode())
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of all threads of a process since it started, in seconds; nan where the system does not report it."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return float("nan")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def read_metrics(text: str) -> dict[str, float]:

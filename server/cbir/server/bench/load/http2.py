@@ -1,7 +1,7 @@
-"""One HTTP/2 connection of a load: calls as bytes, at a tenth of what a gRPC client costs.
+"""One HTTP/2 connection of a load: calls as bytes, at a fraction of what a gRPC client costs.
 
 A flood that shares the machine with the server must cost little, or it takes the cores of what it measures: a call of
-``grpc.aio`` costs its process 0.2 ms and more, here it is some 20 microseconds.  Towards the server it behaves as
+``grpc.aio`` costs its process two to five times as much as one here.  Towards the server it behaves as
 gRPC's clients do: it holds calls back by the limit of streams and by the windows that the server grants, in the order
 in which they came, and gives them up at their deadline, told to the server if they had begun.
 
