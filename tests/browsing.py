@@ -84,6 +84,25 @@ class Watched:
         payload = [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in files]
         self.page.set_input_files("#files", payload)
 
+    def asked_for_files(self, press: Callable[[], None]) -> Any:
+        """The browser's question for files after a key was pressed; pressed again where nothing came of it.
+
+        The question is listened for before: told to listen and given a key at once, a busy browser can take the key
+        first, and then asks nobody. It also asks only within seconds of the key, which a busy machine can let pass.
+        """
+        asked: list[Any] = []
+        # Playwright takes no built-in method such as asked.append itself.
+        self.page.on("filechooser", lambda chooser: asked.append(chooser))
+        for _ in range(6):
+            # A question to the page is answered after what it was told before.
+            self.page.evaluate("new Promise(done => requestAnimationFrame(() => done(0)))")
+            press()
+            for _ in range(100):
+                if asked:
+                    return asked[0]
+                self.page.wait_for_timeout(100)
+        raise AssertionError("the browser asked for no file, six times in a minute")
+
     def settle(self) -> None:
         """Wait until the newest question is answered."""
         self.page.wait_for_selector("#results:not([aria-busy]):not([hidden])")

@@ -65,7 +65,6 @@ def test_axe_finds_no_serious_fault(visit: Visit, scheme: str) -> None:
 
 
 def test_keys_are_enough(visit: Visit, site: Any) -> None:
-    # A window of its own: in one that other tests had used, the browser did not always ask for files.
     window = visit(locale="en-US")
     keys = window.page.keyboard
 
@@ -79,9 +78,8 @@ def test_keys_are_enough(visit: Visit, site: Any) -> None:
     keys.press("Tab")
     assert window.page.evaluate("document.activeElement.className") == "skip"
     tab_to("#files")
-    with window.page.expect_file_chooser() as chooser:
-        keys.press("Space")
-    chooser.value.set_files({"name": "mine.png", "mimeType": "image/png", "buffer": QUERY})
+    chooser = window.asked_for_files(lambda: keys.press("Space"))
+    chooser.set_files({"name": "mine.png", "mimeType": "image/png", "buffer": QUERY})
     before = ids(site.search(QUERY))
     window.until_hits(before)
     tab_to("#limit")
