@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from cbir.server.bench.core_shares import CoreShares
 from cbir.server.bench.figures.summary import closed_rate, open_figures
 from cbir.server.bench.load.arrivals import constant, poisson
 from cbir.server.bench.load.crowd import Crowd
 from cbir.server.bench.load.frame_generator import FrameGenerator
 from cbir.server.bench.load.generator import Window
 from cbir.server.bench.load.payloads import Payloads
+from cbir.server.bench.server_process import ServerProcess
 
 __all__ = ["flood"]
 
@@ -34,7 +35,7 @@ async def flood(
     deadline: float,
     arrivals: str,
     seed: int,
-    resident_mib: Callable[[], float] | None = None,
+    server: ServerProcess | None = None,
 ) -> dict[str, Any]:
     """Send requests at a fixed rate, and compute the figures of what came of them.
 
@@ -48,19 +49,24 @@ async def flood(
         capacity_seconds: How long the capacity is measured.
         deadline: An answer counts as goodput if it came within so many seconds after its request was due.
         arrivals: ``poisson`` or ``constant``.
-        resident_mib: Tells the server's memory, where that is known.
+        server: The server, where it is on this machine: its memory and its shares of the cores are measured.
     """
+    cores: dict[str, dict[str, float]] = {}
 
     async def capacity(warm: float) -> float:
+        taken = CoreShares(server.pid if server else None)
         load = await calm.closed(payloads, concurrency, Window(capacity_seconds, warm))
+        cores.setdefault("at capacity", taken.read(load.generator_seconds))
         return closed_rate(load.outcomes, concurrency)
 
     before = await capacity(min(0.5, capacity_seconds / 4))
     rate, warm = fraction * before, seconds / 4
     times = constant(rate, warm + seconds) if arrivals == "constant" else poisson(rate, warm + seconds, seed)
-    memory = [resident_mib()] if resident_mib else []
+    memory = [server.resident_mib] if server else []
+    taken = CoreShares(server.pid if server else None)
     load = await crowd.scheduled(payloads, times)
-    memory += [resident_mib()] if resident_mib else []
+    cores["flooded"] = taken.read(load.generator_seconds)
+    memory += [server.resident_mib] if server else []
     after = await capacity(_RECOVERY) if fraction > 1 else None
     begin, end = load.begin + warm, load.begin + warm + seconds
     figures = open_figures(load.outcomes, begin, end, deadline)
@@ -75,6 +81,7 @@ async def flood(
         "capacity_per_second": before,
         "after_per_second": after,
         "resident_mib": memory,
+        "cores": cores,
         **figures,
         "generator_cpu_ms_each": 1000 * load.generator_seconds / max(1, load.requests),
         "distribution_ms": (1000 * np.quantile(latencies, shares)).round(3).tolist() if len(latencies) else [],

@@ -222,7 +222,6 @@ async def _open(
     kind = plan.kinds[0]
     deadline = plan.deadline or max(1.0, 20 * _at(closed, kind, 1)["p50_ms"] / 1000)
     crowd = Crowd([subject.address], plan.channels, plan.generators, timeout=deadline)
-    memory = (lambda: server.resident_mib) if server else None
     floods = []
     async with FrameGenerator([subject.address], plan.channels) as calm:
         for fraction in plan.fractions:
@@ -230,7 +229,7 @@ async def _open(
             figures = await flood(
                 crowd, subject.payloads[kind], calm=calm, concurrency=_fastest(closed, kind)["concurrency"],
                 fraction=fraction, seconds=plan.open_seconds or _OPEN * plan.seconds, capacity_seconds=plan.seconds,
-                deadline=deadline, arrivals=plan.arrivals, seed=plan.seed, resident_mib=memory,
+                deadline=deadline, arrivals=plan.arrivals, seed=plan.seed, server=server,
             )  # fmt: skip
             floods.append(figures)
     return floods

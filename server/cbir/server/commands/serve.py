@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from cbir.core.errors import CbirError
-from cbir.core.machine import idle_quietly, share_arenas
+from cbir.core.machine import idle_quietly, share_arenas, take_turns
 from cbir.server.deployment import access, add_arguments, engine_config
 from cbir.server.observe import configure_logs
 
@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """
     idle_quietly()
     share_arenas()
+    take_turns()
     # Without this, gRPC prints a line whenever a library starts a program while it loads.  The server itself never
     # forks.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

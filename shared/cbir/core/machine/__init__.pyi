@@ -12,4 +12,5 @@ from .thread_shares import idle_quietly as idle_quietly
 from .thread_shares import search_alone as search_alone
 from .thread_shares import share_out as share_out
 from .thread_shares import step_back as step_back
+from .thread_shares import take_turns as take_turns
 from .thread_shares import threads as threads

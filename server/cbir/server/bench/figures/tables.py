@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cbir.server.bench.core_shares import PARTS
+
 __all__ = ["print_tables"]
 
 
@@ -31,6 +33,7 @@ def print_tables(console: Console, document: Mapping[str, Any]) -> None:
         console.print(_bare(limits["bare"]))
     if document["open"]:
         console.print(_open(document["open"]))
+        console.print(_cores(document["open"]))
     if document.get("cached"):
         console.print(_closed("few images, cache on", document["cached"]))
     for one in document.get("processes", []):
@@ -86,6 +89,20 @@ def _open(floods: list[Mapping[str, Any]]) -> Table:
             _number(one["goodput_per_second"]), *_percentiles(one), str(refused["count"]), _number(refused["p99_ms"]),
             _number(one["generator_late_p99_ms"]),
         )  # fmt: skip
+    return table
+
+
+def _cores(floods: list[Mapping[str, Any]]) -> Table:
+    table = Table(title="cores taken, on average", title_justify="left")
+    table.add_column("of capacity")
+    parts = (*PARTS, "generator")
+    for part in parts:
+        table.add_column(part, justify="right")
+    for one in floods:
+        for when, shares in one["cores"].items():
+            if shares:
+                name = f"{one['fraction']:g}" if when == "flooded" else f"{when}, before {one['fraction']:g}"
+                table.add_row(name, *(f"{shares[part]:.2f}" for part in parts))
     return table
 
 

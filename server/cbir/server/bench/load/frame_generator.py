@@ -18,8 +18,6 @@ from cbir.server.bench.load.payloads import Payloads
 
 __all__ = ["FrameGenerator"]
 
-#: Seconds between two looks for calls whose deadline has passed.
-_LOOK_EVERY = 0.004
 _CONNECT_SECONDS = 30.0
 #: Requests that are sent without a look at what has come.
 _AT_ONCE = 64
@@ -81,21 +79,27 @@ class FrameGenerator:
             if not left:
                 empty.set()
 
+        touched: list[Connection] = []
+
+        def flush() -> None:
+            for connection in touched:
+                connection.flush()
+            touched.clear()
+
         self._ended = ended
         with generating_cost() as cost:
             begin = perf_counter() + 0.02 if begin is None else begin
-            looking = asyncio.create_task(self._expire())
             now = perf_counter()
             for number, due in enumerate((begin + arrivals).tolist()):
                 if due > now or number % _AT_ONCE == 0:
-                    self._flush()
+                    flush()
                     await asyncio.sleep(max(0.0, due - perf_counter()))
                     now = perf_counter()
-                next(self._turn).ask(Call(number, payloads(), due, self._timeout))
-            self._flush()
+                touched.append(next(self._turn))
+                touched[-1].ask(Call(number, payloads(), due, self._timeout))
+            flush()
             if left:
                 await empty.wait()
-            looking.cancel()
         return load_of(recorder, begin, None, cost())
 
     async def closed(self, payloads: Payloads, concurrency: int, window: Window) -> Load:
@@ -123,23 +127,10 @@ class FrameGenerator:
         self._ended = ended
         with generating_cost() as cost:
             steady = Steady(window, ends)
-            looking = asyncio.create_task(self._expire())
             for place in range(concurrency):
                 ask(place)
             await empty.wait()
-            looking.cancel()
         return load_of(recorder, steady.begin, steady.end, cost())
-
-    def _flush(self) -> None:
-        for connection in self._connections:
-            connection.flush()
-
-    async def _expire(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_EVERY)
-            now = perf_counter()
-            for connection in self._connections:
-                connection.expire(now)
 
 
 def _record(recorder: Recorder, call: Call, code: str, told: bytes) -> None:

@@ -78,7 +78,8 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(self, method: str, authority: str, ended: Callable[[Call, str, bytes], None]) -> None:
-        self._told, self._out, self._buffer = ended, bytearray(), b""
+        self._told, self._out, self._buffer, self._loop = ended, bytearray(), b"", asyncio.get_running_loop()
+        self._alarm: asyncio.TimerHandle | None = None
         encoder, self._decoder = hpack.Encoder(), hpack.Decoder()
         self._decoder.header_table_size = self._decoder.max_allowed_table_size = 0
         fields = [
@@ -98,11 +99,16 @@ class Connection(asyncio.Protocol):
         self._received, self._block, self._block_flags = 0, b"", 0
         self._transport: asyncio.Transport | None = None
         #: Set once the server has agreed to what the connection asks for.
-        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ready: asyncio.Future[None] = self._loop.create_future()
 
     def ask(self, call: Call) -> None:
         """Send a call, or hold it back; nothing leaves before :meth:`flush`."""
-        self._by_deadline.append(call)
+        line = self._by_deadline
+        while line and line[0].over:
+            line.popleft()
+        line.append(call)
+        if self._alarm is None:
+            self._alarm = self._loop.call_later(call.until - perf_counter(), self._expire)
         if self._transport is None:
             self._end(call, "UNAVAILABLE", b"")
             return
@@ -115,22 +121,10 @@ class Connection(asyncio.Protocol):
             self._transport.write(bytes(self._out))
             self._out.clear()
 
-    def expire(self, now: float) -> None:
-        """Give up the calls whose deadline has passed."""
-        line = self._by_deadline
-        while line and (line[0].over or line[0].until <= now):
-            call = line.popleft()
-            if call.over:
-                continue
-            if call.stream:
-                self._forget(call.stream)
-                self._frame(_RST_STREAM, 0, call.stream, _NUMBER.pack(_CANCEL))
-            self._end(call, "DEADLINE_EXCEEDED", b"")
-        self._send()
-        self.flush()
-
     def close(self) -> None:
         """Hang up."""
+        if self._alarm is not None:
+            self._alarm.cancel()
         if self._transport is not None:
             self._transport.close()
 
@@ -169,6 +163,20 @@ class Connection(asyncio.Protocol):
         self._send()
         self.flush()
 
+    def _expire(self) -> None:
+        """Give up the calls whose deadline has passed, and come again for the next one."""
+        line, now, self._alarm = self._by_deadline, perf_counter(), None
+        while line and (line[0].over or line[0].until <= now):
+            if not (call := line.popleft()).over:
+                if call.stream:
+                    self._forget(call.stream)
+                    self._frame(_RST_STREAM, 0, call.stream, _NUMBER.pack(_CANCEL))
+                self._end(call, "DEADLINE_EXCEEDED", b"")
+        if line:
+            self._alarm = self._loop.call_later(line[0].until - now, self._expire)
+        self._send()
+        self.flush()
+
     def _frame_came(self, kind: int, flags: int, stream: int, data: bytes) -> None:
         if kind == _DATA:
             self._received += len(data)
@@ -190,7 +198,10 @@ class Connection(asyncio.Protocol):
             if (call := self._forget(stream)) is not None:
                 self._end(call, _RESETS.get(_NUMBER.unpack(data)[0], "INTERNAL"), b"")
         elif kind == _WINDOW_UPDATE:
-            self._widen(stream, _NUMBER.unpack(data)[0])
+            if stream == 0:
+                self._window += _NUMBER.unpack(data)[0]
+            elif (rest := self._rests.get(stream)) is not None:
+                rest.window += _NUMBER.unpack(data)[0]
         elif kind == _SETTINGS:
             self._settings_came(flags, data)
         elif kind == _PING and not flags & _ACK:
@@ -223,12 +234,6 @@ class Connection(asyncio.Protocol):
             elif name == _MOST_IN_FRAME:
                 self._frame_size = value
         self._frame(_SETTINGS, _ACK, 0, b"")
-
-    def _widen(self, stream: int, by: int) -> None:
-        if stream == 0:
-            self._window += by
-        elif (rest := self._rests.get(stream)) is not None:
-            rest.window += by
 
     def _send(self) -> None:
         """Send what the server lets through now."""

@@ -1,0 +1,61 @@
+"""Which part of a server takes how much of the cores: what bounds it shows there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from time import perf_counter
+
+__all__ = ["PARTS", "CoreShares", "part_of"]
+
+#: Parts of a server.  Models, decoders and search have threads of several libraries, which name them as they like.
+PARTS = ("event loop", "gRPC", "engine and models")
+#: Begin of the names that gRPC gives its threads.
+_GRPC = ("event_engine", "grpc_", "lifeguard", "timer_")
+
+
+def part_of(pid: int, thread: int, name: str) -> str:
+    """The part of a server that a thread belongs to: its first thread runs the event loop.
+
+    Args:
+        name: The thread's name, as the system has it.
+    """
+    if thread == pid:
+        return "event loop"
+    return "gRPC" if name.startswith(_GRPC) else "engine and models"
+
+
+class CoreShares:
+    """Measures what a server and those who load it take of the cores, from now on.
+
+    Args:
+        pid: The server's process; None: it is not on this machine.
+    """
+
+    def __init__(self, pid: int | None) -> None:
+        self._pid = pid
+        self._begun, self._before = perf_counter(), self._seconds()
+
+    def read(self, generator_seconds: float) -> dict[str, float]:
+        """Cores taken on average since the start, by part, and by the generator; empty where that is not known.
+
+        Args:
+            generator_seconds: CPU time that generating the load took.
+        """
+        now = self._seconds()
+        took = perf_counter() - self._begun
+        shares = {part: (now[part] - self._before.get(part, 0.0)) / took for part in now}
+        return shares | {"generator": generator_seconds / took} if shares else {}
+
+    def _seconds(self) -> dict[str, float]:
+        """CPU time of the parts so far; empty where the system does not tell."""
+        tick, found = os.sysconf("SC_CLK_TCK"), dict.fromkeys(PARTS, 0.0)
+        for folder in Path(f"/proc/{self._pid}/task").glob("*"):
+            try:
+                text = (folder / "stat").read_text()
+            except OSError:
+                continue  # it has just ended
+            fields = text.rpartition(")")[2].split()
+            name = text.partition("(")[2].rpartition(")")[0]
+            found[part_of(self._pid or 0, int(folder.name), name)] += (int(fields[11]) + int(fields[12])) / tick
+        return found if any(found.values()) else {}
