@@ -25,19 +25,23 @@ def test_parts_by_thread(thread: int, name: str, part: str) -> None:
     assert part_of(7, thread, name) == part
 
 
-def work(seconds: float) -> None:
-    """Take so much CPU time of this thread."""
+def work(seconds: float, done: threading.Event, over: threading.Event) -> None:
+    """Take so much CPU time of this thread, and stay."""
     end = thread_time() + seconds
     while thread_time() < end:
         pass
+    done.set()
+    over.wait(60)
 
 
 def test_each_thread_counts_for_its_part() -> None:
-    shares = CoreShares(os.getpid())
-    thread = threading.Thread(target=work, args=(0.6,))
+    shares, done, over = CoreShares(os.getpid()), threading.Event(), threading.Event()
+    thread = threading.Thread(target=work, args=(0.6, done, over))
     thread.start()
-    thread.join()
+    assert done.wait(60)
     found = shares.read(generator_seconds=0.3)
+    over.set()
+    thread.join()
     # 0.6 seconds over 0.3; the system's clock ticks in hundredths.
     assert found["engine and models"] >= 1.9 * found["generator"]
     assert found["gRPC"] < found["engine and models"]

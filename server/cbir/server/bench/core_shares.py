@@ -28,6 +28,8 @@ def part_of(pid: int, thread: int, name: str) -> str:
 class CoreShares:
     """Measures what a server and those who load it take of the cores, from now on.
 
+    Threads that end meanwhile take what they took with them; a server's stay.
+
     Args:
         pid: The server's process; None: it is not on this machine.
     """
@@ -44,18 +46,22 @@ class CoreShares:
         """
         now = self._seconds()
         took = perf_counter() - self._begun
-        shares = {part: (now[part] - self._before.get(part, 0.0)) / took for part in now}
-        return shares | {"generator": generator_seconds / took} if shares else {}
+        if not now:
+            return {}
+        shares = dict.fromkeys(PARTS, 0.0) | {"generator": generator_seconds / took}
+        for thread, (part, seconds) in now.items():
+            shares[part] += (seconds - self._before.get(thread, (part, 0.0))[1]) / took
+        return shares
 
-    def _seconds(self) -> dict[str, float]:
-        """CPU time of the parts so far; empty where the system does not tell."""
-        tick, found = os.sysconf("SC_CLK_TCK"), dict.fromkeys(PARTS, 0.0)
+    def _seconds(self) -> dict[int, tuple[str, float]]:
+        """By thread: its part, and its CPU time so far; empty where the system does not tell."""
+        tick, found = os.sysconf("SC_CLK_TCK"), {}
         for folder in Path(f"/proc/{self._pid}/task").glob("*"):
             try:
                 text = (folder / "stat").read_text()
             except OSError:
                 continue  # it has just ended
             fields = text.rpartition(")")[2].split()
-            name = text.partition("(")[2].rpartition(")")[0]
-            found[part_of(self._pid or 0, int(folder.name), name)] += (int(fields[11]) + int(fields[12])) / tick
-        return found if any(found.values()) else {}
+            thread, name = int(folder.name), text.partition("(")[2].rpartition(")")[0]
+            found[thread] = (part_of(self._pid or 0, thread, name), (int(fields[11]) + int(fields[12])) / tick)
+        return found
