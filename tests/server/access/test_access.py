@@ -63,7 +63,19 @@ async def channel(address: str, ca: Path | None = None, own: Pair | None = None)
 
 
 async def call(opened: grpc.aio.Channel, method: str, token: str | None = None) -> Code:
-    """Call a method; how it ended."""
+    """Call a method; how it ended.
+
+    Where a stream is refused before its first message is sent, gRPC's client may tell of that message instead: then it
+    is asked again.
+    """
+    for _ in range(20):
+        if (code := await call_once(opened, method, token)) is not None:
+            return code
+    raise AssertionError(f"{method}: the client never came to tell what the server said")
+
+
+async def call_once(opened: grpc.aio.Channel, method: str, token: str | None) -> Code | None:
+    """As :func:`call`; None where the client tells of a message that it could not send."""
     metadata = (("authorization", f"Bearer {token}"),) if token is not None else ()
     settings: dict[str, Any] = {"metadata": metadata, "timeout": 5}
     search, admin = search_pb2_grpc.SearchServiceStub(opened), admin_pb2_grpc.AdminServiceStub(opened)
@@ -87,8 +99,12 @@ async def call(opened: grpc.aio.Channel, method: str, token: str | None = None) 
             reflect = reflection_pb2_grpc.ServerReflectionStub(opened).ServerReflectionInfo
             requests = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
             assert [answer async for answer in reflect(requests, **settings)]
+    except asyncio.InvalidStateError:
+        return None
     except grpc.aio.AioRpcError as error:
-        return error.code()
+        # Every error of the server's own comes with details.
+        unsent = error.code() is Code.INTERNAL and not error.trailing_metadata()
+        return None if unsent else error.code()
     return Code.OK
 
 
