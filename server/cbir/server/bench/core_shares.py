@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from time import perf_counter
+
+from cbir.server.bench.server_process import seconds_of
 
 __all__ = ["PARTS", "CoreShares", "part_of"]
 
@@ -55,13 +56,12 @@ class CoreShares:
 
     def _seconds(self) -> dict[int, tuple[str, float]]:
         """By thread: its part, and its CPU time so far; empty where the system does not tell."""
-        tick, found = os.sysconf("SC_CLK_TCK"), {}
+        found = {}
         for folder in Path(f"/proc/{self._pid}/task").glob("*"):
             try:
                 text = (folder / "stat").read_text()
             except OSError:
                 continue  # it has just ended
-            fields = text.rpartition(")")[2].split()
             thread, name = int(folder.name), text.partition("(")[2].rpartition(")")[0]
-            found[thread] = (part_of(self._pid or 0, thread, name), (int(fields[11]) + int(fields[12])) / tick)
+            found[thread] = (part_of(self._pid or 0, thread, name), seconds_of(text))
         return found

@@ -19,7 +19,7 @@ from pathlib import Path
 from cbir.core.errors import ConfigurationError
 from cbir.server.deployment import add_arguments
 
-__all__ = ["ServerProcess", "cpu_seconds", "read_metrics", "serve_takes", "server_process"]
+__all__ = ["ServerProcess", "cpu_seconds", "read_metrics", "seconds_of", "serve_takes", "server_process"]
 
 _SAMPLE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*(?:\{[^}]*\})?) (\S+)(?: \d+)?$", re.MULTILINE)
 
@@ -71,9 +71,15 @@ class ServerProcess:
 def cpu_seconds(pid: int) -> float:
     """CPU time of all threads of a process since it started, in seconds; nan where the system does not report it."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return seconds_of(Path(f"/proc/{pid}/stat").read_text())
     except OSError:
         return float("nan")
+
+
+def seconds_of(stat: str) -> float:
+    """CPU time in seconds that Linux's ``stat`` file of a process or of a thread tells."""
+    # The name before it may hold spaces and brackets.
+    fields = stat.rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

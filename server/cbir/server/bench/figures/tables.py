@@ -33,7 +33,9 @@ def print_tables(console: Console, document: Mapping[str, Any]) -> None:
         console.print(_bare(limits["bare"]))
     if document["open"]:
         console.print(_open(document["open"]))
-        console.print(_cores(document["open"]))
+        # A server elsewhere tells nothing of its threads.
+        if any(one["cores"]["flooded"] for one in document["open"]):
+            console.print(_cores(document["open"]))
     if document.get("cached"):
         console.print(_closed("few images, cache on", document["cached"]))
     for one in document.get("processes", []):
@@ -100,9 +102,8 @@ def _cores(floods: list[Mapping[str, Any]]) -> Table:
         table.add_column(part, justify="right")
     for one in floods:
         for when, shares in one["cores"].items():
-            if shares:
-                name = f"{one['fraction']:g}" if when == "flooded" else f"{when}, before {one['fraction']:g}"
-                table.add_row(name, *(f"{shares[part]:.2f}" for part in parts))
+            name = f"{one['fraction']:g}" if when == "flooded" else f"{when}, before {one['fraction']:g}"
+            table.add_row(name, *(_number(shares.get(part)) for part in parts))
     return table
 
 
