@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import timeit
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,14 +32,18 @@ from cbir.indexer.samples.sample_split import write_samples
 from cbir.server.bench.load import payloads
 from cbir.server.bench.load.generator import Generator, Window
 from cbir.server.engine import EngineResult, Timings
-from cbir.server.transport.answer_bytes import write_result
+from cbir.server.transport.answer_bytes import write_results
 from cbir.v1 import search_pb2
 
 STAGES = ("decode", "queue", "embed", "search", "fuse")
 
 
-def write_plainly(result: EngineResult, *, expose_paths: bool = False) -> tuple[bytes, bytes]:
-    """What :func:`cbir.server.transport.answer_bytes.write_result` writes, by the generated classes."""
+def write_plainly(results: Sequence[EngineResult], *, expose_paths: bool = False) -> list[tuple[bytes, bytes]]:
+    """What :func:`cbir.server.transport.answer_bytes.write_results` writes, by the generated classes."""
+    return [_plainly(result, expose_paths) for result in results]
+
+
+def _plainly(result: EngineResult, expose_paths: bool) -> tuple[bytes, bytes]:
     answer = search_pb2.SearchResponse(index_version=result.version)
     for hit in result.hits:
         written = answer.hits.add(
@@ -67,7 +71,7 @@ SERVERS = {
     "by hand": "",
     "generated classes": (
         "import answer_bytes, cbir.server.transport.lifecycle as lifecycle; "
-        "lifecycle.write_result = answer_bytes.write_plainly; "
+        "lifecycle.write_results = answer_bytes.write_plainly; "
     ),
 }
 
@@ -82,9 +86,9 @@ def alone(index: Path) -> dict[str, float]:
     ranking = retriever.search(retriever.project(raw), [SearchSpec()])[0]
     timings = Timings(decode=0.001, queue=0.0005, embed=0.008, search=0.0004, fuse=0.0001)
     result = EngineResult(ranking, retriever.members, retriever.gallery, None, "version", timings)
-    ways = {"by hand": write_result, "generated classes": write_plainly}
+    ways = {"by hand": write_results, "generated classes": write_plainly}
     return {
-        name: min(timeit.repeat(lambda w=way: w(result), number=200, repeat=20)) / 200 * 1e6
+        name: min(timeit.repeat(lambda w=way: w([result]), number=200, repeat=20)) / 200 * 1e6
         for name, way in ways.items()
     }
 

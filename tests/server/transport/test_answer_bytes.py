@@ -10,7 +10,7 @@ from cbir.core.artifacts import Gallery, GalleryImage
 from cbir.core.images import Box
 from cbir.core.vote import Ranking
 from cbir.server.engine import Embedding, Engine, EngineQuery, EngineResult, StoredImage, Timings
-from cbir.server.transport.answer_bytes import warm_up, write_result
+from cbir.server.transport.answer_bytes import warm_up, write_results
 from cbir.server.transport.conversion import query_from_request
 from cbir.v1 import search_pb2
 
@@ -53,7 +53,7 @@ def test_an_answer_is_what_the_generated_classes_write(rows: list[int]) -> None:
             )
     for label, probability in result.labels:
         expected.labels.add(label=label, probability=probability)
-    answer, body = map(search_pb2.SearchResponse.FromString, write_result(result, expose_paths=True))
+    answer, body = map(search_pb2.SearchResponse.FromString, write_results([result], expose_paths=True)[0])
     assert body == expected
     for stage, nanoseconds in {"decode": 250_000_000, "embed": 1, "fuse": 1_000_000, "search": 0}.items():
         getattr(expected.timings, stage).nanos = nanoseconds
@@ -68,7 +68,7 @@ def test_what_answers_need_is_compiled_before_the_first(engine: Engine, monkeypa
         "cbir.server.transport.answer_bytes._fill", lambda *arrays: kinds.append([numba.typeof(a) for a in arrays])
     )
     warm_up()
-    write_result(engine.search(EngineQuery(StoredImage("twin"))))
+    write_results([engine.search(EngineQuery(StoredImage("twin")))])
     assert len(kinds) == 2
     assert kinds[0] == kinds[1]
 

@@ -83,6 +83,9 @@ class Filter:
         return bool(self.labels or self.exclude_labels or self.metadata)
 
 
+_ANYTHING = Filter()
+
+
 @dataclass(frozen=True)
 class EngineQuery:
     """One query.
@@ -108,7 +111,7 @@ class EngineQuery:
     min_score: float | None = None
     fusion: Fusion = Fusion.WEIGHTED_VOTE
     weights: Mapping[str, float] | None = None
-    filter: Filter = field(default_factory=Filter)
+    filter: Filter = _ANYTHING
     exclude_query: bool = False
     crop: Crop | None = None
     mark_near_duplicates: bool = False

@@ -14,7 +14,7 @@ from itertools import chain
 from time import perf_counter
 from typing import TypeVar
 
-from cbir.server.engine import Engine, EngineQuery, EngineResult, Timings
+from cbir.server.engine import Engine, EngineQuery, Timings
 from cbir.server.limits import Limits
 from cbir.server.queue.admission import Admission
 from cbir.server.queue.batching import Batcher, DeadlineError
@@ -22,7 +22,7 @@ from cbir.server.queue.cache import AnswerCache
 from cbir.server.queue.fair_queue import Lane
 from cbir.server.queue.flight import LIGHT, Flight, Reply
 from cbir.server.queue.forecast import Forecast
-from cbir.server.queue.stages import Stages, Written
+from cbir.server.queue.stages import Stages, Write, Written
 from cbir.server.queue.tally import Tally
 
 __all__ = ["Pipeline"]
@@ -39,10 +39,10 @@ class Pipeline:
     """Runs queries of one event loop on whatever engine each of them was begun with.
 
     Args:
-        write: Makes the bytes that are sent of a result, with and without timings: an answer from memory took no time.
+        write: Makes the bytes of each result, with and without timings: an answer from memory took no time.
     """
 
-    def __init__(self, limits: Limits, write: Callable[[EngineResult], tuple[bytes, bytes]]) -> None:
+    def __init__(self, limits: Limits, write: Write) -> None:
         self.tally = Tally(limits.buckets)
         self.cache = AnswerCache(limits.cache_entries, limits.cache_bytes)
         self.admission = Admission(limits.queue, limits.queue_bytes, "queries")

@@ -20,19 +20,20 @@ from cbir.server.queue.batching import Batcher, DeadlineError
 from cbir.server.queue.decoders import Decoders
 from cbir.server.queue.flight import Flight
 
-__all__ = ["Stages", "Written"]
+__all__ = ["Stages", "Write", "Written"]
 
 Outcome = TypeVar("Outcome")
 
 #: An answer in bytes, the same without timings, the timings, and the score of the first hit (None: there is none).
 Written = tuple[bytes, bytes, Timings, float | None]
+Write = Callable[[Sequence[EngineResult]], list[tuple[bytes, bytes]]]
 
 
 class Stages:
     """The decoder threads, the engine's thread, and the way from one to the other.
 
     Args:
-        write: Makes the bytes that are sent of a result, with and without timings.
+        write: Makes the bytes that are sent of each result of a batch, with and without timings.
         finish: Called on the event loop with queries, what became of each, and the seconds that their batch took (0
             where there was none).
     """
@@ -40,10 +41,10 @@ class Stages:
     def __init__(
         self,
         limits: Limits,
-        write: Callable[[EngineResult], tuple[bytes, bytes]],
+        write: Write,
         finish: Callable[[Sequence[Flight], Sequence[Written | Exception], float], None],
     ) -> None:
-        self._write_result, self._finish = write, finish
+        self._write_results, self._finish = write, finish
         #: Batches in a row that failed as a whole, without fault of a query.
         self.failed_batches = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -129,22 +130,30 @@ class Stages:
             waited.append(taken - flight.prepared.seconds - flight.admitted)
         answers: Sequence[Written | Exception]
         try:
-            answers = [self._write(result) for result in flights[0].engine.answer(prepared, waited)]
+            answers = self._write(flights[0].engine.answer(prepared, waited))
             self.failed_batches = 0
         except Exception as error:  # noqa: BLE001 - whatever it was, the callers get it and the thread goes on
             answers = [error] * len(flights)
             self.failed_batches += not isinstance(error, CbirError)
         self._hand_over(flights, answers, perf_counter() - taken)
 
-    def _write(self, result: EngineResult | CbirError) -> Written | Exception:
-        """The bytes of an answer, written on the engine's thread: the result is still in its core's caches."""
-        if isinstance(result, CbirError):
-            return result
+    def _write(self, results: Sequence[EngineResult | CbirError]) -> list[Written | Exception]:
+        """The bytes of answers, written on the engine's thread: the results are still in its core's caches."""
+        answers: list[Written | Exception] = []
+        there = [result for result in results if not isinstance(result, CbirError)]
         try:
-            first = float(result.ranking.scores[0]) if len(result.ranking.scores) else None
-            return (*self._write_result(result), result.timings, first)
+            written = iter(self._write_results(there))
         except Exception as error:  # noqa: BLE001 - only the query whose answer it is gets it
-            return error
+            if len(results) == 1:
+                return [error]
+            return [answer for result in results for answer in self._write([result])]
+        for result in results:
+            if isinstance(result, CbirError):
+                answers.append(result)
+                continue
+            scores = result.ranking.scores
+            answers.append((*next(written), result.timings, float(scores[0]) if len(scores) else None))
+        return answers
 
     def _hand_over(
         self, flights: Sequence[Flight], answers: Sequence[Written | Exception], seconds: float = 0.0

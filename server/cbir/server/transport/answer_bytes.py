@@ -17,13 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.artifacts import Gallery
-from cbir.core.machine import jit, keep_compiled
-from cbir.core.vote import Ranking
+from cbir.core.machine import brief, keep_compiled
 from cbir.server.engine import EngineResult, Timings
 from cbir.server.transport.varints import varint
 from cbir.v1 import search_pb2
 
-__all__ = ["warm_up", "write_result"]
+__all__ = ["warm_up", "write_results"]
 
 #: Images of a gallery whose encoding is kept, some 200 bytes each.
 _KEPT = 131_072
@@ -39,23 +38,27 @@ _VARINT, _LENGTH, _FIXED32 = 0, 2, 5
 _RANK_BYTES = 4
 
 
-def write_result(result: EngineResult, *, expose_paths: bool = False) -> tuple[bytes, bytes]:
-    """A serialised ``SearchResponse``, with and without timings: an answer from memory took no time.
+def write_results(results: Sequence[EngineResult], *, expose_paths: bool = False) -> list[tuple[bytes, bytes]]:
+    """Serialised ``SearchResponse`` messages, each with and without timings: an answer from memory took no time.
 
     Args:
+        results: Of one engine, so that they have the same members and gallery.
         expose_paths: Tell where the images lie on this machine; otherwise an image's URI is its id.
     """
-    parts = _hits(result.gallery, result.members, result.ranking, expose_paths, result.near_duplicates)
-    for label, probability in result.ranking.labels:
-        name = _label(label)
-        parts += (_LABELS, varint(len(name) + 5), name, struct.pack("<Bf", _PROBABILITY, probability))
-    if box := result.crop:
-        crop = search_pb2.Box(left=box.left, top=box.top, right=box.right, bottom=box.bottom).SerializeToString()
-        parts += (_CROP, varint(len(crop)), crop)
-    parts.append(_version(result.version))
-    body = b"".join(parts)
-    timings = _timings(result.timings)
-    return b"".join((body, _TIMINGS, varint(len(timings)), timings)), body
+    written: list[tuple[bytes, bytes]] = []
+    timings = _timings([result.timings for result in results])
+    for result, hits, took in zip(results, _hits(results, expose_paths), timings, strict=True):
+        parts = hits
+        for label, probability in result.ranking.labels:
+            name = _label(label)
+            parts += (_LABELS, varint(len(name) + 5), name, _PROBABILITY.pack(_PROBABILITY_TAG, probability))
+        if box := result.crop:
+            crop = search_pb2.Box(left=box.left, top=box.top, right=box.right, bottom=box.bottom).SerializeToString()
+            parts += (_CROP, varint(len(crop)), crop)
+        parts.append(_version(result.version))
+        body = b"".join(parts)
+        written.append((body + took, body))
+    return written
 
 
 def warm_up() -> None:
@@ -67,33 +70,40 @@ def warm_up() -> None:
     _fill(template, floats, ranks, number, number, number, vote, vote, np.ones((1, 1), np.int64), hit)
 
 
-def _hits(
-    gallery: Gallery, members: Sequence[str], ranking: Ranking, expose_paths: bool, near_duplicates: frozenset[int]
-) -> list[bytes]:
-    if not len(ranking.rows):
+def _hits(results: Sequence[EngineResult], expose_paths: bool) -> list[list[bytes]]:
+    """The hits of each result, in pieces; their numbers are written for all results at once."""
+    if not results:
         return []
+    gallery, members = results[0].gallery, results[0].members
     template, floats, ranks = _template(tuple(members))
-    hits = np.empty((len(ranking.rows), template.size), np.uint8)
-    _fill(
-        template, floats, ranks, ranking.scores, ranking.fused, ranking.label_contributions, ranking.similarities,
-        ranking.contributions, ranking.ranks, hits,
-    )  # fmt: skip
+    rankings = [result.ranking for result in results]
+    counts = [len(ranking.rows) for ranking in rankings]
+    hits = np.empty((sum(counts), template.size), np.uint8)
+    if len(hits):
+        together = (
+            [getattr(ranking, name) for ranking in rankings]
+            for name in ("scores", "fused", "label_contributions", "similarities", "contributions", "ranks")
+        )
+        _fill(template, floats, ranks, *(np.concatenate(arrays) for arrays in together), hits)
     described = _DESCRIBED[expose_paths].setdefault(gallery, {})
-    parts: list[bytes] = []
     width, written, start = template.size, hits.tobytes(), 0
-    for row in ranking.rows.tolist():
-        if row in near_duplicates:
-            # Longer than other hits, so that what is kept of them does not fit.
-            known = _describe(gallery, row, width + len(_NEAR_DUPLICATE), {}, expose_paths)
-            parts += (known, written[start : start + width], _NEAR_DUPLICATE)
-        else:
-            known = described.get(row) or _describe(gallery, row, width, described, expose_paths)
-            parts += (known, written[start : start + width])
-        start += width
-    return parts
+    all_parts: list[list[bytes]] = []
+    for result, ranking in zip(results, rankings, strict=True):
+        parts: list[bytes] = []
+        for row in ranking.rows.tolist():
+            if row in result.near_duplicates:
+                # Longer than other hits, so that what is kept of them does not fit.
+                known = _describe(gallery, row, width + len(_NEAR_DUPLICATE), {}, expose_paths)
+                parts += (known, written[start : start + width], _NEAR_DUPLICATE)
+            else:
+                known = described.get(row) or _describe(gallery, row, width, described, expose_paths)
+                parts += (known, written[start : start + width])
+            start += width
+        all_parts.append(parts)
+    return all_parts
 
 
-@jit
+@brief
 def _fill(
     template: NDArray[np.uint8],
     floats: NDArray[np.int64],
@@ -148,17 +158,34 @@ def _template(members: tuple[str, ...]) -> tuple[NDArray[np.uint8], NDArray[np.i
     return np.frombuffer(bytes(data), np.uint8).copy(), np.array(floats), np.array(ranks)
 
 
-def _timings(timings: Timings) -> bytes:
-    parts: list[bytes] = []
-    for tag, seconds in zip(_STAGES, vars(timings).values(), strict=True):
-        whole, rest = divmod(max(0, round(seconds * 1e9)), 1_000_000_000)
-        # Five bytes hold all nanoseconds of a second.
-        nanos = bytes(
-            (16, rest & 127 | 128, rest >> 7 & 127 | 128, rest >> 14 & 127 | 128, rest >> 21 & 127 | 128, rest >> 28)
-        )
-        duration = b"\x08" + varint(whole) + nanos if whole else nanos
-        parts += (tag, varint(len(duration)), duration)
-    return b"".join(parts)
+def _timings(timings: Sequence[Timings]) -> list[bytes]:
+    """The field ``timings`` of each answer.
+
+    What a batch has in common, as its search, is written once.
+    """
+    durations: dict[float, bytes] = {}
+    fields: list[bytes] = []
+    for took in timings:
+        parts: list[bytes] = []
+        for tag, seconds in zip(_STAGES, vars(took).values(), strict=True):
+            duration = durations.get(seconds)
+            if duration is None:
+                duration = durations[seconds] = _duration(seconds)
+            parts += (tag, duration)
+        body = b"".join(parts)
+        fields.append(_TIMINGS + varint(len(body)) + body)
+    return fields
+
+
+def _duration(seconds: float) -> bytes:
+    """A ``google.protobuf.Duration`` behind its length."""
+    whole, nanos = divmod(max(0, round(seconds * 1e9)), 1_000_000_000)
+    # Five bytes hold all nanoseconds of a second.
+    rest = bytes(
+        (16, nanos & 127 | 128, nanos >> 7 & 127 | 128, nanos >> 14 & 127 | 128, nanos >> 21 & 127 | 128, nanos >> 28)
+    )
+    duration = b"\x08" + varint(whole) + rest if whole else rest
+    return varint(len(duration)) + duration
 
 
 @lru_cache(maxsize=65536)
@@ -180,7 +207,7 @@ _HITS, _LABELS, _CROP, _TIMINGS = (
     _tag("SearchResponse", name, _LENGTH) for name in ("hits", "labels", "crop", "timings")
 )
 _NEAR_DUPLICATE = _tag("Hit", "near_duplicate", _VARINT) + b"\x01"
-_PROBABILITY = _tag("LabelPrediction", "probability", _FIXED32)[0]
+_PROBABILITY, _PROBABILITY_TAG = struct.Struct("<Bf"), _tag("LabelPrediction", "probability", _FIXED32)[0]
 _STAGES = tuple(_tag("Timings", name, _LENGTH) for name in ("decode", "queue", "embed", "search", "fuse"))
 
 

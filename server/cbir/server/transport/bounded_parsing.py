@@ -28,6 +28,9 @@ MAX_FIELDS = 8192
 #: Most bytes of a request besides its image: the embeddings of a dozen large models take half of it.
 MAX_REST = 2**20
 
+#: Messages up to this size have no more fields than are allowed, as each takes two bytes at least.
+_WITHIN_LIMITS = 2 * MAX_FIELDS
+
 _IMAGE = search_pb2.Query.DESCRIPTOR.fields_by_name["image"]
 
 #: Messages up to this size are read on the event loop, in less than a thread would take to wake; others on a thread.
@@ -63,6 +66,8 @@ def parse(kind: type[M], data: bytes) -> tuple[M, bytes]:
     Raises:
         QueryError: ``BAD_MESSAGE``; ``TOO_MANY_FIELDS``; ``REQUEST_TOO_LARGE``.
     """
+    if len(data) <= _WITHIN_LIMITS:
+        return _parse_short(kind, data)
     walk = _Walk(kind.DESCRIPTOR.name, data)
     rest = b"".join(walk.without_image(0, len(data), _layout(kind.DESCRIPTOR)))
     if len(rest) > MAX_REST:
@@ -76,6 +81,21 @@ def parse(kind: type[M], data: bytes) -> tuple[M, bytes]:
         return kind.FromString(rest), walk.image
     except DecodeError as error:
         raise walk.refusal() from error
+
+
+def _parse_short(kind: type[M], data: bytes) -> tuple[M, bytes]:
+    """Read a message that is too short to exceed any limit: looking through it would take as long as parsing it."""
+    try:
+        message = kind.FromString(data)
+    except DecodeError as error:
+        raise _Walk(kind.DESCRIPTOR.name, data).refusal() from error
+    asked: Any = message.request if isinstance(message, search_pb2.SearchStreamRequest) else message
+    if not isinstance(asked, search_pb2.SearchRequest) or asked.query.WhichOneof("source") != _IMAGE.name:
+        return message, b""
+    query = asked.query
+    image = query.image
+    query.image = b""
+    return message, image
 
 
 async def aside(read: Callable[[bytes], Outcome], data: bytes) -> Outcome:

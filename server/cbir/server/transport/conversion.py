@@ -99,7 +99,9 @@ def _source(query: search_pb2.Query, image: bytes) -> Source | None:
     if kind == "image_id":
         return StoredImage(query.image_id)
     if kind == "embedding":
-        return Embedding({name: _floats(vector) for name, vector in query.embedding.vectors.items()})
+        vectors = query.embedding.vectors
+        # Not by items(), which protobuf leaves to Python's abstract classes.
+        return Embedding({name: _floats(vectors[name]) for name in vectors})
     if kind == "text":
         return Text(query.text)
     return None

@@ -21,7 +21,7 @@ from cbir.server.limits import GRACE, Limits
 from cbir.server.observe import LoopLag, Notifier
 from cbir.server.queue import Pipeline
 from cbir.server.transport import status
-from cbir.server.transport.answer_bytes import warm_up, write_result
+from cbir.server.transport.answer_bytes import warm_up, write_results
 from cbir.server.transport.connections import ConnectionGuard
 from cbir.server.transport.health import Health
 from cbir.server.transport.query_watch import QueryWatch
@@ -83,7 +83,7 @@ class Server:
         self.port = self._admin_port = 0
         self.metrics: MetricsEndpoint | None = None
         self._stopping = asyncio.Event()
-        self.pipeline = Pipeline(config.limits, partial(write_result, expose_paths=config.expose_paths))
+        self.pipeline = Pipeline(config.limits, partial(write_results, expose_paths=config.expose_paths))
         limits = config.limits
         #: Where images are decoded, query images and those of the gallery.
         self.decoding = DecodingPool(
@@ -105,9 +105,10 @@ class Server:
         scopes = {method.name: _SCOPES[method.name] for method in _SEARCH.methods}
         gates = self._gates(_by_path(_SEARCH, scopes))
         server = grpc.aio.server(interceptors=gates, options=_options(limits), maximum_concurrent_rpcs=limits.max_calls)
-        server.add_generic_rpc_handlers((Signpost(dict.fromkeys(_paths(_ADMIN), told), status.abort),))
         handlers = self._search.handlers()
+        # First what is asked most: gRPC asks one handler after the other.
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SEARCH.full_name, handlers),))
+        server.add_generic_rpc_handlers((Signpost(dict.fromkeys(_paths(_ADMIN), told), status.abort),))
         # As generated code does: where gRPC is recent, each method then has a list of waiting calls to itself, so that
         # a flood of searches fills no other.
         server.add_registered_method_handlers(_SEARCH.full_name, handlers)

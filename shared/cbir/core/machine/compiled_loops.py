@@ -1,7 +1,7 @@
 """Compiled loops, for the many small steps of a query between the large matrix products.
 
 As NumPy calls, these steps take microseconds each and half a millisecond together.  Compiled by Numba, a whole batch
-takes less, and other threads can run meanwhile.
+takes less; of the longer ones other threads can run meanwhile.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 
-__all__ = ["jit", "keep_compiled"]
+__all__ = ["brief", "jit", "keep_compiled"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -25,15 +25,28 @@ def jit(function: F) -> F:
     The compiled function releases the interpreter's lock, may add floats in any order, and raises nothing on division
     by zero.  Pass C-contiguous arrays: Numba compiles anew for every other memory layout.
     """
+    return _compile(function, nogil=True)
+
+
+def brief(function: F) -> F:
+    """Compile a function as :func:`jit` does, but keep the interpreter's lock while it runs.
+
+    For steps of microseconds in which a server answers a batch: its event loop takes a lock that is released, and
+    whoever released it waits up to a whole turn to have it back (:func:`cbir.core.machine.take_turns`).
+    """
+    return _compile(function, nogil=False)
+
+
+def _compile(function: F, *, nogil: bool) -> F:
     # Not all of fastmath: it assumes that there are no infinities, which here stand for missing values.
     fastmath = {"reassoc", "contract", "nsz", "arcp"}
-    compiled = numba.njit(function, nogil=True, error_model="numpy", fastmath=fastmath)
+    compiled = numba.njit(function, nogil=nogil, error_model="numpy", fastmath=fastmath)
     _uncached.append(compiled)
     return cast(F, compiled)
 
 
 def keep_compiled() -> None:
-    """Cache the machine code of all functions compiled by :func:`jit` so far on disk: later starts save seconds.
+    """Cache the machine code of all functions compiled here so far on disk: later starts save seconds.
 
     For programs to call when they start; importing a module must not touch the disk.
     """

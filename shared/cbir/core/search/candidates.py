@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.machine import jit
+from cbir.core.machine import brief
 
 __all__ = ["Candidates", "Wanted", "keep_best", "no_candidates", "stacked"]
 
@@ -95,7 +95,7 @@ def stacked(parts: Sequence[Candidates]) -> Candidates:
     return Candidates(rows, similarities, score_bound, estimate_bound)
 
 
-@jit
+@brief
 def keep_best(
     rows: Rows,
     similarities: Floats,

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.machine import jit
+from cbir.core.machine import brief, jit
 
 __all__ = ["bound_the_rest", "nth_best", "padded_rows"]
 
@@ -93,7 +93,7 @@ def _nth_best(values: Floats, nth: int) -> np.float32:
     return last
 
 
-@jit
+@brief
 def _nth_best_of_each(fused: Floats, nth: Rows, result: Floats) -> None:
     for b in range(len(fused)):
         result[b] = _nth_best(fused[b], nth[b])
@@ -125,7 +125,7 @@ def _largest_error(fused: Floats, rows: Rows, estimates: Floats) -> np.float32:
     return np.float32(mean + slope * (lowest - centre) + _DEVIATIONS * spread + _ROUNDING)
 
 
-@jit
+@brief
 def _bound_the_rest(
     fused: Floats,
     rows: Rows,

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir.core.artifacts import Gallery
-from cbir.core.machine import jit
+from cbir.core.machine import brief
 from cbir.core.search.candidates import Candidates, stacked
 from cbir.core.search.nearest_rows import NearestRows
 from cbir.core.search.per_member_search import POOL
@@ -136,7 +136,7 @@ class ExactSearch:
         return stacked(parts)
 
 
-@jit
+@brief
 def _mark_liftable(
     scores: Floats,
     places: Rows,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cbir.core.artifacts import Gallery, IndexVersion
 from cbir.core.ensemble import choose_runtime
 from cbir.core.errors import QueryError
-from cbir.core.machine import jit, keep_compiled
+from cbir.core.machine import brief, keep_compiled
 from cbir.core.metric import Projection, expanded, make_unit
 from cbir.core.search.candidate_generation import CandidateGenerator, Kernel
 from cbir.core.search.exact_search import ExactSearch
@@ -230,7 +230,7 @@ class Retriever:
         return expanded(queries, neighbours, fused, self._vote.expansion_exponent, self.dims)
 
 
-@jit
+@brief
 def _normalise_weights(queries: Floats, bounds: Rows, weights: Floats) -> bool:
     """Scale each query's weights to sum 1, in place; return False where a query has no positive weight.
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.machine import jit
+from cbir.core.machine import brief
 
 __all__ = [
     "RANK_OFFSET",
@@ -48,7 +48,7 @@ def fused_scores(similarities: Floats, weights: Floats) -> Floats:
     return result
 
 
-@jit
+@brief
 def _fuse(similarities: Floats, weights: Floats, result: Floats) -> None:
     for b in range(similarities.shape[0]):
         for c in range(similarities.shape[2]):

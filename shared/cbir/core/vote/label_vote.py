@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.machine import jit
+from cbir.core.machine import brief
 from cbir.core.vote.linear_heads import Heads
 from cbir.core.vote.ranking import SearchSpec
 from cbir.core.vote.settings import VoteSettings
@@ -42,7 +42,7 @@ def neighbour_vote(
     return result
 
 
-@jit
+@brief
 def _count_votes(
     places: Rows, fused: Floats, rows: Rows, codes: NDArray[np.integer], temperature: float, result: Floats
 ) -> None:
@@ -87,7 +87,7 @@ def weighted_mean(sources: Sequence[tuple[Floats | None, float | Floats]]) -> Fl
     return result
 
 
-@jit
+@brief
 def _mix(probabilities: Floats, shares: Floats, result: Floats) -> None:
     """Write the mean of the (K, B, L) probabilities of K sources, by their (K, B) shares, into the (B, L) result."""
     given = np.empty(len(probabilities), np.bool_)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.machine import jit
+from cbir.core.machine import brief
 
 __all__ = ["Heads", "LinearHead", "fit_head"]
 
@@ -74,7 +74,7 @@ class Heads:
         return scores
 
 
-@jit
+@brief
 def _weigh(
     queries: Floats,
     weights: Floats,
@@ -101,7 +101,7 @@ def _weigh(
                 weighted[b, d] = queries[b, d] * shares[b, m]
 
 
-@jit
+@brief
 def _softmax(scores: Floats, shares: Floats, temperature: float) -> None:
     """Softmax of each row, in place; zeros where all of the query's shares are zero."""
     for b in range(scores.shape[0]):

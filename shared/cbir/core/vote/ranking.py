@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.machine import jit
+from cbir.core.machine import brief
 from cbir.core.vote.conditions import Conditions
 from cbir.core.vote.fusion import Fusion, fused_scores, rank_contributions, vote_contributions
 from cbir.core.vote.settings import VoteSettings
@@ -168,7 +168,7 @@ class Ranker:
         ]
 
 
-@jit
+@brief
 def _add_bonus(
     rows: Rows, codes: NDArray[np.integer], probabilities: Floats, share: np.float32, result: Floats
 ) -> None:
@@ -179,7 +179,7 @@ def _add_bonus(
                 result[b, c] = probabilities[b, codes[row]] * share
 
 
-@jit
+@brief
 def _pick(
     places: Rows,
     rows: Rows,
@@ -209,7 +209,7 @@ def _pick(
                 cosines[b, k, m] = similarities[b, m, c] if c >= 0 else 0
 
 
-@jit
+@brief
 def _likeliest(probabilities: Floats, least: float, codes: Rows) -> None:
     """Write the numbers of each query's n likeliest labels into (B, n) ``codes``, best first, ties to the lower number.
 

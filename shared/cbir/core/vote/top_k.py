@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.machine import jit
+from cbir.core.machine import brief, jit
 
 __all__ = ["ranks_of", "top_places"]
 
@@ -70,7 +70,7 @@ def _sorted(scores: Floats, rows: Rows) -> Rows:
     return by_row[np.argsort(-scores[by_row], kind="mergesort")]
 
 
-@jit
+@brief
 def _top_places(scores: Floats, rows: Rows, counts: Rows, places: Rows) -> None:
     for b in range(rows.shape[0]):
         count = min(counts[b], places.shape[1])
@@ -95,7 +95,7 @@ def _top_places(scores: Floats, rows: Rows, counts: Rows, places: Rows) -> None:
                 best[at] = c
 
 
-@jit
+@brief
 def _ranks_of(similarities: Floats, rows: Rows, places: Rows, ranks: Rows) -> None:
     for b in range(rows.shape[0]):
         for m in range(similarities.shape[1]):
