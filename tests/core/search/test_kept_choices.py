@@ -70,7 +70,7 @@ def test_the_next_start_measures_nothing(
     assert len(list(folder.iterdir())) == 1
     lines = [record.message for record in caplog.records]
     assert [line.split("; ")[-1].split(", in")[0] for line in lines] == ["measured", "known from earlier"]
-    assert all("search of 2000 x 48: one query by scan" in line for line in lines)
+    assert all("search of 2000 x 48 with 1 threads: one query by scan" in line for line in lines)
 
 
 def test_another_gallery_of_the_shape_is_chosen_for_but_not_measured(
@@ -132,6 +132,10 @@ def broken(document: dict, how: str) -> bytes:
             document["times"]["batch"]["scan"] = float("nan")
         case "zero":
             document["times"]["rescored"] = [0, 0]
+        case "listed in no time":
+            document["times"]["listed"] = -1e-9
+        case "listed for longer than scored":
+            document["times"]["listed"] = 1.0
         case "huge":
             document["times"]["one"]["product"] = 10**400
         case "text":
@@ -157,6 +161,7 @@ def broken(document: dict, how: str) -> bytes:
     "how",
     [
         "not json", "cut short", "deep", "long", "another key", "no times", "negative", "not a number", "zero", "huge",
+        "listed in no time", "listed for longer than scored",
         "text", "unknown kernel", "no product", "odd codes", "huge depth", "a scan without codes", "more", "costs",
     ],
 )  # fmt: skip

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from drawn_vectors import WEIGHTS, ask, best, draw, exact, hits
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -159,10 +160,9 @@ def test_sums_in_too_few_bits_are_seen(monkeypatch: pytest.MonkeyPatch, caplog: 
         return rows, estimates * np.float32(1.02)
 
     matrix = matrix_of(draw("clustered"))
-    monkeypatch.setattr(measuring, "_SECONDS", 60.0)
-    assert "bf16" in measuring.measure(matrix, WEIGHTS, measuring.Scans(matrix)).times.one
+    assert "bf16" in measuring.measure(matrix, WEIGHTS, measuring.Scans(matrix), 60).times.one
     monkeypatch.setattr(HalfProduct, "search", sloppy)
-    assert "bf16" not in measuring.measure(matrix, WEIGHTS, measuring.Scans(matrix)).times.one
+    assert "bf16" not in measuring.measure(matrix, WEIGHTS, measuring.Scans(matrix), 60).times.one
     assert "products in bf16 are less exact" in caplog.text
 
 
@@ -208,6 +208,51 @@ def test_the_choice_follows_machine_and_gallery(timed, kind: str, times: Times, 
         else:
             expected = exact(parts, queries, shares)
         assert hits(search, queries, shares) == [best(row) for row in expected]
+
+
+def test_the_cost_of_a_scan_by_hand() -> None:
+    # A row of the scan takes 1, listing one 2, scoring one 8, whatever the batch; 1000 rows, codes twice as long.
+    times = Times({"product": 50.0, "scan": 1.0}, {"product": 50.0, "scan": 1.0}, (10.0, 10.0), 2.0)
+    needed = np.array([10, 100, 200, 700])
+    # 512 listed, 256 scored: for 700 the list is too short, which takes another scan, a list four times as long, and
+    # 1024 scores; no other has a second round.
+    one, batch = choice._scan_costs(times, 1000, needed, 5000, 2, 512)
+    lists = 1.25 * 2 * 1000 + 2 * 512 * (1 + 4 * 0.25)
+    assert one == lists + 8 * ((3 * 256 + 1024) / 4 + 0.25 * 256)
+    assert batch == lists + 8 * ((3 * 256 + 1024) / 4 + 0.25 * 256 / BATCH)
+    # 256 listed, 128 scored: 200 is in the list, in a second round.
+    one, _ = choice._scan_costs(times, 1000, needed, 5000, 1, 256)
+    assert one == 1.25 * 1000 + 2 * 256 * 2 + 8 * ((128 + 128 + 200 + 700) / 4 + 0.5 * 256)
+    # What needs more than the product is worth ends there.
+    one, _ = choice._scan_costs(times, 1000, needed, 600, 1, 256)
+    assert one == 1.25 * 1000 + 0.25 * 50_000 + 2 * 256 * 2 + 8 * ((128 + 128 + 200 + 600) / 4 + 0.5 * 256)
+    assert choice._depths(needed, 5000) == [256, 512, 1024, 2048]
+    assert choice._depths(needed, 1000) == [256, 512, 1024]
+
+
+@pytest.mark.parametrize(("milliseconds", "threads"), [(0.9, [1]), (5.0, [1, 2])])
+def test_more_threads_are_measured_where_they_could_save_a_millisecond(
+    monkeypatch: pytest.MonkeyPatch, milliseconds: float, threads: list[int]
+) -> None:
+    before, asked = torch.get_num_threads(), []
+
+    def measure(*_) -> Kept:
+        asked.append(torch.get_num_threads())
+        # One query is a product with 3000 rows, as everything else takes far longer.
+        each = milliseconds / 3e6
+        prices = {"product": each, "scan": 1.0}
+        return Kept(Times(prices, prices, (1e-9, 1e-9)), False, {}, False)
+
+    monkeypatch.setattr(choice, "measure", measure)
+    monkeypatch.setattr("cbir.core.search.kernels.kept_choices._measured", {})
+    matrix = matrix_of(draw("clustered", 3000))
+    torch.set_num_threads(2)
+    try:
+        assert choice.choose_kernels(matrix, WEIGHTS).alone is (len(threads) == 1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert asked == threads
 
 
 def test_a_copy_that_memory_has_no_room_for_is_not_chosen(timed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,21 @@ def test_an_answer_is_what_the_generated_classes_write(rows: list[int]) -> None:
     assert len(answer.hits) == len(rows)
 
 
+def test_a_batch_is_written_as_its_answers_are_one_by_one() -> None:
+    took = [Timings(queue=0.001 * i, search=0.5, fuse=1.5 if i == 2 else 0.25) for i in range(4)]
+    results = [
+        EngineResult(ranking(rows), MEMBERS, GALLERY, box, "v1", timings, frozenset(near))
+        for rows, box, timings, near in zip(
+            [[2, 0, 1], [], [1], [0, 2]], [None, BOX, None, BOX], took, [[], [], [1], [2]], strict=True
+        )
+    ]
+    assert write_results(results) == [write_results([result])[0] for result in results]
+    marked = [[hit.near_duplicate for hit in search_pb2.SearchResponse.FromString(body).hits]
+              for _, body in write_results(results)]  # fmt: skip
+    assert marked == [[False] * 3, [], [True], [False, True]]
+    assert write_results([]) == []
+
+
 def test_what_answers_need_is_compiled_before_the_first(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds: list[list[object]] = []
     monkeypatch.setattr(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Iterator
 from time import perf_counter
 from typing import Any
 
@@ -15,6 +16,15 @@ from cbir.core.errors import QueryError
 from cbir.server.transport.bounded_parsing import MAX_FIELDS, MAX_REST, parse
 from cbir.server.transport.wire import Question
 from cbir.v1 import search_pb2 as pb
+
+
+@pytest.fixture(autouse=True, scope="module", params=["short", "looked through"])
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Short requests are parsed at once; all of these tests hold for them as for those that are looked through."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "looked through":
+            patch.setattr("cbir.server.transport.bounded_parsing._WITHIN_LIMITS", 0)
+        yield
 
 
 def whole(kind: type, data: bytes) -> tuple[object, bytes]:

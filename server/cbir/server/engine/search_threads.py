@@ -8,7 +8,7 @@ from time import perf_counter, sleep
 
 import numpy as np
 
-from cbir.core.machine import search_alone
+from cbir.core.machine import NOTICED_MS, compute_alone, search_alone
 from cbir.core.search import Searcher
 from cbir.core.vote import SearchSpec
 
@@ -16,9 +16,6 @@ __all__ = ["settle_search_threads"]
 
 _log = logging.getLogger(__name__)
 
-#: Seconds that more threads must save a query.  Whoever asks one query notices no less, and under load the other cores
-#: have queries to decode and answers to write.
-_NOTICED = 1e-3
 #: The fastest of so many searches counts, in each of several rounds: the first ones touch memory for the first time,
 #: and what else runs on the machine would otherwise be taken for the cost of one thread.
 _TRIES, _ROUNDS = 4, 5
@@ -41,15 +38,15 @@ def settle_search_threads(searcher: Searcher, on_device: Callable[[Callable[[], 
     def measure() -> None:
         one = several = float("inf")
         for _ in range(_ROUNDS):
-            undo = search_alone()
+            undo = compute_alone()
             one = min(one, _seconds(searcher))
             undo()
-            if one < _NOTICED:
+            if one < NOTICED_MS / 1000:
                 # However fast several are, they cannot save as much.
                 break
             several = min(several, _seconds(searcher))
             sleep(_APART)
-        pays = one - several > _NOTICED
+        pays = one - several > NOTICED_MS / 1000
         if not pays:
             search_alone()
         _log.info(

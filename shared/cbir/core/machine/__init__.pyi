@@ -7,7 +7,9 @@ from .hardware import processor as processor
 from .independent_work import side_by_side as side_by_side
 from .memory import available_bytes as available_bytes
 from .memory import share_arenas as share_arenas
+from .thread_shares import NOTICED_MS as NOTICED_MS
 from .thread_shares import Threads as Threads
+from .thread_shares import compute_alone as compute_alone
 from .thread_shares import give_way as give_way
 from .thread_shares import idle_quietly as idle_quietly
 from .thread_shares import search_alone as search_alone

@@ -14,8 +14,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Threads", "give_way", "idle_quietly", "search_alone", "share_out", "step_back", "take_turns", "threads"]
+__all__ = [
+    "NOTICED_MS",
+    "Threads",
+    "compute_alone",
+    "give_way",
+    "idle_quietly",
+    "search_alone",
+    "share_out",
+    "step_back",
+    "take_turns",
+    "threads",
+]
 
+#: Milliseconds that more threads must save a query.  Whoever asks one query notices no less, and under load the other
+#: cores have queries to decode and answers to write.
+NOTICED_MS = 1.0
 #: Added to the nice value of threads that compute for long: they get about a third of the share of other threads.
 _BACK = 5
 #: Seconds for which one thread of Python may keep another one waiting.
@@ -104,26 +118,33 @@ def give_way() -> None:
         os.nice(19)
 
 
-def search_alone() -> Callable[[], None]:
+def search_alone() -> None:
     """Let FAISS, NumPy and torch compute on the calling thread only: NumPy in the whole process, the others for it.
 
     In a gallery that fits the processor's caches, a search is over before a second thread has started, and the other
     cores have queries to decode and answers to write.
+    """
+    import threadpoolctl
+
+    threadpoolctl.threadpool_limits(1, user_api="blas")
+    compute_alone()
+
+
+def compute_alone() -> Callable[[], None]:
+    """Let FAISS and torch compute on the calling thread only.
 
     Returns:
         What sets the threads as they were; to be called on the same thread.
     """
     import faiss
-    import threadpoolctl
     import torch
 
+    # Most builds share one OpenMP, and so one setting; of others each has its own.
     of_faiss, of_torch = faiss.omp_get_max_threads(), torch.get_num_threads()
-    limits = threadpoolctl.threadpool_limits(1, user_api="blas")
     faiss.omp_set_num_threads(1)
     torch.set_num_threads(1)
 
     def undo() -> None:
-        limits.restore_original_limits()
         faiss.omp_set_num_threads(of_faiss)
         torch.set_num_threads(of_torch)
 

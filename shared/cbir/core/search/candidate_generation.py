@@ -17,6 +17,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from cbir.core.machine import compute_alone
 from cbir.core.search.candidates import Candidates, Wanted, keep_best, no_candidates
 from cbir.core.search.early_termination_bound import padded_rows
 from cbir.core.search.estimates import EstimatedRows, estimate
@@ -72,6 +73,23 @@ class CandidateGenerator:
         conditions: Conditions | None = None,
     ) -> Candidates:
         """See :class:`cbir.core.search.nearest_rows.NearestRows`."""
+        if not self.kernels.alone:
+            return self._find(queries, weights, hits, kept, excluded, allowed)
+        undo = compute_alone()
+        try:
+            return self._find(queries, weights, hits, kept, excluded, allowed)
+        finally:
+            undo()
+
+    def _find(
+        self,
+        queries: Floats,
+        weights: Floats,
+        hits: Sequence[int],
+        kept: Sequence[int],
+        excluded: Sequence[tuple[int, ...]],
+        allowed: NDArray[np.bool_] | None,
+    ) -> Candidates:
         begun, count = perf_counter(), len(self._matrix)
         wanted = Wanted.of(count, hits, kept, excluded, allowed)
         available, certain, padded = wanted.available, wanted.certain, padded_rows(excluded)

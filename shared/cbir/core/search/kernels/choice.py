@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cbir.core.machine import available_bytes
+from cbir.core.machine import NOTICED_MS, available_bytes, compute_alone
 from cbir.core.search.kernels.half_product import HALVES, HalfProduct
 from cbir.core.search.kernels.kept_choices import SCANS, Choice, gallery_digest, keep, machine_key, read
-from cbir.core.search.kernels.measuring import MIN_DEPTH, SIZES, Scans, measure
+from cbir.core.search.kernels.measuring import MIN_DEPTH, SECONDS, SIZES, Scans, measure
 from cbir.core.search.kernels.timing import BATCH, Times
 from cbir.core.search.kernels.trials import Trials
 from cbir.core.search.matrices.cpu_matrix import CpuMatrix, MappedMatrix
@@ -41,6 +41,7 @@ __all__ = [
     "key_of",
     "most_scored",
     "scan_share",
+    "suffices_alone",
 ]
 
 _log = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ Kernel = Literal["auto", "product", "scan", "bf16", "f16"]
 
 #: Galleries of fewer components use the product: there is nothing to gain, and it needs neither codes nor measuring.
 MIN_MEASURED = 2**20
+#: Seconds for which one thread is measured, which may turn out too few.
+_BRIEFLY = 1.0
 #: The share of the free memory that a copy in half precision may take.
 _COPY_SHARE = 0.5
 #: How many times as fast as all others a kernel must be that takes one.
@@ -65,11 +68,13 @@ class Chosen:
     Attributes:
         times: What was measured; None where the kernel was not chosen but said.
         scan: A trained scan of no rows yet; None where none was chosen.
+        alone: It was made for a search by one thread.
     """
 
     choice: Choice
     times: Times | None
     scan: QuantisedScan | None
+    alone: bool = False
 
 
 def choose_kernels(matrix: CpuMatrix, weights: Floats) -> Chosen:
@@ -78,13 +83,35 @@ def choose_kernels(matrix: CpuMatrix, weights: Floats) -> Chosen:
     Args:
         weights: (M,) usual weights of the members.
     """
+    # First on one thread, which is all that a search gets where more cannot save a millisecond of it.
+    undo = compute_alone()
+    try:
+        alone = _measured_choice(matrix, weights, _BRIEFLY)
+    finally:
+        undo()
+    if suffices_alone(alone.choice):
+        return replace(alone, alone=True)
+    return _measured_choice(matrix, weights, SECONDS)
+
+
+def suffices_alone(choice: Choice) -> bool:
+    """Whether a choice that was made for one thread holds: there are no more, or they could not save enough."""
+    return choice.costs[choice.one][0] <= NOTICED_MS or torch.get_num_threads() == 1
+
+
+def _measured_choice(matrix: CpuMatrix, weights: Floats, seconds: float) -> Chosen:
+    """The choice for as many threads as this one may use now.
+
+    Args:
+        seconds: That measuring may take, where nothing is kept.
+    """
     begun = perf_counter()
     key = key_of(len(matrix), matrix.stops, matrix.stored, torch.get_num_threads())
     digest = gallery_digest(matrix.vectors_of, len(matrix), weights)
     kept, told = read(key), "known from earlier"
     scans = Scans(matrix)
     if kept is None:
-        kept = measure(matrix, weights, scans)
+        kept = measure(matrix, weights, scans, seconds)
         told = "measured" if kept.lasting else "measured beside other work, so not kept"
     if isinstance(matrix, MappedMatrix):
         matrix.one_by_tiles = kept.by_tiles
@@ -93,8 +120,8 @@ def choose_kernels(matrix: CpuMatrix, weights: Floats) -> Chosen:
         choice = _choose(matrix, weights, kept.times, scans)
         keep(key, kept, digest, choice)
     _log.info(
-        "search of %d x %d: one query by %s, %d by %s (ms a query: %s); %s, in %.1f s", len(matrix), matrix.stops[-1],
-        choice.one, BATCH, choice.batch,
+        "search of %d x %d with %d threads: one query by %s, %d by %s (ms a query: %s); %s, in %.1f s", len(matrix),
+        matrix.stops[-1], torch.get_num_threads(), choice.one, BATCH, choice.batch,
         ", ".join(f"{name} {one:.3g} and {batch:.3g}" for name, (one, batch) in choice.costs.items()),
         told, perf_counter() - begun,
     )  # fmt: skip
@@ -139,13 +166,12 @@ def _choose(matrix: CpuMatrix, weights: Floats, times: Times, scans: Scans) -> C
         bare = [count * share * times.of("scan", queries) for queries in (1, BATCH)]
         if all(b > min(w[i] for w in ways.values()) for i, b in enumerate(bare)):
             continue
-        scan = scans[components]
-        needed = trials.needed(scan.estimates(trials.near, trials.queries))
-        depth = _depth(needed, most)
-        costs = _costs(times, "scan", count, np.maximum(needed, depth // 2), most, share)
-        if best is None or sum(costs) < best[0]:
-            best = sum(costs), components, min(depth, count)
-            ways["scan"] = costs
+        needed = trials.needed(scans[components].estimates(trials.near, trials.queries))
+        for depth in _depths(needed, min(most, count)):
+            costs = _scan_costs(times, count, needed, most, share, depth)
+            if best is None or sum(costs) < best[0]:
+                best = sum(costs), components, min(depth, count)
+                ways["scan"] = costs
         if np.quantile(needed, 0.9) <= MIN_DEPTH // 2:
             break
     # A copy of the gallery takes memory, so it must be worth it.
@@ -161,6 +187,14 @@ def _depth(needed: NDArray[np.integer], most: int) -> int:
     return int(np.clip(2 ** np.ceil(np.log2(2 * np.quantile(needed, 0.9))), MIN_DEPTH, max(most, MIN_DEPTH)))
 
 
+def _depths(needed: NDArray[np.integer], most: int) -> list[int]:
+    """Rows that may be listed at first: from the fewest to twice as many as any trial needs."""
+    depths = [MIN_DEPTH]
+    while depths[-1] < min(2 * int(needed.max()), most):
+        depths.append(2 * depths[-1])
+    return depths
+
+
 def most_scored(times: Times | None, count: int, queries: int) -> int:
     """The most rows whose scores take no longer than a product with all; an eighth where nothing was timed."""
     if times is None:
@@ -173,17 +207,36 @@ def scan_share(components: int) -> int:
     return SCANS[0] // components
 
 
-def _costs(
-    times: Times, way: str, count: int, needed: NDArray[np.integer], most: float, share: int = 1
-) -> tuple[float, float]:
+def _costs(times: Times, way: str, count: int, needed: NDArray[np.integer], most: float) -> tuple[float, float]:
     """Seconds a query that a search takes by itself and in a batch, for so many rows to score in (T,) trials.
 
     Where more than ``most`` rows would be left open, a product with all follows.
     """
     failed = float((needed >= most).mean())
     one, batch = (
-        count * (share * times.of(way, queries) + failed * times.of("product", queries))
+        count * (times.of(way, queries) + failed * times.of("product", queries))
         + times.rescoring(queries) * float(np.minimum(needed, most).mean())
+        for queries in (1, BATCH)
+    )
+    return one, batch
+
+
+def _scan_costs(
+    times: Times, count: int, needed: NDArray[np.integer], most: float, share: int, depth: int
+) -> tuple[float, float]:
+    """As :func:`_costs`, for a scan that lists ``depth`` rows at first and scores half of them.
+
+    Trials that need more have a second round, and those that need more than are listed a longer list.
+    """
+    first, short = depth // 2, float((needed > depth).mean())
+    failed = float((needed >= most).mean())
+    scored = np.where(needed <= first, first, np.where(needed <= depth, needed, np.maximum(needed, 2 * depth)))
+    rows, again = float(np.minimum(scored, most).mean()), float((needed > first).mean())
+    one, batch = (
+        count * ((1 + short) * share * times.of("scan", queries) + failed * times.of("product", queries))
+        + times.listed * depth * (1 + 4 * short)
+        # A further round takes as long as scoring some hundred rows, which the queries of a batch share.
+        + (times.rescoring(queries) - times.listed) * (rows + again * MIN_DEPTH / queries)
         for queries in (1, BATCH)
     )
     return one, batch

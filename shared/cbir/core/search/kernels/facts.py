@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from cbir.core.artifacts import IndexVersion
-from cbir.core.search.kernels.choice import MIN_MEASURED, key_of
-from cbir.core.search.kernels.kept_choices import KERNELS, gallery_digest, read
+from cbir.core.search.kernels.choice import MIN_MEASURED, key_of, suffices_alone
+from cbir.core.search.kernels.kept_choices import KERNELS, Choice, gallery_digest, read
 from cbir.core.search.kernels.timing import BATCH
 from cbir.core.search.matrices.cpu_matrix import stored_as
 from cbir.core.search.matrices.gallery_matrix import keeps_float32
@@ -25,7 +25,7 @@ def kernel_facts(version: IndexVersion) -> dict[str, Any]:
     Returns:
         ``state``: ``product`` for a gallery so small that nothing is measured, ``unknown`` until it was loaded here
         once, else ``measured``; ``candidates``: what is measured; and where it was measured, ``one`` and ``batch``: the
-        kernels chosen, ``batch_size``, and ``milliseconds`` a query of either by kernel.
+        kernels chosen, ``batch_size``, the ``threads`` for which, and ``milliseconds`` a query of either by kernel.
 
     Raises:
         ArtifactError: A file of the version is damaged.
@@ -38,14 +38,22 @@ def kernel_facts(version: IndexVersion) -> dict[str, Any]:
     in_float32 = keeps_float32(count, stops[-1])
     candidates = [name for name in KERNELS if not (in_float32 and name == "f16")]
     weights = normalised_weights(np.array([version.vote.weights[name] for name in members], np.float32))
-    kept = read(key_of(count, stops, "float32" if in_float32 else stored_as(embeddings), torch.get_num_threads()))
+    stored = "float32" if in_float32 else stored_as(embeddings)
     digest = gallery_digest(
         lambda rows: np.concatenate([part[rows].astype(np.float32) for part in embeddings], axis=1), count, weights
     )
-    choice = kept.galleries.get(digest) if kept else None
+
+    def known(threads: int) -> Choice | None:
+        kept = read(key_of(count, stops, stored, threads))
+        return kept.galleries.get(digest) if kept else None
+
+    threads, choice = 1, known(1)
+    if choice is not None and not suffices_alone(choice):
+        threads, choice = torch.get_num_threads(), known(torch.get_num_threads())
     if choice is None:
         return {"state": "unknown", "candidates": candidates}
     return {
         "state": "measured", "candidates": candidates, "one": choice.one, "batch": choice.batch, "batch_size": BATCH,
+        "threads": threads,
         "milliseconds": {name: {"one": one, "batch": batch} for name, (one, batch) in choice.costs.items()},
     }  # fmt: skip

@@ -31,7 +31,7 @@ __all__ = ["KERNELS", "SCANS", "Choice", "Kept", "gallery_digest", "keep", "mach
 _log = logging.getLogger(__name__)
 
 #: Version of the files; others are not read.
-_LAYOUT = 1
+_LAYOUT = 2
 _MOST_BYTES = 2**17
 #: Galleries that a file remembers; the oldest is forgotten first.
 _MOST_GALLERIES = 32
@@ -142,7 +142,9 @@ def read(key: Mapping[str, Any]) -> Kept | None:
         if set(one) != set(batch) or not {"product"} <= set(one) <= set(KERNELS):
             raise ValueError("no such kernels")
         first, second = document["times"]["rescored"]
-        times = Times(one, batch, (first, second))
+        times = Times(one, batch, (first, second), document["times"]["listed"])
+        if type(times.listed) not in (int, float) or not 0 <= times.listed <= min(times.rescored):
+            raise ValueError("rows that take longer to list than to list and score")
         _check_pairs({"rescored": times.rescored, **{name: (one[name], batch[name]) for name in one}})
         galleries = {
             str(name): Choice(**{**choice, "costs": {k: (a, b) for k, (a, b) in choice["costs"].items()}})

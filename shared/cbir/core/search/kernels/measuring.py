@@ -24,7 +24,7 @@ except ImportError:  # on Windows
 if TYPE_CHECKING:
     from cbir.core.search.product_quantisation_scan import QuantisedScan
 
-__all__ = ["MIN_DEPTH", "SIZES", "Scans", "measure"]
+__all__ = ["MIN_DEPTH", "SECONDS", "SIZES", "Scans", "measure"]
 
 _log = logging.getLogger(__name__)
 
@@ -36,8 +36,8 @@ MIN_DEPTH = 256
 SIZES = (4096, 32768, 131072)
 #: Rows beyond which the time of a scan grows evenly.
 _SCANNED = 32768
-#: Seconds after which nothing is measured on more rows.
-_SECONDS = 3.0
+#: Seconds that measuring takes, or somewhat more.
+SECONDS = 3.0
 #: Runs in which rows are scored, and rows that are listed, to see what a row takes.
 _SCORED, _LISTED = 9, 4096
 #: Losses of a core a second from which on a measurement was disturbed by other work.
@@ -63,8 +63,12 @@ class Scans:
         return self._trained[components]
 
 
-def measure(matrix: CpuMatrix, weights: Floats, scans: Scans) -> Kept:
-    """Time all ways to search, on the first rows of the gallery; what other work disturbed is not to last."""
+def measure(matrix: CpuMatrix, weights: Floats, scans: Scans, seconds: float = SECONDS) -> Kept:
+    """Time all ways to search, on the first rows of the gallery; what other work disturbed is not to last.
+
+    Args:
+        seconds: After which nothing is measured on more rows.
+    """
     queries, _ = trial_queries(matrix, weights, BATCH)
     few = matrix.first(1)
     # What is compiled, loaded and trained first is not part of the measurement.
@@ -103,14 +107,12 @@ def measure(matrix: CpuMatrix, weights: Floats, scans: Scans) -> Kept:
 
     contenders = {"product": Contender(product, SIZES[-1]), "scan": Contender(scan, _SCANNED)}
     contenders |= {name: Contender(partial(half, name), SIZES[-1]) for name in HALVES}
-    one, batch = race(contenders, queries, sizes, begun + _SECONDS)
-    rescored = _scoring(matrix, queries[:1]), _scoring(matrix, queries[:_SCORED])
-    if "scan" in one:
-        listed = _listing(coded, len(matrix), queries[:1])
-        rescored = rescored[0] + listed, rescored[1] + listed
+    one, batch = race(contenders, queries, sizes, begun + seconds)
+    listed = _listing(coded, len(matrix), queries[:1]) if "scan" in one else 0.0
+    rescored = _scoring(matrix, queries[:1]) + listed, _scoring(matrix, queries[:_SCORED]) + listed
     usable = set(contenders) - (set() if isinstance(matrix, MappedMatrix) else {"f16"}) - refused
     disturbed = _times_set_aside() - switched > _UNDISTURBED * (perf_counter() - begun) or not usable <= set(one)
-    return Kept(Times(one, batch, rescored), by_tiles, {}, not disturbed)
+    return Kept(Times(one, batch, rescored, listed), by_tiles, {}, not disturbed)
 
 
 def _scoring(matrix: CpuMatrix, queries: Floats) -> float:

@@ -61,6 +61,7 @@ class Kernels:
 
     Attributes:
         product: The plain product, which is always there.
+        alone: They were measured on one thread, and are to search so.
     """
 
     def __init__(
@@ -69,8 +70,9 @@ class Kernels:
         one: PreparedKernel,
         batch: PreparedKernel,
         costs: Mapping[str, tuple[float, float]] | None = None,
+        alone: bool = False,
     ) -> None:
-        self.product, self.one, self.batch = product, one, batch
+        self.product, self.one, self.batch, self.alone = product, one, batch, alone
         #: By number of queries from 0 on; more than the last has are a full batch.
         self._by_queries = [one, one]
         for queries in range(2, BATCH if costs else 0):
@@ -110,7 +112,7 @@ class Kernels:
         if not {choice.one, choice.batch} & {"product", "f16"}:
             # From here on searches read single rows only.
             matrix.release()
-        return cls(product, made[choice.one], made[choice.batch], choice.costs)
+        return cls(product, made[choice.one], made[choice.batch], choice.costs, chosen.alone)
 
     def of(self, queries: int) -> PreparedKernel:
         """The kernel for a batch of so many queries."""

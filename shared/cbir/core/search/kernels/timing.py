@@ -49,11 +49,13 @@ class Times:
         one: By way to search: for each row of the gallery.
         batch: The same in a batch, for each query.
         rescored: For each row that is listed and scored exactly: of one query, and of each query of a batch.
+        listed: The part of that which a row takes that is listed and not scored.
     """
 
     one: Mapping[str, float]
     batch: Mapping[str, float]
     rescored: tuple[float, float]
+    listed: float = 0.0
 
     def of(self, way: str, queries: int) -> float:
         """Seconds a row and query in a batch of ``queries``; infinite where the way was not measured."""
