@@ -84,7 +84,7 @@ def _hits(results: Sequence[EngineResult], expose_paths: bool) -> list[list[byte
             [getattr(ranking, name) for ranking in rankings]
             for name in ("scores", "fused", "label_contributions", "similarities", "contributions", "ranks")
         )
-        _fill(template, floats, ranks, *(np.concatenate(arrays) for arrays in together), hits)
+        _fill(template, floats, ranks, *(a[0] if len(a) == 1 else np.concatenate(a) for a in together), hits)
     described = _DESCRIBED[expose_paths].setdefault(gallery, {})
     width, written, start = template.size, hits.tobytes(), 0
     all_parts: list[list[bytes]] = []

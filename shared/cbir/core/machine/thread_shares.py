@@ -141,6 +141,8 @@ def compute_alone() -> Callable[[], None]:
 
     # Most builds share one OpenMP, and so one setting; of others each has its own.
     of_faiss, of_torch = faiss.omp_get_max_threads(), torch.get_num_threads()
+    if of_faiss == of_torch == 1:
+        return _leave
     faiss.omp_set_num_threads(1)
     torch.set_num_threads(1)
 
@@ -149,3 +151,7 @@ def compute_alone() -> Callable[[], None]:
         torch.set_num_threads(of_torch)
 
     return undo
+
+
+def _leave() -> None:
+    """Nothing was changed."""
