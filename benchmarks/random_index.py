@@ -5,6 +5,7 @@ Weights are drawn once and saved as .safetensors, so that all contenders load th
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -62,6 +63,7 @@ SETS = {
         Network("resnetv2", "timm", "resnetv2_50x1_bit.goog_in21k", 2048),
         Network("glrtml", "timm", "resnet50", 2048),
     ),
+    "vit": (Network("vit", "timm", "vit_base_patch32_224", 768),),
     "tiny": (
         Network("resnet", "timm", "test_resnet", 96),
         Network("vit", "timm", "test_vit", 64),
@@ -129,3 +131,17 @@ def prepared_index(folder: Path, name: str, images: int, crop: str = "none") -> 
     if not IndexStore(index).has_current():
         publish(index, ensemble, images)
     return ensemble, index
+
+
+def main() -> None:
+    """Write the index of a set, and pictures to ask with beside it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("out", type=Path, help="folder for weights, pictures and the index")
+    parser.add_argument("--set", choices=tuple(SETS), default="vit", help="networks (%(default)s)")
+    parser.add_argument("--images", type=int, default=2000, help="of the gallery (%(default)s)")
+    args = parser.parse_args()
+    print(prepared_index(args.out, args.set, args.images)[1])
+
+
+if __name__ == "__main__":
+    main()

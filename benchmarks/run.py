@@ -8,8 +8,11 @@ Each step is a command of its own, printed before it runs, so that any of them c
 - ``serve``: ``cbir bench serve`` on them, for every ``--ensemble``, the first with reloads, cancellation, cache and
   processes;
 - ``embedding``: ``cbir bench serve`` by embedding on 20,000 drawn vectors of 640 components;
+- ``vit``: ``cbir bench serve`` on one ViT-B/32 with random weights, which takes as long as a trained one;
 - ``search``: ``search.py``, exact search compared with memory bandwidth;
 - ``loop``: ``user_loop.py``, compared with the loop that users write by hand; also in int8 if nncf is installed.
+
+At the end all ratios are printed, and the targets of serving with what bounds them (``targets.py``).
 
 ``--quick`` only checks in a few minutes that everything works; its figures mean nothing.
 """
@@ -29,9 +32,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import targets
+
 from cbir.indexer.samples import write_split
 
-STEPS = ("index", "indexing", "gallery", "serve", "embedding", "search", "loop")
+STEPS = ("index", "indexing", "gallery", "serve", "embedding", "vit", "search", "loop")
 HERE = Path(__file__).parent
 
 
@@ -90,9 +95,18 @@ def steps(args: argparse.Namespace) -> Iterator[Step]:
             "bench", "serve", index, "--kind", "embedding", "--embeddings", index / "queries.npz", "--out", out, *quick
         )
         yield Step("serve by embedding", command, out / "results.json")
-    # These two have no quick form.
+    # These have no quick form.
+    if "vit" in args.only and not args.quick:
+        folder, out = args.out / "vit", args.out / "serve-vit"
+        yield Step("vit", script("random_index.py", folder, "--set", "vit", "--images", 2000))
+        command = cbir(
+            "bench", "serve", folder / "index-vit-2000-none", "--kind", "image", "--images", samples / "queries",
+            "--open", 0.7, "--out", out,
+        )  # fmt: skip
+        yield Step("serve vit", command, out / "results.json")
     if "search" in args.only and not args.quick:
-        yield Step("search", script("search.py"))
+        out = args.out / "search.json"
+        yield Step("search", script("search.py", "--out", out), out)
     if "loop" in args.only and not args.quick:
         out = args.out / "user-loop"
         yield Step("loop", script("user_loop.py", "--out", out), out / "results.json")
@@ -127,7 +141,8 @@ def main() -> int:
             results[step.name] = told.splitlines()
             sys.stdout.write(told)
     (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    table = markdown(results)
+    documents = {name: told for name, told in results.items() if isinstance(told, dict)}
+    table = markdown(results) + "\n" + targets.table(targets.targets(documents))
     (args.out / "speed.md").write_text(table)
     print(table)
     if failed:
