@@ -96,8 +96,8 @@ def _served(name: str, document: Document) -> Iterator[Target]:
         slower, in_turn = min(decode, forward), 1 / (1 / decode + 1 / forward + 1 / search)
         yield Target(
             f"{name}: images, 32 in flight / slower of decode and forward", many["per_second"] / slower, 0.9, False,
-            f"{many['per_second']:.0f} a second; decode {decode:.0f}, forward {forward:.0f}, each on all cores: in turn "
-            f"they allow {in_turn / slower:.2f}",
+            f"{many['per_second']:.0f} a second; decode {decode:.0f}, forward {forward:.0f}, each on all cores: in "
+            f"turn they allow {in_turn / slower:.2f}",
         )  # fmt: skip
         yield Target(
             f"{name}: the same / decode, forward and search in turn", many["per_second"] / in_turn, 0.95, False,

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import islice
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -80,11 +81,15 @@ def _hits(results: Sequence[EngineResult], expose_paths: bool) -> list[list[byte
     counts = [len(ranking.rows) for ranking in rankings]
     hits = np.empty((sum(counts), template.size), np.uint8)
     if len(hits):
-        together = (
-            [getattr(ranking, name) for ranking in rankings]
-            for name in ("scores", "fused", "label_contributions", "similarities", "contributions", "ranks")
-        )
-        _fill(template, floats, ranks, *(a[0] if len(a) == 1 else np.concatenate(a) for a in together), hits)
+
+        def joined(part: str) -> NDArray[Any]:
+            arrays = [getattr(ranking, part) for ranking in rankings]
+            return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+        _fill(
+            template, floats, ranks, joined("scores"), joined("fused"), joined("label_contributions"),
+            joined("similarities"), joined("contributions"), joined("ranks"), hits,
+        )  # fmt: skip
     described = _DESCRIBED[expose_paths].setdefault(gallery, {})
     width, written, start = template.size, hits.tobytes(), 0
     all_parts: list[list[bytes]] = []
