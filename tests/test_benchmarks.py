@@ -172,3 +172,19 @@ def test_the_simulated_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 7 < ratio(0.01, 0.01, 0.7) < 13
     # Where a batch takes hardly longer than one query, hardly anybody waits for more than the batch before.
     assert ratio(0.01, 0.01 / 32, 0.7) <= 2.01
+
+
+def test_servers_are_compared_within_their_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    compared = importlib.import_module("alternation").compared
+
+    def rounds(*rates: float) -> list[dict[str, float]]:
+        return [{"per_second": rate, "p50_ms": 1000 / rate, "p99_ms": 2000 / rate} for rate in rates]
+
+    # The machine got twice as fast in the middle, and the second server is always a quarter faster.
+    first, second = compared({"a:1": rounds(100, 200, 400), "b:2": rounds(125, 250, 500)})
+    assert (first["ratio"], first["per_second"], first["p50_ms"]) == (1, 200, 5)
+    assert (second["ratio"], second["ratio_low"], second["ratio_high"], second["p99_ms"]) == (1.25, 1.25, 1.25, 8)
+    # Quartiles of 1/2, 1, 3/2, 2 and 5/2.
+    _, uneven = compared({"a:1": rounds(*[2] * 5), "b:2": rounds(1, 2, 3, 4, 5)})
+    assert (uneven["ratio_low"], uneven["ratio"], uneven["ratio_high"]) == (1, 1.5, 2)
