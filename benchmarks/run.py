@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -38,6 +39,8 @@ from cbir.indexer.samples import write_split
 
 STEPS = ("index", "indexing", "gallery", "serve", "embedding", "vit", "search", "loop")
 HERE = Path(__file__).parent
+#: Seconds that a step waits at most for the load of the one before to go, and what may be left of it on each core.
+_LONGEST_REST, _RESTED = 120.0, 0.2
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,8 @@ def main() -> int:
     results: dict[str, object] = {}
     failed = []
     for step in steps(args):
+        if not args.quick:
+            rest()
         say(f"$ {shlex.join(step.command)}")
         begun = time.perf_counter()
         done = subprocess.run(step.command, stdout=subprocess.PIPE, text=True)
@@ -148,6 +153,14 @@ def main() -> int:
     if failed:
         say(f"failed: {', '.join(failed)}")
     return 1 if failed else 0
+
+
+def rest() -> None:
+    """Wait until the load of the step before has gone, which would be taken for other programs; two minutes at most."""
+    end = time.monotonic() + _LONGEST_REST
+    while (load := os.getloadavg()[0]) > _RESTED * (os.cpu_count() or 1) and time.monotonic() < end:
+        say(f"the load is {load:.2f}: waiting for the machine to rest")
+        time.sleep(15)
 
 
 def markdown(results: Mapping[str, Any]) -> str:

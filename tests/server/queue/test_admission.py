@@ -188,6 +188,26 @@ def test_what_would_expire_in_the_queue_is_refused_at_once(engine: Engine) -> No
         forecast.check(flight(engine, seconds=0.5), 0.0, held)
 
 
+def test_a_flood_gets_few_different_answers(engine: Engine) -> None:
+    forecast = Forecast(threads=1)
+    for _ in range(9):
+        forecast.count(flight(engine), 1)
+    told = set()
+    for i in range(100):
+        forecast.heavy.seconds_each = 0.12 + i / 10_000
+        with pytest.raises(OverloadedError) as caught:
+            forecast.check(flight(engine, seconds=0.9 + i / 1000), 9.0, [9.0])
+        told.add((str(caught.value), caught.value.retry_after))
+        # 9 in the queue and this one; the steps are upwards for the wait, and down for the time that is left.
+        assert caught.value.retry_after >= 10 * forecast.heavy.seconds_each
+    assert len(told) <= 4
+    assert any("needs about 1.30 seconds and the query has 0.90 left" in text for text, _ in told)
+    # Of a query that has little time, hundredths are told.
+    forecast.heavy.seconds_each = 0.1
+    with pytest.raises(OverloadedError, match=r"needs about 1\.00 seconds and the query has 0\.0[67] left"):
+        forecast.check(flight(engine, seconds=0.08), 9.0, [9.0])
+
+
 def test_batches_set_the_pace(engine: Engine) -> None:
     forecast = Forecast(threads=1)
     before = forecast.light.seconds_each

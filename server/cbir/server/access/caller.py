@@ -28,11 +28,11 @@ def identity_of(context: grpc.aio.ServicerContext) -> str:
 
 def caller_lane(context: grpc.aio.ServicerContext) -> Lane:
     """Whose turn a call takes: the caller's, and there that of the client that he names, else of the connection."""
-    client = str(context.peer())
+    client = None
     for name, value in context.invocation_metadata() or ():
         if name == CLIENT_ID:
             client = str(value)[:_LONGEST]
-    return Lane(identity_of(context), client)
+    return Lane(identity_of(context), str(context.peer()) if client is None else client)
 
 
 def _address(peer: str) -> str:

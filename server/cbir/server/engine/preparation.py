@@ -157,7 +157,7 @@ class Preparation:
                 reason="TOO_MANY_EXAMPLES",
                 max_examples=self._limits.max_examples,
             )
-        if both := set(query.positive_ids) & set(query.negative_ids):
+        if examples and (both := set(query.positive_ids) & set(query.negative_ids)):
             raise QueryError(
                 f"image {min(both)!r} is named as a positive and as a negative example: leave it out of one of them",
                 reason="CONTRADICTORY_EXAMPLES",

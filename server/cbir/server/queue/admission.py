@@ -75,8 +75,13 @@ class Admission:
 
     def ahead(self, lane: Lane, cost: float) -> float:
         """What of the identity's own work comes before something new of this lane, as its clients take turns."""
-        clients = self._clients.get(lane.identity, {})
-        mine = clients.get(lane.client, 0.0) + cost
+        clients = self._clients.get(lane.identity)
+        if clients is None:
+            return 0.0
+        held = clients.get(lane.client, 0.0)
+        if len(clients) == 1 and held:
+            return held
+        mine = held + cost
         return sum(min(held, mine) for held in clients.values())
 
     def refuse(self, wait: float) -> None:

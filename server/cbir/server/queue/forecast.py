@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import ceil
 from time import monotonic
 
 from cbir.server.queue.admission import OverloadedError
@@ -129,9 +130,12 @@ class Forecast:
 
 
 def _unreachable(wait: float, left: float) -> OverloadedError:
+    # In steps, so that a flood gets few different answers, each of which is written once.
+    step = 0.1 if left > 0.5 else 0.01
+    wait = step * ceil(max(wait, 0.0) / step - 1e-9)
     return OverloadedError(
-        f"the queue needs about {wait:.2f} seconds and the query has {max(left, 0.0):.2f} left, which is too close: "
-        "give it more time, or come again when there is less to do",
+        f"the queue needs about {wait:.2f} seconds and the query has {step * int(max(left, 0.0) / step):.2f} left, "
+        "which is too close: give it more time, or come again when there is less to do",
         round(wait, 2) + 0.01,
         "DEADLINE_UNREACHABLE",
     )

@@ -92,23 +92,28 @@ class Acceptance:
     async def _held_up(self, accepting: Coroutine[Any, Any, None]) -> None:
         await _stepwise(accepting, self._wait)
 
-    async def _wait(self) -> None:
-        if (left := self._until - monotonic()) > 0:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._released.wait(), min(left, _LONGEST))
+    def _wait(self) -> Coroutine[Any, Any, None] | None:
+        """What to wait for before the next call is accepted; None: nothing."""
+        left = self._until - monotonic()
+        return self._pause(min(left, _LONGEST)) if left > 0 else None
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._released.wait(), seconds)
 
 
 @types.coroutine
 def _stepwise(
-    inner: Coroutine[Any, Any, None], between: Callable[[], Coroutine[Any, Any, None]]
+    inner: Coroutine[Any, Any, None], between: Callable[[], Coroutine[Any, Any, None] | None]
 ) -> Generator[Any, Any, None]:
-    """Run a coroutine, and another one before each of its steps but the first."""
+    """Run a coroutine, and where there is one, another before each of its steps but the first."""
     try:
         awaited = inner.send(None)
         while True:
             try:
                 yield awaited
-                yield from between().__await__()
+                if (other := between()) is not None:
+                    yield from other.__await__()
             except BaseException as error:  # noqa: BLE001 - it is for the coroutine to handle, a cancellation above all
                 awaited = inner.throw(error)
             else:
