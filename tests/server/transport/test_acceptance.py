@@ -175,13 +175,15 @@ async def test_pauses_follow_what_a_call_takes(monkeypatch: pytest.MonkeyPatch) 
         acceptance.ended()
     clock[0], spent[0] = 10.2, 5.1
     acceptance.ended(REFUSAL)
-    assert (pause := acceptance._wait()) is not None
+    pause = acceptance._wait()
+    assert pause is not None
     await pause
     assert waited == [pytest.approx(0.01)]
     # Several refusals add up, but nobody is kept out for longer than 25 ms at once.
     for _ in range(5):
         acceptance.ended(REFUSAL)
-    assert (pause := acceptance._wait()) is not None
+    pause = acceptance._wait()
+    assert pause is not None
     await pause
     assert waited[1:] == [pytest.approx(0.025)]
     clock[0] = 10.27
