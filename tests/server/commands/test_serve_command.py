@@ -46,7 +46,8 @@ def signal_when(condition: Callable[[], bool], act: Callable[[], None]) -> threa
     """Watch from a thread; act and send SIGTERM once the condition holds."""
 
     def watch() -> None:
-        end = monotonic() + 30
+        # Longer than a busy machine takes to start a server: before that, the signal ends this process.
+        end = monotonic() + 120
         while not condition() and monotonic() < end:
             sleep(0.01)
         try:
