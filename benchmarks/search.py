@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -22,16 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peak
 import torch
 from numpy.typing import NDArray
 
 from cbir.core.artifacts import Gallery, GalleryImage
 from cbir.core.images import Box
+from cbir.core.machine import machine_facts
 from cbir.core.metric import Projection, normalise
 from cbir.core.search import Retriever
 from cbir.core.search.candidate_generation import CandidateGenerator
+from cbir.core.search.kernels.prepared import PreparedKernel
 from cbir.core.search.matrices.gallery_matrix import load_matrix
 from cbir.core.vote import SearchSpec, VoteSettings, normalised_weights
+from cbir.server.bench.figures.ratios import Ratio
 
 Floats = NDArray[np.float32]
 
@@ -42,6 +44,10 @@ SHARES, WEIGHTS = (0.4, 0.4, 0.2), (3.0, 2.0, 1.0)
 HITS, POOL = 10, 128
 #: Galleries of up to so many rows are also searched with the label vote.
 VOTE_ROWS = 200_000
+#: Milliseconds that are aimed at for a query alone and for each of a batch of 32, by kind, on two cores; they are those
+#: of the default size.
+AIMS = {"clustered": (8.0, 3.0), "random": (45.0, 6.0)}
+AIMED_AT = (1_000_000, 640, 32)
 
 
 class Vectors:
@@ -96,8 +102,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("bench-out/search.json"))
     args = parser.parse_args()
     results: dict[str, Any] = {
-        "rows": args.rows, "dim": args.dim, "device": args.device, "cores": os.cpu_count(),
-        "cpu": cpu_name(), "torch": torch.__version__, "threads": torch.get_num_threads(),
+        "rows": args.rows, "dim": args.dim, "device": args.device, "machine": machine_facts(),
+        "torch": torch.__version__, "threads": torch.get_num_threads(),
     }  # fmt: skip
     if args.device != "cpu":
         results["accelerator"] = torch.cuda.get_device_name()
@@ -106,6 +112,8 @@ def main() -> int:
             vectors = Vectors(kind, args.rows, args.dim, args.clusters or max(1, args.rows // 100), Path(folder))
             results[kind] = measure(vectors, args)
         show(kind, results[kind], args)
+    if (args.rows, args.dim, args.batch, args.device) == (*AIMED_AT, "cpu"):
+        results["ratios"] = [ratio for kind in args.kinds for ratio in ratios(kind, results[kind])]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(results, indent=2) + "\n")
     return 0
@@ -151,6 +159,8 @@ def measure(vectors: Vectors, args: argparse.Namespace) -> dict[str, Any]:
     result["recall@10"] = recall(vectors, scaled, rows)
     result["bandwidth"] = bandwidth(args.device)
     result["floor"] = sizes / result["bandwidth"]
+    result["least, one"] = least(search.kernels.one, 1, args, result["bandwidth"])
+    result["least, batch, each"] = least(search.kernels.batch, args.batch, args, result["bandwidth"])
     if args.device == "cpu" and not args.no_faiss:
         for name in ("Flat", "SQfp16"):
             result[f"FAISS {name}"] = baseline(name, vectors, scaled, args)
@@ -279,12 +289,30 @@ def _status(path: Path, key: str) -> int:
     raise SystemExit(f"{path} has no {key}: this benchmark needs Linux")
 
 
-def cpu_name() -> str:
-    """The name of the processor in /proc/cpuinfo."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
+def least(kernel: PreparedKernel, queries: int, args: argparse.Namespace, bandwidth: float) -> float:
+    """Seconds a query that a kernel takes at least: for its bytes to be read once, and for its products at their peak.
+
+    A scan makes no products; what its tables cost is not counted.
+    """
+    if kernel.scan is not None:
+        return args.rows * kernel.scan.groups / 2 / bandwidth / queries
+    products = peak.matrix_rate(args.device, torch.bfloat16 if kernel.name == "bf16" else torch.float32, 1536)
+    return max(2 * args.rows * args.dim / bandwidth / queries, 2 * args.rows * args.dim / products)
+
+
+def ratios(kind: str, result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The figures that have targets, in the form of the bench's ratios."""
+    how = f"{result['kernel']}; limit: reading once what the kernel reads, and its products at their peak"
+    if isinstance(flat := result.get("FAISS Flat"), dict):
+        how += f"; FAISS Flat {1e3 * flat['one']:.0f} and {1e3 * flat['batch, each']:.1f} ms"
+    rows = []
+    for part, name, aim in zip(("one", "batch, each"), ("one query", "32 together, each"), AIMS[kind], strict=True):
+        limit = 1e3 * result[f"least, {part}"]
+        rows.append(Ratio(f"exact search, {kind}: {name}, ms", 1e3 * result[part], aim, True, how, limit))
+    rows.append(Ratio(
+        f"exact search, {kind}: recall@10", result["recall@10"], 1.0, False, "against a float32 product"
+    ))  # fmt: skip
+    return [row.to_json() for row in rows]
 
 
 def show(kind: str, result: dict[str, Any], args: argparse.Namespace) -> None:

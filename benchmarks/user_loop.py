@@ -39,11 +39,14 @@ from cbir.core.ensemble import EnsembleSpec
 from cbir.core.machine import Threads, share_out
 from cbir.indexer.samples import LABELS
 from cbir.indexer.samples.sample_split import draw_sample
+from cbir.server.bench.figures.ratios import Ratio
 from cbir.server.engine import Engine, EngineQuery, ImageBytes
 
 NEIGHBOURS = 10
-#: The target: how many times as fast as the loop the engine should be.
-LEAST = 4
+#: The targets: how many times as fast as the loop the engine should be, by one image and in batches, on two cores with
+#: bf16 and AMX; in int8, and in what the engine takes by itself.
+AIMS = {"int8": (7.5, 14.0)}
+USUAL_AIMS = (5.7, 10.7)
 
 
 class UserLoop:
@@ -195,6 +198,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             server.close()
     seconds = {name: statistics.median(times) for name, times in alone.items()}
     each = {"loop": statistics.fmean(alone["loop"]), **{name: min(times) for name, times in many.items()}}
+    aims = AIMS.get(args.precision, USUAL_AIMS)
+    # Products at their peak would take so long.  In less than float32 they have another peak.
+    whole = {e.precision for e in ours.engine.embedders.values()} == {"f32"}
+    fastest = operations / rate if whole else None
     return {
         "machine": facts,
         "networks": [f"{member.backend} {member.model}" for member in ensemble.members],
@@ -213,19 +220,23 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             for name, value in each.items()
         },
         "ratios": [
-            aimed("one image: faster than the loop", seconds, "p50 {:.0f} ms, {:.0f} ms of the loop"),
-            aimed("batches: faster than the loop", each, "{:.1f} ms an image, {:.1f} ms in the loop"),
+            aimed("one image: faster than the loop", aims[0], seconds, fastest, "p50 {:.0f} ms, {:.0f} ms of the loop"),
+            aimed("batches: faster than the loop", aims[1], each, fastest, "{:.1f} ms an image, {:.1f} ms in the loop"),
         ],
     }  # fmt: skip
 
 
-def aimed(name: str, seconds: Mapping[str, float], how: str) -> dict[str, Any]:
-    """How many times as fast as the loop the engine is, in the form of the bench's ratios."""
-    value = seconds["loop"] / seconds["engine"]
-    return {
-        "name": name, "value": value, "aim": f"at least {LEAST}", "reached": value >= LEAST,
-        "how": how.format(1e3 * seconds["engine"], 1e3 * seconds["loop"]),
-    }  # fmt: skip
+def aimed(name: str, aim: float, seconds: Mapping[str, float], fastest: float | None, how: str) -> dict[str, Any]:
+    """How many times as fast as the loop the engine is, in the form of the bench's ratios.
+
+    Args:
+        fastest: Seconds of an image where nothing is done but products at their peak.
+    """
+    loop = seconds["loop"]
+    how = how.format(1e3 * seconds["engine"], 1e3 * loop)
+    if fastest is not None:
+        how += f"; limit: float32 products at their peak alone, {1e3 * fastest:.0f} ms"
+    return Ratio(name, loop / seconds["engine"], aim, False, how, fastest and loop / fastest).to_json()
 
 
 def table(result: dict[str, Any]) -> None:

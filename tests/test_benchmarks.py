@@ -8,9 +8,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -59,7 +57,9 @@ def test_the_users_loop_and_the_engine_are_compared_on_the_same_networks(tmp_pat
     assert abs(alone["engine"]["faster than the loop"] / ratio - 1) < 1e-6
     assert set(result["batches of 2"]) == {"loop", "engine", "bare float32 batches"}
     first = result["ratios"][0]
-    assert (first["value"], first["reached"]) == (alone["engine"]["faster than the loop"], first["value"] >= 4)
+    assert (first["value"], first["reached"]) == (alone["engine"]["faster than the loop"], first["value"] >= 5.7)
+    # The peak of products in float32 is what the loop takes by its share of it.
+    assert first["limit"] == pytest.approx(1 / alone["loop"]["share of peak"])
 
 
 def test_refusals_are_priced_in_every_way() -> None:
@@ -103,75 +103,6 @@ def test_small_galleries_are_drawn_from_what_is_held_in(monkeypatch: pytest.Monk
     assert drawn["a"] == drawn["b"] != drawn["c"]
     with pytest.raises(SystemExit, match="2 classes of 6 images, not 3"):
         small.draw(gallery, queries, tmp_path / "d", 3, 6, 0)
-
-
-def test_targets_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    targets = importlib.import_module("targets")
-
-    def closed(kind: str, concurrency: int, rate: float, p50: float, mode: str = "unary") -> dict[str, Any]:
-        return {"kind": kind, "concurrency": concurrency, "per_second": rate, "p50_ms": p50, "mode": mode}
-
-    parts = {"event loop": 0.1, "gRPC": 0.1, "engine and models": 1.6, "generator": 0.1}
-    flood = {
-        "kind": "image", "fraction": 3.0, "arrivals": "poisson", "p99_ms": 800.0, "goodput_per_second": 54.0,
-        "capacity_per_second": 80.0, "after_per_second": 40.0,
-        "refused": {"count": 7, "p50_ms": 1.0, "p99_ms": 51.0},
-        "cores": {"at capacity": parts, "flooded": {**parts, "engine and models": 1.2}},
-    }  # fmt: skip
-    bare = {
-        "whole": {"p50_ms": 20.0}, "decode_workers": {"per_second": 300.0}, "forward": {"per_second": 100.0},
-        "forward_batch": {"per_second": 100.0}, "search": {"p50_ms": 0.5}, "search_batch": {"per_second": 600.0},
-    }  # fmt: skip
-    served = {
-        "closed": [
-            closed("image", 1, 40, 21.5), closed("image", 32, 64, 400), closed("embedding", 1, 500, 0.9),
-            closed("embedding", 64, 700, 30), closed("embedding", 64, 990, 30, "stream"),
-        ],
-        "limits": {"echo": [closed("embedding", 1, 900, 0.4), closed("embedding", 64, 1000, 9)], "bare": bare},
-        "open": [flood],
-    }  # fmt: skip
-    search = {
-        "random": {"kernel": "one: scan", "floor": 0.004, "one": 0.05, "batch, each": 0.005, "recall@10": 1.0},
-    }
-    rows = targets.targets({"serve compact": served, "search": search, "index compact": {"images": 3}})
-    found = {row.name: (pytest.approx(row.value), row.is_met) for row in rows}
-    assert found == {
-        "compact: image alone, over bare": (1.5, False),
-        "compact: images, 32 in flight / slower of decode and forward": (0.64, False),
-        # In turn: 1 / (1/300 + 1/100 + 1/600) = 1000/15 a second.
-        "compact: the same / decode, forward and search in turn": (0.96, True),
-        "compact: images at 3 of the capacity: goodput / capacity": (0.9, True),
-        "compact: images at 3 of the capacity: refusals p99": (51.0, False),
-        "compact: embeddings, 64 in flight / empty echo": (0.7, True),
-        "compact: bare search in batches / embeddings served": (600 / 700, False),
-        "compact: embedding alone, p50": (0.9, True),
-        "exact search, random: one query": (50.0, False),
-        "exact search, random: 32, each": (5.0, True),
-        "exact search, random: recall@10": (1.0, True),
-    }
-    told = {row.name: row.bound for row in rows}
-    assert "the engine has 0.75 of its cores left" in told["compact: images at 3 of the capacity: goodput / capacity"]
-    assert "in turn they allow 0.67" in told["compact: images, 32 in flight / slower of decode and forward"]
-    text = targets.table(rows)
-    assert "| compact: image alone, over bare | **1.5 ms** | at most 1 ms |" in text
-    assert "| exact search, random: 32, each | 5 ms | at most 6 ms |" in text
-
-
-def test_the_simulated_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    queue_ratio = importlib.import_module("targets").queue_ratio
-
-    def ratio(one: float, batch: float, load: float) -> float:
-        return queue_ratio(one, batch, 32, load, np.random.default_rng(0))
-
-    # Nobody waits where there is next to nothing to do.
-    assert ratio(0.01, 0.01, 0.001) == pytest.approx(1, abs=0.1)
-    # One after the other at 0.7 it is M/D/1, whose p99 of waiting is about 6.6 services (Erlang); batches answer all
-    # of theirs at the end, so that a query waits for those behind it too.
-    assert 7 < ratio(0.01, 0.01, 0.7) < 13
-    # Where a batch takes hardly longer than one query, hardly anybody waits for more than the batch before.
-    assert ratio(0.01, 0.01 / 32, 0.7) <= 2.01
 
 
 def test_servers_are_compared_within_their_rounds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -285,9 +285,12 @@ def test_ratios_are_made_of_one_run() -> None:
     def loop(kind: str, concurrency: int, rate: float, p50: float, p99: float, mode: str = "unary") -> dict[str, Any]:
         return {
             "kind": kind, "concurrency": concurrency, "per_second": rate, "p50_ms": p50, "p99_ms": p99, "mode": mode,
+            "server_cpu_ms_each": 0.3, "generator_cpu_ms_each": 0.1,
         }  # fmt: skip
 
+    parts = {"event loop": 0.1, "gRPC": 0.1, "engine and models": 1.6, "generator": 0.1}
     document = {
+        "machine": {"cores": 2},
         "closed": [
             loop("image", 1, 50, 21.0, 30), loop("image", 32, 72, 400, 1200), loop("embedding", 1, 900, 1.2, 2),
             loop("embedding", 64, 3000, 20, 30), loop("embedding", 64, 3600, 18, 20, "stream"),
@@ -296,22 +299,24 @@ def test_ratios_are_made_of_one_run() -> None:
             "echo": [loop("embedding", 1, 1500, 0.6, 1), loop("embedding", 64, 4000, 15, 20)],
             "bare": {
                 "whole": {"p50_ms": 20.0, "per_second": 50}, "decode_workers": {"per_second": 300.0},
-                "forward_batch": {"per_second": 100.0}, "search_batch": {"per_second": 600.0},
+                "forward": {"per_second": 100.0}, "forward_batch": {"per_second": 100.0, "each": 32},
+                "search": {"p50_ms": 0.5}, "search_batch": {"per_second": 600.0, "core_ms_each": 1.6},
             },
         },
         "open": [
-            {"kind": "image", "fraction": 0.7, "p99_ms": 84.0},
+            {"kind": "image", "fraction": 0.7, "p99_ms": 84.0, "arrivals": "constant"},
             {
                 "kind": "image", "fraction": 3.0, "p99_ms": 900.0, "goodput_per_second": 68.4, "deadline_ms": 1000.0,
                 "capacity_per_second": 78.0, "after_per_second": 66.0, "errors": {"OVERLOADED": 9},
                 "refused": {"count": 9, "turned_away": 4, "p50_ms": 3.0, "p99_ms": 45.0, "with_retry_info": 1.0},
                 "resident_mib": [1000.0, 1200.0],
+                "cores": {"at capacity": parts, "flooded": {**parts, "engine and models": 1.2}},
             },
             {
                 "kind": "embedding", "fraction": 3.0, "p99_ms": 900.0, "goodput_per_second": 85.0,
                 "deadline_ms": 1000.0, "capacity_per_second": 100.0, "after_per_second": 100.0, "errors": {},
                 "refused": {"count": 0, "turned_away": 0, "p50_ms": None, "p99_ms": None, "with_retry_info": None},
-                "resident_mib": [],
+                "resident_mib": [], "cores": {"at capacity": {}, "flooded": {}},
             },
         ],
         "reloads": {
@@ -322,7 +327,18 @@ def test_ratios_are_made_of_one_run() -> None:
             "answered": 11, "admitted": 20, "processed": 13, "cancelled_before": 6, "expired": 1, "unaccounted": 0,
         },
     }  # fmt: skip
-    found = {ratio.name: (pytest.approx(ratio.value), ratio.reached) for ratio in ratios(document)}
+    told = ratios(document)
+    found = {ratio.name: (pytest.approx(ratio.value), ratio.reached) for ratio in told}
+    limits = {ratio.name: pytest.approx(ratio.limit) for ratio in told if ratio.limit is not None}
+    # An empty call takes 0.4 ms of the cores, of which there are two.
+    assert limits == {
+        "embedding, 64 in flight: rate / empty echo": 2 / 0.002 / 4000,
+        "embedding, 1 in flight: p50, ms": 1.1,
+        "image, open loop at 3 of capacity: goodput / capacity": 0.75,
+        # Nobody measured what an empty call with an image takes.
+        "image, 32 in flight: rate / bare batched": 1000 / 15 / 100,
+        "image, 32 in flight: rate / bare stages one after the other": 1.0,
+    }
     assert found == {
         "image, 1 in flight: p50 minus bare, ms": (1.0, True),
         "image, 32 in flight: rate / bare batched": (0.72, False),
@@ -330,6 +346,7 @@ def test_ratios_are_made_of_one_run() -> None:
         "image, 32 in flight: rate / bare stages one after the other": (72 / (1000 / 15), True),
         "image, 32 in flight: p99 / p50": (3.0, False),
         "embedding, 64 in flight: rate / empty echo": (0.75, True),
+        "embedding: bare search in batches / rate": (0.2, False),
         "embedding, 1 in flight: p50, ms": (1.2, False),
         "embedding, 64 in flight: stream / unary, per item": (1.2, True),
         "image, open loop at 0.7 of capacity: p99 / p50 of 1 in flight": (4.0, True),
@@ -471,7 +488,7 @@ class Patient(grpc.GenericRpcHandler):
 async def test_the_echo_sends_the_same_reply_by_both_calls() -> None:
     reply = pb.SearchResponse(index_version="v" * 300).SerializeToString()
     payloads = Payloads("id", [pb.SearchRequest(query=pb.Query(image_id="x")).SerializeToString()])
-    with echo_server(reply) as address:
+    with echo_server(reply) as (address, _):
         async with Generator([address], channels=2) as generator:
             unary = await generator.closed(payloads, 3, Window(0.1))
             stream = await generator.streamed(payloads, 3, Window(0.1))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 from cbir.core.errors import CbirError, ConfigurationError
@@ -34,20 +34,30 @@ class Timed:
     Attributes:
         calls: Seconds of each call.
         each: Queries (or images, or bytes) that one call handles.
+        core_seconds: CPU time of all calls together, of all threads.
     """
 
     calls: tuple[float, ...]
     each: int
+    core_seconds: float = 0.0
 
     @property
     def per_second(self) -> float:
         """Queries (or images, or bytes) per second."""
         return self.each * len(self.calls) / sum(self.calls)
 
+    @property
+    def core_seconds_each(self) -> float:
+        """CPU time of a query (or an image, or a byte)."""
+        return self.core_seconds / (self.each * len(self.calls))
+
     @classmethod
     def merged(cls, parts: Sequence[Timed]) -> Timed:
         """The calls of several rounds of the same part."""
-        return cls(tuple(call for part in parts for call in part.calls), parts[0].each)
+        return cls(
+            tuple(call for part in parts for call in part.calls), parts[0].each,
+            sum(part.core_seconds for part in parts),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -149,9 +159,9 @@ def _time(call: Callable[[], object], each: int, seconds: float) -> Timed:
     for _ in range(_WARM_UP):
         call()
     times: list[float] = []
-    end = perf_counter() + seconds
+    end, spent = perf_counter() + seconds, process_time()
     while len(times) < 3 or perf_counter() < end:
         begun = perf_counter()
         call()
         times.append(perf_counter() - begun)
-    return Timed(tuple(times), each)
+    return Timed(tuple(times), each, process_time() - spent)

@@ -21,8 +21,8 @@ _START_SECONDS = 60.0
 
 
 @contextmanager
-def echo_server(reply: bytes) -> Iterator[str]:
-    """Run an echo server while the ``with`` block runs, and give its address.
+def echo_server(reply: bytes) -> Iterator[tuple[str, int]]:
+    """Run an echo server while the ``with`` block runs, and give its address and its process.
 
     It has the calls of the real server, so that the load generator can send it the same requests.
 
@@ -40,7 +40,8 @@ def echo_server(reply: bytes) -> Iterator[str]:
     try:
         if not ours.poll(_START_SECONDS):
             raise ConfigurationError("the echo server did not start: try again", reason="BENCH_ECHO")
-        yield f"127.0.0.1:{ours.recv()}"
+        assert process.pid is not None
+        yield f"127.0.0.1:{ours.recv()}", process.pid
     finally:
         # Closing the pipe tells the process to end.
         ours.close()

@@ -165,9 +165,9 @@ async def _closed(
     plan: Plan, subject: _Subject, generator: Generator, server: ServerProcess | None, say: Callable[[str], None]
 ) -> dict[str, Any]:
     with ExitStack() as beside:
-        engine, echo_address = None, None
+        engine, echo_address, echo_process = None, None, None
         if plan.limits:
-            echo_address = beside.enter_context(
+            echo_address, echo_process = beside.enter_context(
                 echo_server(subject.replies.get("embedding", subject.replies[plan.kinds[0]]))
             )
             if plan.index:
@@ -179,7 +179,8 @@ async def _closed(
         async with Generator([echo_address], plan.channels) if echo_address else nullcontext() as echo:
             steps = _steps(plan, engine is not None)
             sweep = await run_sweep(
-                steps, subject.payloads, generator, echo, engine, server, plan.seconds, plan.rounds, say
+                steps, subject.payloads, generator, echo, engine, (server.pid if server else None, echo_process),
+                plan.seconds, plan.rounds, say,
             )  # fmt: skip
         facts = engine.facts if engine else {}
     closed: list[dict[str, Any]] = []

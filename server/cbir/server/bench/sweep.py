@@ -13,7 +13,7 @@ from cbir.server.bench.figures.summary import closed_rate, latency_figures, perc
 from cbir.server.bench.load.generator import Generator, Load, Window
 from cbir.server.bench.load.outcomes import Outcomes
 from cbir.server.bench.load.payloads import Payloads
-from cbir.server.bench.server_process import ServerProcess
+from cbir.server.bench.server_process import cpu_seconds
 
 __all__ = ["Level", "Sweep", "bare_figures", "level_figures", "run_sweep"]
 
@@ -56,7 +56,7 @@ async def run_sweep(
     generator: Generator,
     echo: Generator | None,
     bare: BareProcess | None,
-    server: ServerProcess | None,
+    processes: tuple[int | None, int | None],
     seconds: float,
     rounds: int,
     say: Callable[[str], None],
@@ -67,6 +67,7 @@ async def run_sweep(
         steps: Closed loops, and parts of the bare engine (:data:`cbir.server.bench.bare_process.PARTS`).
         generator: Sends to the server.
         echo: Sends to the echo server.
+        processes: Of the server and of the echo server, whose CPU time is measured; None: it is not on this machine.
         seconds: Seconds of a closed loop; parts of the bare engine take half of it.
     """
     sweep = Sweep()
@@ -81,12 +82,13 @@ async def run_sweep(
             say(f"round {number + 1} of {rounds}: {level}")
             sender = echo if level.echo else generator
             assert sender is not None
-            before = server.cpu_seconds if server else 0.0
+            process = processes[level.echo]
+            before = cpu_seconds(process) if process else 0.0
             run = sender.streamed if level.mode == "stream" else sender.closed
             load = await run(payloads[level.kind], level.concurrency, window)
             sweep.loads.setdefault(level, []).append(load)
-            if server and not level.echo:
-                spent = server.cpu_seconds - before
+            if process:
+                spent = cpu_seconds(process) - before
                 sweep.server_seconds[level] = sweep.server_seconds.get(level, 0.0) + spent
     return sweep
 
@@ -132,5 +134,6 @@ def bare_figures(bare: Mapping[str, Sequence[Timed]], facts: Mapping[str, Any]) 
         else:
             figures[part] = {
                 "per_second": timed.per_second, "p50_ms": 1000 * percentile(timed.calls, 50), "each": timed.each,
+                "core_ms_each": 1000 * timed.core_seconds_each,
             }  # fmt: skip
     return figures

@@ -1,10 +1,18 @@
-"""How close the server comes to its limits: ratios of figures of the same run, each with its target."""
+"""How close the server comes to its limits: ratios of figures of the same run, each with its target.
+
+Where parts were measured alone in the same run, a ratio also has the best that they allow on that machine
+(:mod:`.bounds`): a target beyond it cannot be met there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+
+from cbir.server.bench.figures import bounds
 
 __all__ = ["Ratio", "ratios"]
 
@@ -20,6 +28,7 @@ class Ratio:
         aim: The target, for two cores that the load generator shares with the server.
         most: Whether the target is an upper bound; otherwise it is a lower one.
         how: The figures that it was computed from, as text.
+        limit: The best that the parts allow, measured alone in the same run; None: not known.
     """
 
     name: str
@@ -27,6 +36,7 @@ class Ratio:
     aim: float
     most: bool
     how: str
+    limit: float | None = None
 
     @property
     def reached(self) -> bool:
@@ -41,6 +51,7 @@ class Ratio:
             "aim": f"at {'most' if self.most else 'least'} {self.aim:g}",
             "reached": self.reached,
             "how": self.how,
+            "limit": None if self.limit is None else float(self.limit),
         }
 
 
@@ -57,24 +68,32 @@ def ratios(document: Mapping[str, Any]) -> list[Ratio]:
 
 def _images(document: Mapping[str, Any]) -> Iterator[Ratio]:
     one, many = _closed(document, "image", 1), _closed(document, "image", 32)
-    bare = (document.get("limits") or {}).get("bare")
+    bare = _bare(document)
+    empty, call = _echo(document, "image", 1), _echo(document, "image", None)
     if one and bare:
         whole = bare["whole"]["p50_ms"]
         yield Ratio(
             "image, 1 in flight: p50 minus bare, ms", one["p50_ms"] - whole, 1.0, True,
-            f"{one['p50_ms']:.2f} ms end to end, {whole:.2f} ms bare decode to vote",
+            f"{one['p50_ms']:.2f} ms end to end, {whole:.2f} ms bare decode to vote; limit: an empty call",
+            empty["p50_ms"] if empty else None,
         )  # fmt: skip
     if many and bare:
-        decode, forward = bare["decode_workers"]["per_second"], bare["forward_batch"]["per_second"]
-        slower = min(decode, forward)
+        decode, forward, search = (
+            bare[part]["per_second"] for part in ("decode_workers", "forward_batch", "search_batch")
+        )
+        slower, stages = min(decode, forward), bounds.in_turn((decode, forward, search))
+        most = bounds.with_an_empty_call(stages, call, document["machine"]["cores"]) if call else stages
         yield Ratio(
             "image, 32 in flight: rate / bare batched", many["per_second"] / slower, 0.9, False,
-            f"{many['per_second']:.1f} a second; bare decode {decode:.1f}, bare forward {forward:.1f}",
+            f"{many['per_second']:.1f} a second; bare decode {decode:.1f}, bare forward {forward:.1f}, each on all "
+            "cores; limit: both, search and an empty call",
+            most / slower,
         )  # fmt: skip
-        both = 1 / (1 / decode + 1 / forward + 1 / bare["search_batch"]["per_second"])
         yield Ratio(
-            "image, 32 in flight: rate / bare stages one after the other", many["per_second"] / both, 0.95, False,
-            f"{many['per_second']:.1f} a second; decode, forward and search in turn on all cores: {both:.1f}",
+            "image, 32 in flight: rate / bare stages one after the other", many["per_second"] / stages, 0.95, False,
+            f"{many['per_second']:.1f} a second; decode, forward and search in turn on all cores: {stages:.1f}; limit: "
+            "these and an empty call",
+            most / stages,
         )  # fmt: skip
     if many:
         yield Ratio(
@@ -88,16 +107,35 @@ def _embeddings(document: Mapping[str, Any]) -> Iterator[Ratio]:
     if stream is None:
         return
     unary = _closed(document, "embedding", stream["concurrency"])
-    echo = _closed({"closed": (document.get("limits") or {}).get("echo", [])}, "embedding", stream["concurrency"])
+    echo, empty = (_echo(document, "embedding", count) for count in (stream["concurrency"], 1))
     one = _closed(document, "embedding", 1)
+    bare = _bare(document)
     if unary and echo:
+        limit, more = None, ""
+        if bare and "search_batch" in bare:
+            cores, core_ms = document["machine"]["cores"], bare["search_batch"]["core_ms_each"]
+            limit = bounds.with_an_empty_call(1000 * cores / core_ms, echo, cores) / echo["per_second"]
+            more = f"; limit: an empty call and {core_ms:.2f} ms of search, on all cores"
         yield Ratio(
             f"embedding, {stream['concurrency']} in flight: rate / empty echo",
             unary["per_second"] / echo["per_second"], 0.7, False,
-            f"{unary['per_second']:.0f} and {echo['per_second']:.0f} a second",
+            f"{unary['per_second']:.0f} and {echo['per_second']:.0f} a second{more}", limit,
+        )  # fmt: skip
+    if unary and bare and "search_batch" in bare:
+        rate = bare["search_batch"]["per_second"]
+        yield Ratio(
+            "embedding: bare search in batches / rate", rate / unary["per_second"], 1.0, False,
+            f"{rate:.0f} and {unary['per_second']:.0f} a second",
         )  # fmt: skip
     if one:
-        yield Ratio("embedding, 1 in flight: p50, ms", one["p50_ms"], 1.0, True, f"p99 {one['p99_ms']:.2f} ms")
+        limit, more = None, ""
+        if empty and bare and "search" in bare:
+            search = bare["search"]["p50_ms"]
+            limit = empty["p50_ms"] + search
+            more = f"; limit: an empty call, {empty['p50_ms']:.2f} ms, and bare search, {search:.2f} ms"
+        yield Ratio(
+            "embedding, 1 in flight: p50, ms", one["p50_ms"], 1.0, True, f"p99 {one['p99_ms']:.2f} ms{more}", limit,
+        )  # fmt: skip
     if unary:
         yield Ratio(
             f"embedding, {stream['concurrency']} in flight: stream / unary, per item",
@@ -111,18 +149,24 @@ def _flooded(document: Mapping[str, Any]) -> Iterator[Ratio]:
         kind, one = flood["kind"], _closed(document, flood["kind"], 1)
         rate = f"{kind}, open loop at {flood['fraction']:g} of capacity"
         if flood["fraction"] < 1 and one and flood["p99_ms"] is not None:
+            limit = _waiting(document, flood)
             yield Ratio(
                 f"{rate}: p99 / p50 of 1 in flight", flood["p99_ms"] / one["p50_ms"], 5.0, True,
-                f"{flood['p99_ms']:.1f} ms, {one['p50_ms']:.1f} ms",
+                f"{flood['p99_ms']:.1f} ms, {one['p50_ms']:.1f} ms"
+                + ("" if limit is None else "; limit: a queue that does nothing else than these forward passes"),
+                limit,
             )  # fmt: skip
         if flood["fraction"] > 1:
             before, after = flood["capacity_per_second"], flood["after_per_second"]
             # The host's pace may have changed: what is between is compared with what was on both sides.
             capacity = (before + after) / 2
+            left = bounds.cores_left(flood)
             yield Ratio(
                 f"{rate}: goodput / capacity", flood["goodput_per_second"] / capacity, _GOODPUT.get(kind, 0.9), False,
                 f"{flood['goodput_per_second']:.1f} a second within {flood['deadline_ms']:.0f} ms, "
-                f"{before:.1f} before, {after:.1f} after",
+                f"{before:.1f} before, {after:.1f} after"
+                + ("" if left is None else "; limit: what the engine has left of its cores"),
+                left,
             )  # fmt: skip
             yield Ratio(
                 f"{rate}: rate two seconds after / before", after / before, 0.9, False,
@@ -172,6 +216,32 @@ def _cancelled(document: Mapping[str, Any]) -> Iterator[Ratio]:
             f"{cancelled['answered']} were answered; {cancelled['cancelled_before']:.0f} cancelled and "
             f"{cancelled['expired']:.0f} expired before",
         )  # fmt: skip
+
+
+def _waiting(document: Mapping[str, Any], flood: Mapping[str, Any]) -> float | None:
+    """What random arrivals make of the bare forward passes, where these are what a query waits for."""
+    bare = _bare(document)
+    if not bare or flood["kind"] != "image" or flood["arrivals"] != "poisson":
+        return None
+    batch = bare["forward_batch"]
+    return bounds.queue_ratio(
+        1 / bare["forward"]["per_second"], 1 / batch["per_second"], batch["each"], flood["fraction"],
+        np.random.default_rng(0),
+    )  # fmt: skip
+
+
+def _bare(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    return (document.get("limits") or {}).get("bare")
+
+
+def _echo(document: Mapping[str, Any], kind: str, concurrency: int | None) -> Mapping[str, Any] | None:
+    """The echo of so many requests in flight; of most, where that is None."""
+    echoed = (document.get("limits") or {}).get("echo", [])
+    found = [
+        one for one in echoed
+        if (one["kind"], one["mode"]) == (kind, "unary") and concurrency in (None, one["concurrency"])
+    ]  # fmt: skip
+    return max(found, key=lambda one: int(one["concurrency"]), default=None)
 
 
 def _closed(

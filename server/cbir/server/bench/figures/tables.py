@@ -112,10 +112,13 @@ def _ratios(ratios: list[Mapping[str, Any]]) -> Table:
     table.add_column("figure")
     table.add_column("value", justify="right")
     table.add_column("aim")
+    table.add_column("limit here", justify="right")
     table.add_column("made of")
     for one in ratios:
         colour = "green" if one["reached"] else "red"
-        table.add_row(one["name"], f"[{colour}]{one['value']:.3g}[/]", one["aim"], one["how"])
+        table.add_row(
+            one["name"], f"[{colour}]{one['value']:.3g}[/]", one["aim"], _number(one.get("limit")), one["how"]
+        )  # fmt: skip
     return table
 
 
