@@ -7,6 +7,8 @@ from .hardware import processor as processor
 from .independent_work import side_by_side as side_by_side
 from .memory import available_bytes as available_bytes
 from .memory import share_arenas as share_arenas
+from .row_shares import row_ranges as row_ranges
+from .row_shares import shared_out as shared_out
 from .thread_shares import NOTICED_MS as NOTICED_MS
 from .thread_shares import Threads as Threads
 from .thread_shares import compute_alone as compute_alone
@@ -17,3 +19,4 @@ from .thread_shares import share_out as share_out
 from .thread_shares import step_back as step_back
 from .thread_shares import take_turns as take_turns
 from .thread_shares import threads as threads
+from .waiting import Waiting as Waiting

@@ -17,6 +17,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from cbir.core.machine import jit, row_ranges, shared_out
 from cbir.core.search.matrices.cpu_matrix import CpuMatrix
 
 __all__ = ["SAMPLE_ROWS", "QuantisedScan", "balanced_groups"]
@@ -29,6 +30,8 @@ SAMPLE_ROWS = 2048
 _BLOCK_ROWS = 16384
 _BITS = 4
 _ROUNDS = 6
+#: Rows below which a further thread costs more than it brings.
+_ROWS_A_THREAD = 32768
 #: A quantisation error above this many times the median marks a poorly coded row.
 _WORSE = 1.25
 
@@ -60,11 +63,12 @@ def balanced_groups(loads: NDArray[np.floating], groups: int, most: int) -> list
 
 
 class QuantisedScan:
-    """The codes of all rows of a gallery, in memory.
+    """The codes of all rows of a gallery, in memory: a range of the rows for each thread.
 
     Args:
         sample: (K, D) vectors of the gallery on which the centroids are trained.
         components: How many share a group on average: 2 (the codes take an eighth of the bytes of float16), 4 or 8.
+        block: Rows in a block of the codes' layout in memory, a multiple of 32; processors differ in which is fastest.
 
     Attributes:
         worst_rows: (W,) rows with exceptionally large quantisation errors, the largest first: they are unlike the
@@ -76,21 +80,23 @@ class QuantisedScan:
     worst_rows: Rows
     worst_errors: Floats
 
-    def __init__(self, sample: Floats, components: int) -> None:
+    def __init__(self, sample: Floats, components: int, block: int = 32) -> None:
         width, most = sample.shape[1], 2 * components
         groups = balanced_groups(sample.var(axis=0), max(2, -(-width // components)), most)
         self.groups = len(groups)
-        # FAISS needs groups of equal length: shorter ones are filled up with a component that is always zero.
-        self._places = np.array([group + [width] * (most - len(group)) for group in groups]).ravel()
-        # Rows in a block of the codes' memory layout: the faster value was found by measuring.
-        block = 32 if components <= 2 else 96
-        self._index: Any = faiss.IndexPQFastScan(
-            len(self._places), len(groups), _BITS, faiss.METRIC_INNER_PRODUCT, block
-        )
+        # FAISS needs groups of equal length: shorter ones are filled up with zeros, which stand nowhere (-1).
+        self._places = np.array([group + [-1] * (most - len(group)) for group in groups]).ravel()
+        self._coder = faiss.ProductQuantizer(len(self._places), len(groups), _BITS)
         # A few rounds of k-means suffice.  FAISS fixes the seed, so the same gallery gives the same codes.
-        self._index.pq.cp.niter = _ROUNDS
-        self._index.pq.cp.min_points_per_centroid = 1
-        self._index.train(self._spread(sample))
+        self._coder.cp.niter = _ROUNDS
+        self._coder.cp.min_points_per_centroid = 1
+        self._coder.train(self._spread(sample))
+        self._block, self._ranges = block, row_ranges(0, 1)
+        self._indexes: list[Any] = []
+
+    def arrange(self, block: int) -> None:
+        """Lay codes out in blocks of so many rows from now on."""
+        self._block = block
 
     def fill(self, matrix: CpuMatrix, weights: Floats, worst: int) -> None:
         """Encode all rows of a gallery, and set ``worst_rows`` and ``worst_errors``.
@@ -99,44 +105,92 @@ class QuantisedScan:
             weights: (M,) of the members, for the errors.
             worst: Most rows to list in ``worst_rows``.
         """
-        self._index.reset()
-        members = np.append(np.repeat(np.arange(len(weights)), np.diff(matrix.stops)), 0)[self._places]
-        share = np.eye(len(weights), dtype=np.float32)[members]
+        self._ranges = row_ranges(len(matrix), _ROWS_A_THREAD)
+        members = np.repeat(np.arange(len(weights)), np.diff(matrix.stops))[self._places]
         errors = np.empty(len(matrix), np.float32)
-        for start in range(0, len(matrix), _BLOCK_ROWS):
-            vectors = self._spread(matrix.sample(slice(start, start + _BLOCK_ROWS)))
-            self._index.add(vectors)
-            # Encoded a second time, because FAISS cannot read the codes back from every layout.
-            coder = self._index.pq
-            lost = coder.decode(coder.compute_codes(vectors))
-            lost -= vectors
-            errors[start : start + len(vectors)] = np.sqrt(np.square(lost, out=lost) @ share) @ weights
+
+        def encode(low: int, high: int) -> Any:
+            codes = np.empty((high - low, self._coder.code_size), np.uint8)
+            for start in range(low, high, _BLOCK_ROWS):
+                vectors = self._spread(matrix.sample(slice(start, min(start + _BLOCK_ROWS, high))))
+                coded = codes[start - low : start - low + len(vectors)] = self._coder.compute_codes(vectors)
+                _lost(vectors, self._coder.decode(coded), members, weights, errors[start : start + len(vectors)])
+            return self._laid_out(codes)
+
+        self._indexes = shared_out(encode, self._ranges)
         rows = np.argsort(-errors, kind="stable")[:worst]
         rows = rows[errors[rows] > _WORSE * np.median(errors)]
         self.worst_rows, self.worst_errors = rows.astype(np.int64), errors[rows]
 
-    def code(self, vectors: Floats) -> None:
-        """Hold the codes of (K, D) vectors alone, for trials before :meth:`fill`."""
-        self._index.reset()
-        self._index.add(self._spread(vectors))
+    def _laid_out(self, codes: NDArray[np.uint8]) -> Any:
+        """An index of these codes.  By way of a plain one: what encodes itself does not give its codes away again."""
+        plain = faiss.IndexPQ(self._coder.d, self._coder.M, _BITS, faiss.METRIC_INNER_PRODUCT)
+        plain.pq, plain.is_trained, plain.ntotal = self._coder, True, len(codes)
+        faiss.copy_array_to_vector(codes.ravel(), plain.codes)
+        return faiss.IndexPQFastScan(plain, self._block)
+
+    def encode(self, vectors: Floats) -> NDArray[np.uint8]:
+        """(K, bytes) codes of (K, D) vectors."""
+        codes: NDArray[np.uint8] = self._coder.compute_codes(self._spread(vectors))
+        return codes
+
+    def hold(self, codes: NDArray[np.uint8]) -> None:
+        """Hold these codes alone, for trials before :meth:`fill`."""
+        self._ranges = row_ranges(len(codes), _ROWS_A_THREAD)
+        self._indexes = [self._laid_out(codes[low:high]) for low, high in self._ranges]
 
     def estimates(self, vectors: Floats, queries: Floats) -> Floats:
         """(B, C) estimates for (B, C, D) vectors, each query with its own; for a scan before :meth:`fill`."""
         result = np.empty(vectors.shape[:2], np.float32)
         for own, query, out in zip(vectors, queries, result, strict=True):
-            self.code(own)
+            self.hold(self.encode(own))
             rows, estimates = self.search(query[None], len(own))
             out[rows[0]] = estimates[0]
         return result
 
     def _spread(self, vectors: Floats) -> Floats:
-        padded = np.zeros((len(vectors), vectors.shape[1] + 1), np.float32)
-        padded[:, :-1] = vectors
-        return np.take(padded, self._places, axis=1)
+        spread = np.empty((len(vectors), len(self._places)), np.float32)
+        _spread(np.ascontiguousarray(vectors, np.float32), self._places, spread)
+        return spread
 
     def search(self, queries: Floats, count: int) -> tuple[Rows, Floats]:
         """(B, count) rows with the largest estimates for (B, D) queries, best first, and the estimates."""
-        # Once any library has imported faiss.contrib.torch_utils, search() takes tensors, search_numpy() arrays.
-        search = getattr(self._index, "search_numpy", self._index.search)
-        estimates, rows = search(self._spread(queries), count)
-        return np.asarray(rows, np.int64), np.asarray(estimates, np.float32)
+        spread = self._spread(queries)
+
+        def search_in(low: int, high: int) -> tuple[Rows, Floats]:
+            index = self._indexes[self._ranges.index((low, high))]
+            # Once any library has imported faiss.contrib.torch_utils, search() takes tensors, search_numpy() arrays.
+            estimates, rows = getattr(index, "search_numpy", index.search)(spread, min(count, high - low))
+            return np.asarray(rows, np.int64), np.asarray(estimates, np.float32)
+
+        found = shared_out(search_in, self._ranges)
+        if len(found) == 1:
+            return found[0]
+        rows = np.concatenate([part + low for (part, _), (low, _) in zip(found, self._ranges, strict=True)], axis=1)
+        estimates = np.concatenate([part for _, part in found], axis=1)
+        best = np.argsort(-estimates, axis=1, kind="stable")[:, :count]
+        return np.take_along_axis(rows, best, axis=1), np.take_along_axis(estimates, best, axis=1)
+
+
+@jit
+def _spread(vectors: Floats, places: NDArray[np.int64], spread: Floats) -> None:
+    """Copy the components at (P,) places of (K, D) vectors into (K, P); those at -1 are 0."""
+    for row in range(vectors.shape[0]):
+        for column in range(len(places)):
+            place = places[column]
+            spread[row, column] = vectors[row, place] if place >= 0 else np.float32(0)
+
+
+@jit
+def _lost(vectors: Floats, decoded: Floats, members: Rows, weights: Floats, errors: Floats) -> None:
+    """Write (K,) the weighted sum over members of the norm of what (K, P) vectors lost, (P,) members by column."""
+    squares = np.empty(len(weights), np.float32)
+    for row in range(vectors.shape[0]):
+        squares[:] = 0
+        for column in range(vectors.shape[1]):
+            lost = vectors[row, column] - decoded[row, column]
+            squares[members[column]] += lost * lost
+        total = np.float32(0)
+        for member in range(len(weights)):
+            total += weights[member] * np.sqrt(squares[member])
+        errors[row] = total

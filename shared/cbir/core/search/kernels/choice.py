@@ -84,14 +84,17 @@ def choose_kernels(matrix: CpuMatrix, weights: Floats) -> Chosen:
         weights: (M,) usual weights of the members.
     """
     # First on one thread, which is all that a search gets where more cannot save a millisecond of it.
+    scans = Scans(matrix)
     undo = compute_alone()
     try:
-        alone = _measured_choice(matrix, weights, _BRIEFLY)
+        alone = _measured_choice(matrix, weights, scans, _BRIEFLY, NOTICED_MS / 1000)
     finally:
         undo()
-    if suffices_alone(alone.choice):
+    if alone is not None and suffices_alone(alone.choice):
         return replace(alone, alone=True)
-    return _measured_choice(matrix, weights, SECONDS)
+    chosen = _measured_choice(matrix, weights, scans, SECONDS)
+    assert chosen is not None
+    return chosen
 
 
 def suffices_alone(choice: Choice) -> bool:
@@ -99,22 +102,29 @@ def suffices_alone(choice: Choice) -> bool:
     return choice.costs[choice.one][0] <= NOTICED_MS or torch.get_num_threads() == 1
 
 
-def _measured_choice(matrix: CpuMatrix, weights: Floats, seconds: float) -> Chosen:
+def _measured_choice(
+    matrix: CpuMatrix, weights: Floats, scans: Scans, seconds: float, longest: float = math.inf
+) -> Chosen | None:
     """The choice for as many threads as this one may use now.
 
     Args:
         seconds: That measuring may take, where nothing is kept.
+        longest: Seconds for one query; None is returned where no way to search can be that fast.
     """
     begun = perf_counter()
     key = key_of(len(matrix), matrix.stops, matrix.stored, torch.get_num_threads())
     digest = gallery_digest(matrix.vectors_of, len(matrix), weights)
     kept, told = read(key), "known from earlier"
-    scans = Scans(matrix)
     if kept is None:
-        kept = measure(matrix, weights, scans, seconds)
+        kept = measure(matrix, weights, scans, seconds, longest)
         told = "measured" if kept.lasting else "measured beside other work, so not kept"
     if isinstance(matrix, MappedMatrix):
         matrix.one_by_tiles = kept.by_tiles
+    scans.arrange(kept.block)
+    # A scan is timed with the longest codes: others take as long or longer, and rows are still to be scored.
+    if len(matrix) * min(kept.times.one.values()) > longest:
+        keep(key, kept, digest, None)
+        return None
     choice = kept.galleries.get(digest)
     if choice is None or not _is_usable(choice, matrix):
         choice = _choose(matrix, weights, kept.times, scans)

@@ -48,7 +48,7 @@ def kernel_facts(version: IndexVersion) -> dict[str, Any]:
         return kept.galleries.get(digest) if kept else None
 
     threads, choice = 1, known(1)
-    if choice is not None and not suffices_alone(choice):
+    if choice is None or not suffices_alone(choice):
         threads, choice = torch.get_num_threads(), known(torch.get_num_threads())
     if choice is None:
         return {"state": "unknown", "candidates": candidates}

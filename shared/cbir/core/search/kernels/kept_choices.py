@@ -26,18 +26,20 @@ from numpy.typing import NDArray
 from cbir.core.machine import cache_folder, processor
 from cbir.core.search.kernels.timing import Times
 
-__all__ = ["KERNELS", "SCANS", "Choice", "Kept", "gallery_digest", "keep", "machine_key", "read"]
+__all__ = ["BLOCKS", "KERNELS", "SCANS", "Choice", "Kept", "gallery_digest", "keep", "machine_key", "read"]
 
 _log = logging.getLogger(__name__)
 
 #: Version of the files; others are not read.
-_LAYOUT = 2
+_LAYOUT = 3
 _MOST_BYTES = 2**17
 #: Galleries that a file remembers; the oldest is forgotten first.
 _MOST_GALLERIES = 32
 KERNELS = ("product", "scan", "bf16", "f16")
 #: Components to a code of a scan.  Longer codes take time for every row; shorter ones leave more rows to score.
 SCANS = (8, 4, 2)
+#: Rows in a block of the codes' layout: FAISS has loops of their own for the first, and longer ones for all others.
+BLOCKS = (32, 96)
 _LIBRARIES = ("ensemble-cbir", "faiss-cpu", "faiss-gpu", "numba", "numpy", "torch")
 #: Environment variables by which libraries are kept from using what a processor has.
 _LIMITS = (
@@ -88,12 +90,14 @@ class Kept:
         by_tiles: Whether float16 rows are converted by tiles for one query, too.
         galleries: The choice for each gallery, by digest.
         lasting: Whether other processes may use it; not in the file, as a file only holds what they may.
+        block: Rows in a block of the layout of a scan's codes.
     """
 
     times: Times
     by_tiles: bool
     galleries: Mapping[str, Choice]
     lasting: bool = True
+    block: int = BLOCKS[0]
 
 
 def machine_key(rows: int, stops: Sequence[int], stored: str, threads: int) -> dict[str, Any]:
@@ -150,7 +154,9 @@ def read(key: Mapping[str, Any]) -> Kept | None:
             str(name): Choice(**{**choice, "costs": {k: (a, b) for k, (a, b) in choice["costs"].items()}})
             for name, choice in document["galleries"].items()
         }
-        return Kept(times, document["by_tiles"] is True, galleries)
+        if (block := document["block"]) not in BLOCKS or type(block) is not int:
+            raise ValueError("no such layout of codes")
+        return Kept(times, document["by_tiles"] is True, galleries, block=block)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -158,10 +164,17 @@ def read(key: Mapping[str, Any]) -> Kept | None:
         return None
 
 
-def keep(key: Mapping[str, Any], kept: Kept, digest: str, choice: Choice) -> None:
-    """Keep the choice for a gallery beside those of others, on disk if it is to last; failing is no error."""
+def keep(key: Mapping[str, Any], kept: Kept, digest: str, choice: Choice | None) -> None:
+    """Keep times, and the choice for a gallery beside those of others, on disk if they are to last.
+
+    Failing is no error.
+
+    Args:
+        choice: None: the gallery has none by these times.
+    """
     galleries = {name: known for name, known in kept.galleries.items() if name != digest}
-    galleries = dict([*galleries.items(), (digest, choice)][-_MOST_GALLERIES:])
+    if choice is not None:
+        galleries = dict([*galleries.items(), (digest, choice)][-_MOST_GALLERIES:])
     kept = _measured[_name(key)] = replace(kept, galleries=galleries)
     if not kept.lasting:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -10,16 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cbir.core.machine import Waiting, keep_compiled
 from cbir.core.search.kernels.half_product import HALVES, HalfProduct
-from cbir.core.search.kernels.kept_choices import SCANS, Kept
+from cbir.core.search.kernels.kept_choices import BLOCKS, SCANS, Kept
 from cbir.core.search.kernels.timing import BATCH, Contender, Search, Times, race, seconds_of
 from cbir.core.search.kernels.trials import trial_queries
 from cbir.core.search.matrices.cpu_matrix import CpuMatrix, MappedMatrix
-
-try:
-    import resource
-except ImportError:  # on Windows
-    resource = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from cbir.core.search.product_quantisation_scan import QuantisedScan
@@ -34,21 +31,19 @@ Floats = NDArray[np.float32]
 MIN_DEPTH = 256
 #: Rows that are measured: few, to see what is hopeless; more; and so many that no cache of a processor holds them.
 SIZES = (4096, 32768, 131072)
-#: Rows beyond which the time of a scan grows evenly.
-_SCANNED = 32768
 #: Seconds that measuring takes, or somewhat more.
-SECONDS = 3.0
+SECONDS = 1.5
 #: Runs in which rows are scored, and rows that are listed, to see what a row takes.
 _SCORED, _LISTED = 9, 4096
-#: Losses of a core a second from which on a measurement was disturbed by other work.
-_UNDISTURBED = 30
+#: Rows whose codes are made to be timed; over and over again where more are timed.
+_CODED = 8192
 
 
 class Scans:
     """Trained scans of a gallery by components to a code, each made when it is first asked for."""
 
     def __init__(self, matrix: CpuMatrix) -> None:
-        self._matrix = matrix
+        self._matrix, self._block = matrix, BLOCKS[0]
         self._trained: dict[int, QuantisedScan] = {}
 
     def __getitem__(self, components: int) -> QuantisedScan:
@@ -56,18 +51,44 @@ class Scans:
             # Imported here because it loads FAISS, which products do not need.
             from cbir.core.search.product_quantisation_scan import SAMPLE_ROWS, QuantisedScan
 
+            # Its loops came with it.
+            keep_compiled()
             # Of a small gallery a quarter trains centroids that are as good, in less time while a reload waits.
             taught = min(SAMPLE_ROWS, max(MIN_DEPTH, len(self._matrix) // 4))
             sample = self._matrix.sample(slice(None, None, max(1, len(self._matrix) // taught)))
-            self._trained[components] = QuantisedScan(sample, components)
+            self._trained[components] = QuantisedScan(sample, components, self._block)
         return self._trained[components]
 
+    def arrange(self, block: int) -> None:
+        """Lay codes out in blocks of so many rows."""
+        self._block = block
+        for scan in self._trained.values():
+            scan.arrange(block)
 
-def measure(matrix: CpuMatrix, weights: Floats, scans: Scans, seconds: float = SECONDS) -> Kept:
+    def measured_block(self, codes: NDArray[np.uint8], queries: Floats) -> int:
+        """The layout of codes that is searched fastest, by one query and by all of (B, D) queries together."""
+        scan, depth = self[SCANS[0]], min(len(codes), MIN_DEPTH)
+
+        def took(block: int) -> float:
+            self.arrange(block)
+            scan.hold(codes)
+            # Those of a batch are many: what counts is what a query takes.
+            one, batch = (seconds_of(lambda a=asked: scan.search(a, depth)) for asked in (queries[:1], queries))
+            return one + batch / len(queries)
+
+        best = min(BLOCKS, key=took)
+        self.arrange(best)
+        return best
+
+
+def measure(
+    matrix: CpuMatrix, weights: Floats, scans: Scans, seconds: float = SECONDS, longest: float = math.inf
+) -> Kept:
     """Time all ways to search, on the first rows of the gallery; what other work disturbed is not to last.
 
     Args:
         seconds: After which nothing is measured on more rows.
+        longest: Seconds for one query; nothing is measured on more rows where all ways take twice as long.
     """
     queries, _ = trial_queries(matrix, weights, BATCH)
     few = matrix.first(1)
@@ -75,9 +96,11 @@ def measure(matrix: CpuMatrix, weights: Floats, scans: Scans, seconds: float = S
     for asked in (queries, queries[:1]):
         few.best(asked, 1)
         matrix.similarities(np.zeros((len(asked), 1), np.int64), asked)
-    coded = scans[SCANS[0]]
     refused: set[str] = set()
-    begun, switched = perf_counter(), _times_set_aside()
+    begun, waited = perf_counter(), Waiting()
+    coded = scans[SCANS[0]]
+    codes = coded.encode(matrix.sample(slice(_CODED)))
+    block = scans.measured_block(codes, queries)
     sizes = tuple(sorted({min(size, len(matrix)) for size in SIZES}))
     by_tiles = False
     if isinstance(matrix, MappedMatrix):
@@ -102,17 +125,20 @@ def measure(matrix: CpuMatrix, weights: Floats, scans: Scans, seconds: float = S
         return lambda asked: rounded.search(asked, min(size, MIN_DEPTH))
 
     def scan(size: int) -> Search:
-        coded.code(matrix.sample(slice(size)))
+        # How long a scan takes does not depend on the codes, and to make them takes longer.
+        coded.hold(np.resize(codes, (size, codes.shape[1])))
         return lambda asked: coded.search(asked, min(size, MIN_DEPTH))
 
-    contenders = {"product": Contender(product, SIZES[-1]), "scan": Contender(scan, _SCANNED)}
+    # The product follows wherever another way fails, so that all depends on what it takes, with all threads.
+    contenders = {"product": Contender(product, SIZES[-1], SIZES[1]), "scan": Contender(scan, SIZES[-1])}
     contenders |= {name: Contender(partial(half, name), SIZES[-1]) for name in HALVES}
-    one, batch = race(contenders, queries, sizes, begun + seconds)
+    hopeless = 2 * longest / len(matrix)
+    one, batch = race(contenders, queries, sizes, begun + seconds, stop=lambda each: min(each.values()) > hopeless)
     listed = _listing(coded, len(matrix), queries[:1]) if "scan" in one else 0.0
     rescored = _scoring(matrix, queries[:1]) + listed, _scoring(matrix, queries[:_SCORED]) + listed
     usable = set(contenders) - (set() if isinstance(matrix, MappedMatrix) else {"f16"}) - refused
-    disturbed = _times_set_aside() - switched > _UNDISTURBED * (perf_counter() - begun) or not usable <= set(one)
-    return Kept(Times(one, batch, rescored, listed), by_tiles, {}, not disturbed)
+    lasting = not waited.is_much() and usable <= set(one)
+    return Kept(Times(one, batch, rescored, listed), by_tiles, {}, lasting, block)
 
 
 def _scoring(matrix: CpuMatrix, queries: Floats) -> float:
@@ -133,11 +159,6 @@ def _listing(coded: QuantisedScan, count: int, query: Floats) -> float:
         return 0.0
     coded_rows = seconds_of(lambda: coded.search(query, high)) - seconds_of(lambda: coded.search(query, low))
     return max(coded_rows, 0.0) / (high - low)
-
-
-def _times_set_aside() -> int:
-    """How often this process has lost its core to another, where the system counts it."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource is not None else 0
 
 
 def _keeps_its_bound(rounded: HalfProduct, matrix: CpuMatrix, queries: Floats) -> bool:

@@ -35,10 +35,12 @@ class Contender:
     Attributes:
         prepare: Makes it ready to search the first so many rows; None: it cannot be used here.
         most: Rows beyond which its time a row does not change any more.
+        least: Rows up to which it is measured however slow it is.
     """
 
     prepare: Callable[[int], Search | None]
     most: int
+    least: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def race(
     sizes: tuple[int, ...],
     deadline: float = math.inf,
     clock: Callable[[], float] = perf_counter,
+    stop: Callable[[Mapping[str, float]], bool] = lambda one: False,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Time the contenders on ever more rows.
 
@@ -103,6 +106,7 @@ def race(
         queries: (BATCH, D).
         sizes: Rows, rising.
         deadline: On the clock; after it, the figures that are there have to do.
+        stop: Told the seconds a row of one query, says that they have to do.
 
     Returns:
         Seconds a row for one query, and for each query of a batch; of those that could be used.
@@ -110,6 +114,8 @@ def race(
     one: dict[str, float] = {}
     batch: dict[str, float] = {}
     for size in sizes:
+        if one and stop(one):
+            break
         asked = ((one, queries[:1]), (batch, queries))
         slow = [_HOPELESS * min(figures.values(), default=math.inf) for figures, _ in asked]
         for name, contender in contenders.items():
@@ -119,7 +125,7 @@ def race(
             wanted = [
                 (figures, part)
                 for (figures, part), least in zip(asked, slow, strict=True)
-                if figures.get(name, 0.0) < least and (name in figures or size == sizes[0])
+                if (figures.get(name, 0.0) < least or size <= contender.least) and (name in figures or size == sizes[0])
             ]
             search = contender.prepare(size) if wanted else None
             if search is not None:

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cbir.core.machine import jit
+from cbir.core.machine import jit, row_ranges, shared_out
 from cbir.core.search.matrices.blockwise_top_k import best_of, best_rows
-from cbir.core.search.matrices.half_products import add_product, products
+from cbir.core.search.matrices.half_products import add_product, inner_products_of, products
 from cbir.core.vector_index import HalfVectors, SegmentedVectors
 
 __all__ = ["CpuMatrix", "HalfRows", "HostMatrix", "MappedMatrix", "inner_products", "stored_as"]
@@ -31,6 +31,8 @@ Rows = NDArray[np.int64]
 _BLOCK_ROWS = 2**18
 _GATHERED_ROWS = 2**15
 _GATHERED = "float16, gathered"
+#: Rows below which further threads cost more than they bring.
+_ROWS_A_THREAD = 8192
 #: Candidates that are converted to float32 at a time, so that their vectors stay in the processor's cache.
 _CHUNK = 512
 
@@ -149,32 +151,41 @@ class MappedMatrix:
         """See :class:`cbir.core.search.matrices.gallery_matrix.GalleryMatrix`."""
         members = slice(None) if member is None else slice(member, member + 1)
         single = self._split(queries) if member is None else [torch.from_numpy(np.ascontiguousarray(queries))]
-        found = []
+
+        def best_within(low: int, high: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+            found = []
+            with torch.inference_mode():
+                for start in range(low, high, self._block_rows):
+                    block = slice(start, min(start + self._block_rows, high))
+                    if len(queries) == 1 and not self.one_by_tiles:
+                        scores = torch.zeros((1, block.stop - start))
+                        for query, part in zip(single, self._arrays[members], strict=True):
+                            add_product(part[block], query[0].numpy(), scores[0].numpy())
+                    else:
+                        parts = [part[block] for part in self.parts[members]]
+                        scores = products(parts, torch.from_numpy(np.ascontiguousarray(queries)))
+                    found.append(best_rows(scores, count, allowed, start))
+            return found
+
+        found = shared_out(best_within, row_ranges(len(self), _ROWS_A_THREAD))
         with torch.inference_mode():
-            for start in range(0, len(self), self._block_rows):
-                block = slice(start, min(start + self._block_rows, len(self)))
-                if len(queries) == 1 and not self.one_by_tiles:
-                    scores = torch.zeros((1, block.stop - start))
-                    for query, part in zip(single, self._arrays[members], strict=True):
-                        add_product(part[block], query[0].numpy(), scores[0].numpy())
-                else:
-                    parts = [part[block] for part in self.parts[members]]
-                    scores = products(parts, torch.from_numpy(np.ascontiguousarray(queries)))
-                found.append(best_rows(scores, count, allowed, start))
-            return best_of(found, count)
+            return best_of([block for part in found for block in part], count)
 
     def similarities(self, rows: Rows, queries: Floats) -> Floats:
         """See :class:`cbir.core.search.matrices.gallery_matrix.GalleryMatrix`."""
         asked = self._split(queries)
-        result = np.empty((len(rows), len(asked), rows.shape[1]), np.float32)
-        places = torch.from_numpy(np.maximum(rows, 0))
-        with torch.inference_mode():
-            for start in range(0, rows.shape[1], _CHUNK):
-                chunk = slice(start, start + _CHUNK)
-                for i, picked in enumerate(places[:, chunk]):
-                    for m, (vectors, half) in enumerate(zip(asked, self.parts, strict=True)):
-                        result[i, m, chunk] = (half[picked].float() @ vectors[i]).numpy()
-        return result
+        result = np.zeros((len(asked), *rows.shape), np.float32)
+        places = np.ascontiguousarray(np.maximum(rows, 0))
+        for vectors, array, out in zip(asked, self._arrays, result, strict=True):
+            mine = vectors.numpy()
+            if isinstance(array, SegmentedVectors):
+                for i, own in enumerate(places):
+                    for start in range(0, len(own), _CHUNK):
+                        gathered = array[own[start : start + _CHUNK]]
+                        add_product(gathered, mine[i], out[i, start : start + _CHUNK])
+            else:
+                inner_products_of(array, places, mine, out)
+        return np.ascontiguousarray(result.transpose(1, 0, 2))
 
     def vectors_of(self, rows: Rows) -> Floats:
         """See :class:`cbir.core.search.matrices.gallery_matrix.GalleryMatrix`."""
