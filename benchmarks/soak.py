@@ -36,7 +36,7 @@ from time import perf_counter
 import grpc
 import numpy as np
 from process_family import Held, held
-from retrieval import split
+from quality.retrieval import split
 
 from cbir.server.bench.load.arrivals import poisson
 from cbir.server.bench.load.frame_generator import FrameGenerator

@@ -78,7 +78,7 @@ def test_refusals_are_priced_in_every_way() -> None:
 
 
 def test_small_galleries_are_drawn_from_what_is_held_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks/quality"))
     retrieval, small = importlib.import_module("retrieval"), importlib.import_module("small_gallery")
     archive = tmp_path / "photos.zip"
     with zipfile.ZipFile(archive, "w") as file:

@@ -1,7 +1,7 @@
 """Real photos and real ImageNet weights, where they are at hand: a folder ``shared`` beside the checkout.
 
-A part of the benchmark (``python benchmarks/retrieval.py``), small enough for every run: the recipe's steps must
-come in the order theory says, and the content crop must not cost accuracy.
+A part of the benchmark (``python benchmarks/quality/retrieval.py``), small enough for every run: the recipe's steps
+must come in the order theory says, and the content crop must not cost accuracy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What tuning costs and what it finds: ``python benchmarks/tune.py OUT --images 2100 --members 3``.
+"""What tuning costs and what it finds: ``python benchmarks/quality/tune.py OUT --images 2100 --members 3``.
 
 `cbir tune` runs as a program of its own on an index of drawn embeddings, as if networks had made them: classes of
 uneven size whose centres come in families, a spectrum that decays, images that are hard for all members or for one, and

@@ -1,4 +1,4 @@
-"""What members' classifiers are worth where there are no labels: ``python benchmarks/classifiers.py ZIP``.
+"""What members' classifiers are worth where there are no labels: ``python benchmarks/quality/classifiers.py ZIP``.
 
 MAP@10 on queries held out of the gallery (every fifth image by number), vectors sharpened by their neighbours: by the
 metric without labels as it is; without the help of classifiers (:mod:`cbir.core.metric.class_probabilities`); and with

@@ -1,4 +1,6 @@
-"""The table that chose the default ensemble: ``python benchmarks/default_ensemble.py ZIP --ensemble lite compact``.
+"""The table that chose the default ensemble.
+
+    python benchmarks/quality/default_ensemble.py ZIP --ensemble lite compact
 
 For each ensemble: MAP@10 as indexed (the metric learnt from the gallery's labels), tuned, and without any label, each
 by the commands that a user would give, on queries held out of the gallery (every fifth image by number).  ``--speed``

@@ -1,4 +1,4 @@
-"""MAP@10 of small folders, with labels and without: ``python benchmarks/small_gallery.py ZIP``.
+"""MAP@10 of small folders, with labels and without: ``python benchmarks/quality/small_gallery.py ZIP``.
 
 A draw takes 30 classes of the archive and ten images of each (``--classes``, ``--each``) as the gallery; the queries
 are the held-out images of these classes.  Each figure is the mean over ``--draws`` draws with fixed seeds, beside the

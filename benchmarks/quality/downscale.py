@@ -1,7 +1,7 @@
 """Are the hits the same when the client makes large images smaller, and how many bytes does it save?
 
-``python benchmarks/downscale.py ZIP`` splits a labelled zip as ``benchmarks/retrieval.py`` does, indexes the gallery,
-and asks with every query three times: as it is, as a photo of 12 megapixels (enlarged, with a camera's noise, JPEG of
+``python benchmarks/quality/downscale.py ZIP`` splits a labelled zip as ``retrieval.py`` does, indexes the gallery, and
+asks with every query three times: as it is, as a photo of 12 megapixels (enlarged, with a camera's noise, JPEG of
 quality 90), and as that photo in a PNG.  Each is answered as the file itself and as what the client sends in its place.
 """
 

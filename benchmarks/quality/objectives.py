@@ -1,7 +1,7 @@
 """GLRT loss against cross-entropy, triplet and multi-similarity: one start, one set of images, one budget.
 
-    OMP_NUM_THREADS=1 python benchmarks/objectives.py --train TRAIN.zip --test OTHER.zip --init WEIGHTS.safetensors \
-        --size 64 --work objectives
+    OMP_NUM_THREADS=1 python benchmarks/quality/objectives.py --train TRAIN.zip --test OTHER.zip \
+        --init WEIGHTS.safetensors --size 64 --work objectives
 
 Every run starts from the same weights, has the same blocks frozen, and sees the same batches and random views (those of
 its seed), ``--images`` images in total, whatever the objective costs.  Only the learning rate is chosen for each

@@ -1,4 +1,4 @@
-"""MAP@10 on a labelled zip, recipe step by step: ``python benchmarks/retrieval.py ZIP --ensemble NAME|FILE``.
+"""MAP@10 on a labelled zip, recipe step by step: ``python benchmarks/quality/retrieval.py ZIP --ensemble NAME|FILE``.
 
 Splits the zip by image number (numbers divisible by 5 are queries), indexes the gallery with each metric in turn
 through the command line, and prints a table.  ``--untrained`` measures the same networks with random weights, as a

@@ -1,4 +1,4 @@
-"""What relevance feedback gains: ``python benchmarks/feedback.py INDEX --queries FOLDER``.
+"""What relevance feedback gains: ``python benchmarks/quality/feedback.py INDEX --queries FOLDER``.
 
 Simulates a user.  Every query image is searched for; of the first hundred hits, the first one of its class is marked as
 a positive example and the first one of another class as a negative example, where there are such hits; then the query

@@ -1,4 +1,6 @@
-"""Which copies are recognised, and how fast close hashes are found: ``python benchmarks/near_duplicates.py INDEX``.
+"""Which copies are recognised, and how fast close hashes are found.
+
+    python benchmarks/quality/near_duplicates.py INDEX
 
 Draws images of the index at random, changes each in several ways, and counts how often the changed copy is recognised
 as a near duplicate of the original: by the perceptual hash alone, and with the members' confirmation.  Then the search
