@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from drawn_vectors import WEIGHTS, draw
 from small_index import publish
 
@@ -122,6 +123,10 @@ def broken(document: dict, how: str) -> bytes:
             return b"[" * 100_000
         case "long":
             return json.dumps(document).encode() + b" " * 2**18
+        case "odd layout":
+            document["block"] = 33
+        case "true layout":
+            document["block"] = True
         case "another key":
             document["key"]["cpu"] = "another"
         case "no times":
@@ -161,7 +166,7 @@ def broken(document: dict, how: str) -> bytes:
     "how",
     [
         "not json", "cut short", "deep", "long", "another key", "no times", "negative", "not a number", "zero", "huge",
-        "listed in no time", "listed for longer than scored",
+        "listed in no time", "listed for longer than scored", "odd layout", "true layout",
         "text", "unknown kernel", "no product", "odd codes", "huge depth", "a scan without codes", "more", "costs",
     ],
 )  # fmt: skip
@@ -176,6 +181,32 @@ def test_what_makes_no_sense_is_measured_again(
     assert load(parts) == expected
     assert measured == [1, 1]
     assert file.read_bytes() == good
+
+
+def test_what_one_thread_cannot_search_in_time_is_chosen_for_all_threads(
+    parts: list[np.ndarray], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if torch.get_num_threads() == 1:
+        pytest.skip("there is one core")
+    longest: list[float] = []
+
+    def measure(*given) -> Kept:
+        longest.append(given[4])
+        # 2,000 rows take two milliseconds at least.
+        return Kept(Times({"product": 1e-6}, {"product": 1e-6}, (1e-7, 1e-7)), False, {})
+
+    monkeypatch.setattr(choice, "measure", measure)
+    for _ in range(2):
+        generator = CandidateGenerator(load_matrix(parts, "cpu"), WEIGHTS)
+        assert not generator.kernels.alone
+        # The next start knows both the times of one thread and the choice for all.
+        assert longest == [0.001, np.inf]
+        forget(monkeypatch)
+    stops = load_matrix(parts, "cpu").stops
+    one, several = (read(choice.key_of(2000, stops, "float32", n)) for n in (1, torch.get_num_threads()))
+    assert one is not None
+    assert several is not None
+    assert (len(one.galleries), len(several.galleries)) == (0, 1)
 
 
 def test_a_depth_beyond_the_gallery_is_chosen_anew(

@@ -134,6 +134,25 @@ def test_what_is_hopeless_is_not_measured_on_more_rows() -> None:
     }  # fmt: skip
 
 
+def test_what_all_else_falls_back_on_is_measured_however_slow_it_is() -> None:
+    clock, queries = Clock(), np.zeros((BATCH, 2), np.float32)
+    slow = dataclasses.replace(clock.contender("product", 1e-5, 1e-5), least=1000)
+    race({"product": slow, "scan": clock.contender("scan", 1e-7, 1e-7)}, queries, (100, 1000, 10_000), clock=clock)
+    assert {size for name, size, _ in clock.runs if name == "product"} == {100, 1000}
+    assert {size for name, size, _ in clock.runs if name == "scan"} == {100, 1000, 10_000}
+
+
+def test_no_more_is_measured_once_all_is_known_to_be_too_slow() -> None:
+    clock, queries = Clock(), np.zeros((BATCH, 2), np.float32)
+    contenders = {"product": clock.contender("product", 1e-6, 1e-6), "scan": clock.contender("scan", 4e-7, 4e-7)}
+    for limit, sizes in ((3e-7, {100}), (5e-7, {100, 1000})):
+        clock.runs.clear()
+        race(
+            contenders, queries, (100, 1000), clock=clock, stop=lambda one, most=limit: min(one.values()) > most
+        )  # fmt: skip
+        assert {size for _, size, _ in clock.runs} == sizes
+
+
 def test_measuring_ends_at_its_deadline() -> None:
     clock, queries = Clock(), np.zeros((BATCH, 2), np.float32)
     contenders = {name: clock.contender(name, 1e-3, 1e-4) for name in ("product", "scan")}

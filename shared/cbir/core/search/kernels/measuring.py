@@ -73,7 +73,7 @@ class Scans:
             self.arrange(block)
             scan.hold(codes)
             # Those of a batch are many: what counts is what a query takes.
-            one, batch = (seconds_of(lambda a=asked: scan.search(a, depth)) for asked in (queries[:1], queries))
+            one, batch = (seconds_of(partial(scan.search, asked, depth)) for asked in (queries[:1], queries))
             return one + batch / len(queries)
 
         best = min(BLOCKS, key=took)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import platform
 from typing import Any
 
-import numba
-from llvmlite import binding, ir
+from llvmlite import binding, ir  # type: ignore[import-untyped]
 from numba import types
+from numba.core import config
 from numba.extending import intrinsic
 
 __all__ = ["has_instruction", "shifted", "widened"]
@@ -26,8 +26,9 @@ def has_instruction() -> bool:
 
     Numba's own settings may forbid instructions that the processor has.
     """
-    if numba.config.CPU_NAME or numba.config.CPU_FEATURES:
-        return "+f16c" in (numba.config.CPU_FEATURES or "")
+    settings: Any = config
+    if settings.CPU_NAME or settings.CPU_FEATURES:
+        return "+f16c" in (settings.CPU_FEATURES or "")
     return platform.machine() in ("aarch64", "arm64") or bool(binding.get_host_cpu_features().get("f16c"))
 
 
@@ -54,4 +55,4 @@ def _converted(typing: Any, bits: Any) -> Any:
 
 
 #: A float32 from the uint16 bits of a float16, in the way that suits this processor.
-widened = _converted if has_instruction() else shifted
+widened: Any = _converted if has_instruction() else shifted
