@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import threading
@@ -9,7 +10,7 @@ from time import thread_time
 
 import pytest
 
-from cbir.server.bench.core_shares import CoreShares, part_of
+from cbir.server.bench.core_shares import PARTS, CoreShares, part_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the CPU time of a process's threads")
 
@@ -47,5 +48,34 @@ def test_each_thread_counts_for_its_part() -> None:
     assert found["gRPC"] < found["engine and models"]
 
 
+def test_two_threads_on_one_core_wait_for_it() -> None:
+    before = os.sched_getaffinity(0)
+    core, done, over = {min(before)}, [threading.Event() for _ in range(2)], threading.Event()
+
+    def held(done: threading.Event) -> None:
+        os.sched_setaffinity(0, core)
+        data = bytes(2**22)
+        end = thread_time() + 0.4
+        # Digests of long data are made without the interpreter's lock, so that both want the core.
+        while thread_time() < end:
+            hashlib.sha256(data).digest()
+        done.set()
+        over.wait(60)
+
+    threads = [threading.Thread(target=held, args=(one,)) for one in done]
+    for thread in threads:
+        thread.start()
+    shares = CoreShares(os.getpid())
+    assert all(one.wait(60) for one in done)
+    waited = shares.waited()
+    over.set()
+    for thread in threads:
+        thread.join()
+    # While one of them works, the other waits: nearly all of the time, if nothing else runs.
+    assert waited["engine and models"] > 0.3
+    assert set(waited) == set(PARTS)
+
+
 def test_a_server_elsewhere_tells_nothing() -> None:
     assert CoreShares(None).read(1.0) == {}
+    assert CoreShares(None).waited() == {}

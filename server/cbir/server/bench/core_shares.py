@@ -37,7 +37,7 @@ class CoreShares:
 
     def __init__(self, pid: int | None) -> None:
         self._pid = pid
-        self._begun, self._before = perf_counter(), self._seconds()
+        self._begun, self._before, self._waits = perf_counter(), self._seconds(), self._waited()
 
     def read(self, generator_seconds: float) -> dict[str, float]:
         """Cores taken on average since the start, by part, and by the generator; empty where that is not known.
@@ -53,6 +53,28 @@ class CoreShares:
         for thread, (part, seconds) in now.items():
             shares[part] += (seconds - self._before.get(thread, (part, 0.0))[1]) / took
         return shares
+
+    def waited(self) -> dict[str, float]:
+        """Part of the time since the start in which a part of the server was ready to run and had no core; empty where
+        that is not known.  Above 1 where several of its threads waited at the same time.
+        """
+        took, now = perf_counter() - self._begun, self._waited()
+        shares = dict.fromkeys(PARTS, 0.0) if now else {}
+        for thread, (part, seconds) in now.items():
+            shares[part] += (seconds - self._waits.get(thread, (part, 0.0))[1]) / took
+        return shares
+
+    def _waited(self) -> dict[int, tuple[str, float]]:
+        """By thread: its part, and the seconds for which it has waited for a core so far."""
+        found = {}
+        for folder in Path(f"/proc/{self._pid}/task").glob("*"):
+            try:
+                name, told = (folder / "comm").read_text().rstrip("\n"), (folder / "schedstat").read_text()
+            except OSError:
+                continue  # it has just ended, or the system does not tell
+            thread = int(folder.name)
+            found[thread] = (part_of(self._pid or 0, thread, name), int(told.split()[1]) / 1e9)
+        return found
 
     def _seconds(self) -> dict[int, tuple[str, float]]:
         """By thread: its part, and its CPU time so far; empty where the system does not tell."""

@@ -52,11 +52,13 @@ async def flood(
         server: The server, where it is on this machine: its memory and its shares of the cores are measured.
     """
     cores: dict[str, dict[str, float]] = {}
+    waited: dict[str, dict[str, float]] = {}
 
     async def capacity(warm: float) -> float:
         taken = CoreShares(server.pid if server else None)
         load = await calm.closed(payloads, concurrency, Window(capacity_seconds, warm))
         cores.setdefault("at capacity", taken.read(load.generator_seconds))
+        waited.setdefault("at capacity", taken.waited())
         return closed_rate(load.outcomes, concurrency)
 
     before = await capacity(min(0.5, capacity_seconds / 4))
@@ -65,7 +67,7 @@ async def flood(
     memory = [server.resident_mib] if server else []
     taken = CoreShares(server.pid if server else None)
     load = await crowd.scheduled(payloads, times)
-    cores["flooded"] = taken.read(load.generator_seconds)
+    cores["flooded"], waited["flooded"] = taken.read(load.generator_seconds), taken.waited()
     memory += [server.resident_mib] if server else []
     after = await capacity(_RECOVERY) if fraction > 1 else None
     begin, end = load.begin + warm, load.begin + warm + seconds
@@ -82,6 +84,7 @@ async def flood(
         "after_per_second": after,
         "resident_mib": memory,
         "cores": cores,
+        "waited_for_a_core": waited,
         **figures,
         "generator_cpu_ms_each": 1000 * load.generator_seconds / max(1, load.requests),
         "distribution_ms": (1000 * np.quantile(latencies, shares)).round(3).tolist() if len(latencies) else [],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from time import monotonic
 from typing import Any, Generic, TypeVar
@@ -99,17 +99,29 @@ class Batcher(Generic[Work]):
         Raises:
             RuntimeError: The batcher is closed.
         """
+        return self.submit_all((ticket,)) == 1
+
+    def submit_all(self, tickets: Iterable[Work]) -> int:
+        """Queue tickets, and wake the owner thread once; how many of them had not been withdrawn before.
+
+        Raises:
+            RuntimeError: The batcher is closed.
+        """
+        queued = 0
         with self._changed:
             if self._closed:
                 raise RuntimeError("the batcher is closed")
-            if ticket.withdrawn:
-                return False
-            ticket.queued = True
-            if not self._waiting:
-                self._full_at = monotonic() + self._max_delay
-            self._waiting.push(ticket.lane, ticket, ticket.cost)
-            self._changed.notify()
-            return True
+            for ticket in tickets:
+                if ticket.withdrawn:
+                    continue
+                ticket.queued = True
+                if not self._waiting:
+                    self._full_at = monotonic() + self._max_delay
+                self._waiting.push(ticket.lane, ticket, ticket.cost)
+                queued += 1
+            if queued:
+                self._changed.notify()
+        return queued
 
     def withdraw(self, ticket: Work) -> bool:
         """Take a ticket out, or keep it out if it has yet to come; False where it has begun."""

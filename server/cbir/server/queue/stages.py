@@ -48,6 +48,8 @@ class Stages:
         #: Batches in a row that failed as a whole, without fault of a query.
         self.failed_batches = 0
         self._loop: asyncio.AbstractEventLoop | None = None
+        #: Light queries that the event loop has prepared in this turn.
+        self._light: list[Flight] = []
         self._batcher: Batcher[Flight] = Batcher(
             self._process, self._expire, max_batch=limits.max_batch, max_delay=limits.max_delay
         )
@@ -76,10 +78,25 @@ class Stages:
         """
         if flight.engine.is_light(flight.query):
             flight.prepared = flight.engine.prepare(flight.query)
-            self._batcher.submit(flight)
+            if not self._light:
+                self.bind().call_soon(self._submit_light)
+            self._light.append(flight)
         else:
             flight.decoders = self._slow_decoders if flight.is_slow else self._decoders
             flight.decoders.submit(flight)
+
+    def _submit_light(self) -> None:
+        """Hand on what one turn of the event loop has prepared, so that the engine's thread wakes once for all of it.
+
+        A thread that wants to go on waits for Python's lock until the loop gives it up: it would take a batch of one
+        query and be in the way of those that follow.
+        """
+        flights, self._light = self._light, []
+        try:
+            self._batcher.submit_all(flights)
+        except RuntimeError:
+            # The server has stopped meanwhile.
+            self._finish(flights, [DeadlineError() for _ in flights], 0.0)
 
     def withdraw(self, flight: Flight) -> bool:
         """Take a query out; False where its batch has begun."""
@@ -102,6 +119,8 @@ class Stages:
 
     async def close(self, grace: float) -> None:
         """Answer what waits, within ``grace`` seconds, and end the threads."""
+        if self._light:
+            self._submit_light()
         self._decoders.close()
         self._slow_decoders.close()
         await asyncio.to_thread(self._batcher.close, grace)

@@ -1,5 +1,6 @@
 from .cache import cache_folder as cache_folder
 from .compiled_loops import brief as brief
+from .compiled_loops import brief_or_long as brief_or_long
 from .compiled_loops import jit as jit
 from .compiled_loops import keep_compiled as keep_compiled
 from .hardware import machine_facts as machine_facts

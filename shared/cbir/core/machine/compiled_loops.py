@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import wraps
 from typing import Any, TypeVar, cast
 
 import numba
 
-__all__ = ["brief", "jit", "keep_compiled"]
+__all__ = ["brief", "brief_or_long", "jit", "keep_compiled"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
 _uncached: list[Any] = []
+#: Numbers of an array over which a loop takes microseconds: the vectors of a batch of queries.
+_FEW = 2**16
 
 
 def jit(function: F) -> F:
@@ -35,6 +38,20 @@ def brief(function: F) -> F:
     whoever released it waits up to a whole turn to have it back (:func:`cbir.core.machine.take_turns`).
     """
     return _compile(function, nogil=False)
+
+
+def brief_or_long(function: F) -> F:
+    """Compile a function as :func:`brief` does for first arguments of few numbers, and as :func:`jit` does for others.
+
+    For steps that both a query takes and a whole gallery.  Not to be called from compiled functions.
+    """
+    short, long = brief(function), jit(function)
+
+    @wraps(function)
+    def call(array: Any, *arguments: Any) -> object:
+        return (short if array.size <= _FEW else long)(array, *arguments)
+
+    return cast(F, call)
 
 
 def _compile(function: F, *, nogil: bool) -> F:

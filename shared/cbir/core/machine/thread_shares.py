@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 __all__ = [
@@ -33,7 +34,7 @@ NOTICED_MS = 1.0
 #: Added to the nice value of threads that compute for long: they get about a third of the share of other threads.
 _BACK = 5
 #: Seconds for which one thread of Python may keep another one waiting.
-_TURN = 0.001
+_TURN = 0.0001
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,11 @@ def idle_quietly() -> None:
 
 
 def take_turns() -> None:
-    """Let threads of Python wait at most a millisecond for one that computes in Python, in place of five.
+    """Let threads of Python wait at most a tenth of a millisecond for one that computes in Python, in place of five.
 
     For servers: what an event loop does for a call takes a fraction of a millisecond, but by Python's default it waits
-    up to five for each turn while another thread works, and so does that thread for the loop.
+    up to five for each turn while another thread works, and so does that thread for the loop.  A thread that waits is
+    also woken in vain each time that the other gives up the lock for a system call, so a short wait costs least.
     """
     sys.setswitchinterval(_TURN)
 
@@ -139,8 +141,14 @@ def compute_alone() -> Callable[[], None]:
     import faiss
     import torch
 
-    # Most builds share one OpenMP, and so one setting; of others each has its own.
-    of_faiss, of_torch = faiss.omp_get_max_threads(), torch.get_num_threads()
+    of_torch = torch.get_num_threads()
+    if _share_openmp():
+        # Not by FAISS, each call of which gives up the interpreter's lock.
+        if of_torch == 1:
+            return _leave
+        torch.set_num_threads(1)
+        return lambda: torch.set_num_threads(of_torch)
+    of_faiss = faiss.omp_get_max_threads()
     if of_faiss == of_torch == 1:
         return _leave
     faiss.omp_set_num_threads(1)
@@ -151,6 +159,21 @@ def compute_alone() -> Callable[[], None]:
         torch.set_num_threads(of_torch)
 
     return undo
+
+
+@cache
+def _share_openmp() -> bool:
+    """Whether FAISS and torch have one OpenMP, and so one setting, as in most builds; else each has its own."""
+    import faiss
+    import torch
+
+    before = faiss.omp_get_max_threads(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(before[0] + 1)
+        return bool(faiss.omp_get_max_threads() == before[0] + 1)
+    finally:
+        faiss.omp_set_num_threads(before[0])
+        torch.set_num_threads(before[1])
 
 
 def _leave() -> None:

@@ -12,4 +12,5 @@ from .projection import Projection as Projection
 from .projection import fit_projection as fit_projection
 from .unit_vectors import make_unit as make_unit
 from .unit_vectors import normalise as normalise
+from .unit_vectors import unit_rows as unit_rows
 from .vectors import Vectors as Vectors

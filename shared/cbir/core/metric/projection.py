@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cbir.core.machine import brief_or_long
 from cbir.core.metric.glrt import enough_labels, fit_glrt
 from cbir.core.metric.neighbour_metric import neighbour_metrics
 from cbir.core.metric.pca import fit_pca
@@ -50,7 +51,10 @@ class Projection:
 
     def apply(self, raw: Floats) -> Floats:
         """Project (B, D) raw embeddings to (B, d) float32 unit vectors."""
-        z = np.asarray(raw, dtype=np.float32) - self.mean
+        if raw.shape[1] != len(self.mean):
+            raise ValueError(f"embeddings of {raw.shape[1]} components, of {len(self.mean)} that are projected")
+        z = np.empty(raw.shape, np.float32)
+        _centre(np.ascontiguousarray(raw, np.float32), self.mean, z)
         if self.basis is not None:
             z = z @ self.basis
         if self.metric is not None:
@@ -66,6 +70,13 @@ class Projection:
     def from_arrays(cls, arrays: dict[str, Floats]) -> Projection:
         """Inverse of :meth:`arrays`."""
         return cls(arrays["mean"], arrays.get("basis"), arrays.get("metric"))
+
+
+@brief_or_long
+def _centre(raw: Floats, mean: Floats, centred: Floats) -> None:
+    for row in range(raw.shape[0]):
+        for d in range(raw.shape[1]):
+            centred[row, d] = raw[row, d] - mean[d]
 
 
 def fit_projection(

@@ -26,7 +26,7 @@ from cbir.core.search.kernels.prepared import Kernels
 from cbir.core.search.matrices.cpu_matrix import CpuMatrix
 from cbir.core.search.matrices.gallery_matrix import GalleryMatrix
 from cbir.core.search.rescoring import Rescored, add_poorly_coded_rows, rescore
-from cbir.core.vote import Conditions
+from cbir.core.vote import Conditions, weighted_queries
 
 __all__ = ["CandidateGenerator", "Kernel"]
 
@@ -117,7 +117,9 @@ class CandidateGenerator:
                 listed = EstimatedRows.without_scores(np.flatnonzero(allowed), len(open_queries))
                 counts[:] = available
             else:
-                listed = estimate(self._matrix, kernel.source, asked * shares[:, self._member_of], depth, allowed)
+                listed = estimate(
+                    self._matrix, kernel.source, weighted_queries(asked, shares, self._member_of), depth, allowed
+                )
                 lists += len(open_queries) * (kernel is first)
                 products += len(open_queries) * (kernel is not first)
             scored, known = counts[open_queries], None

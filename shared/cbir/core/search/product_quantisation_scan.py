@@ -17,7 +17,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.machine import jit, row_ranges, shared_out
+from cbir.core.machine import brief_or_long, jit, row_ranges, shared_out
 from cbir.core.search.matrices.cpu_matrix import CpuMatrix
 
 __all__ = ["SAMPLE_ROWS", "QuantisedScan", "balanced_groups"]
@@ -172,7 +172,7 @@ class QuantisedScan:
         return np.take_along_axis(rows, best, axis=1), np.take_along_axis(estimates, best, axis=1)
 
 
-@jit
+@brief_or_long
 def _spread(vectors: Floats, places: NDArray[np.int64], spread: Floats) -> None:
     """Copy the components at (P,) places of (K, D) vectors into (K, P); those at -1 are 0."""
     for row in range(vectors.shape[0]):

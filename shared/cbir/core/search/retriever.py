@@ -19,7 +19,7 @@ from cbir.core.artifacts import Gallery, IndexVersion
 from cbir.core.ensemble import choose_runtime
 from cbir.core.errors import QueryError
 from cbir.core.machine import brief, keep_compiled
-from cbir.core.metric import Projection, expanded, make_unit
+from cbir.core.metric import Projection, expanded, unit_rows
 from cbir.core.search.candidate_generation import CandidateGenerator, Kernel
 from cbir.core.search.exact_search import ExactSearch
 from cbir.core.search.matrices.gallery_matrix import GalleryMatrix, load_matrix
@@ -159,8 +159,8 @@ class Retriever:
                     reason="BAD_EMBEDDING",
                     member=name,
                 )
-            unit = np.array(vectors, np.float32, order="C")
-            if not make_unit(unit):
+            unit, usable = unit_rows(vectors)
+            if not usable:
                 raise QueryError(
                     f"the embedding of member {name!r} is zero or not finite", reason="BAD_EMBEDDING", member=name
                 )

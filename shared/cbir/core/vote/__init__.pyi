@@ -7,6 +7,7 @@ from .fusion import fused_scores as fused_scores
 from .fusion import normalised_weights as normalised_weights
 from .fusion import rank_contributions as rank_contributions
 from .fusion import vote_contributions as vote_contributions
+from .fusion import weighted_queries as weighted_queries
 from .label_vote import LabelVote as LabelVote
 from .linear_heads import Heads as Heads
 from .linear_heads import LinearHead as LinearHead

@@ -19,6 +19,7 @@ __all__ = [
     "normalised_weights",
     "rank_contributions",
     "vote_contributions",
+    "weighted_queries",
 ]
 
 Floats = NDArray[np.float32]
@@ -56,6 +57,20 @@ def _fuse(similarities: Floats, weights: Floats, result: Floats) -> None:
         for m in range(1, similarities.shape[1]):
             for c in range(similarities.shape[2]):
                 result[b, c] += similarities[b, m, c] * weights[b, m]
+
+
+def weighted_queries(queries: Floats, weights: Floats, members: Ints) -> Floats:
+    """(B, D) queries, each component multiplied by the weight (B, M) of the member (D,) that it belongs to."""
+    result = np.empty(queries.shape, np.float32)
+    _weigh(queries, weights, members, result)
+    return result
+
+
+@brief
+def _weigh(queries: Floats, weights: Floats, members: Ints, result: Floats) -> None:
+    for b in range(queries.shape[0]):
+        for d in range(queries.shape[1]):
+            result[b, d] = queries[b, d] * weights[b, members[d]]
 
 
 def vote_contributions(similarities: Floats, weights: Floats) -> Floats:

@@ -69,8 +69,8 @@ class Heads:
         """
         weighted, shares = np.empty_like(queries), np.empty_like(weights)
         _weigh(queries, weights, self._there, self._stops, weighted, shares)
-        scores: Floats = weighted @ self._weight + shares @ self._biases
-        _softmax(scores, shares, temperature)
+        scores: Floats = weighted @ self._weight
+        _softmax(scores, shares, self._biases, temperature)
         return scores
 
 
@@ -102,9 +102,12 @@ def _weigh(
 
 
 @brief
-def _softmax(scores: Floats, shares: Floats, temperature: float) -> None:
-    """Softmax of each row, in place; zeros where all of the query's shares are zero."""
+def _softmax(scores: Floats, shares: Floats, biases: Floats, temperature: float) -> None:
+    """Add the (M, C) biases by the shares and take the softmax of each row, in place; zeros where all shares are."""
     for b in range(scores.shape[0]):
+        for m in range(shares.shape[1]):
+            for c in range(scores.shape[1]):
+                scores[b, c] += shares[b, m] * biases[m, c]
         top, there = scores[b].max(), shares[b].any()
         total = 0.0
         for c in range(scores.shape[1]):

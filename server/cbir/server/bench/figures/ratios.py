@@ -182,7 +182,7 @@ def _flooded(document: Mapping[str, Any]) -> Iterator[Ratio]:
                 yield Ratio(
                     f"{rate}: refusals, p99, ms", refused["p99_ms"], 50.0, True,
                     f"{refused['count']} refused, {refused['turned_away']} of them by the transport, p50 "
-                    f"{refused['p50_ms']:.1f} ms",
+                    f"{refused['p50_ms']:.1f} ms{_waited(flood)}",
                 )  # fmt: skip
             if refused["with_retry_info"] is not None:
                 yield Ratio(
@@ -228,6 +228,13 @@ def _waiting(document: Mapping[str, Any], flood: Mapping[str, Any]) -> float | N
         1 / bare["forward"]["per_second"], 1 / batch["per_second"], batch["each"], flood["fraction"],
         np.random.default_rng(0),
     )  # fmt: skip
+
+
+def _waited(flood: Mapping[str, Any]) -> str:
+    """Who waited for a core while it was refused: where that is much, who refuses is held up by who computes."""
+    told = flood.get("waited_for_a_core", {}).get("flooded") or {}
+    parts = ", ".join(f"{part} {100 * told[part]:.0f} %" for part in ("event loop", "gRPC") if part in told)
+    return f"; of the time waited for a core: {parts}" if parts else ""
 
 
 def _bare(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
