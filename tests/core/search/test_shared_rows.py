@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,15 @@ def halves(count: int = 3000) -> list[np.ndarray]:
         ).astype(np.float16)
         for a, b in ((0, 24), (24, 40))
     ]  # fmt: skip
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """However many threads this process was given."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @jit
@@ -72,7 +83,7 @@ def test_products_of_half_precision_by_hand() -> None:
 @pytest.mark.parametrize("queries", [1, 5])
 @pytest.mark.parametrize("by_tiles", [False, True])
 def test_half_rows_are_searched_in_ranges_as_by_a_plain_product(
-    gathered: bool, queries: int, by_tiles: bool, monkeypatch: pytest.MonkeyPatch
+    gathered: bool, queries: int, by_tiles: bool, two_threads: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = halves()
     plain = np.hstack(parts).astype(np.float32)
@@ -102,9 +113,9 @@ def test_half_rows_are_searched_in_ranges_as_by_a_plain_product(
 
 @pytest.mark.parametrize("block", [32, 96])
 @pytest.mark.parametrize("queries", [1, 7])
-def test_a_scan_in_ranges_lists_what_one_range_lists(block: int, queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    if torch.get_num_threads() == 1:
-        pytest.skip("there is one core")
+def test_a_scan_in_ranges_lists_what_one_range_lists(
+    block: int, queries: int, two_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parts = halves()
     matrix = MappedMatrix(parts, STOPS)
     asked = np.random.default_rng(1).normal(size=(queries, 40)).astype(np.float32)

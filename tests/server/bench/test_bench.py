@@ -296,9 +296,13 @@ def test_ratios_are_made_of_one_run() -> None:
             loop("embedding", 64, 3000, 20, 30), loop("embedding", 64, 3600, 18, 20, "stream"),
         ],
         "limits": {
-            "echo": [loop("embedding", 1, 1500, 0.6, 1), loop("embedding", 64, 4000, 15, 20)],
+            "echo": [
+                loop("image", 1, 1000, 0.75, 1), loop("embedding", 1, 1500, 0.6, 1),
+                loop("embedding", 64, 4000, 15, 20),
+            ],
             "bare": {
-                "whole": {"p50_ms": 20.0, "per_second": 50}, "decode_workers": {"per_second": 300.0},
+                "whole": {"p50_ms": 20.0, "per_second": 50}, "decode": {"p50_ms": 1.5},
+                "decode_apart": {"p50_ms": 2.25}, "decode_workers": {"per_second": 300.0},
                 "forward": {"per_second": 100.0}, "forward_batch": {"per_second": 100.0, "each": 32},
                 "search": {"p50_ms": 0.5}, "search_batch": {"per_second": 600.0, "core_ms_each": 1.6},
             },
@@ -335,9 +339,10 @@ def test_ratios_are_made_of_one_run() -> None:
         "embedding, 64 in flight: rate / empty echo": 2 / 0.002 / 4000,
         "embedding, 1 in flight: p50, ms": 1.1,
         "image, open loop at 3 of capacity: goodput / capacity": 0.75,
-        # Nobody measured what an empty call with an image takes.
-        "image, 32 in flight: rate / bare batched": 1000 / 15 / 100,
-        "image, 32 in flight: rate / bare stages one after the other": 1.0,
+        "image, 1 in flight: p50 minus bare, ms": 1.5,
+        # 15 ms of decoding, forward passes and search, and 0.2 of an empty call.
+        "image, 32 in flight: rate / bare batched": 1000 / 15.2 / 100,
+        "image, 32 in flight: rate / bare stages one after the other": 15 / 15.2,
     }
     assert found == {
         "image, 1 in flight: p50 minus bare, ms": (1.0, True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from cbir.core.ensemble import embed_all
-from cbir.core.images import decode_image, find_content, prepare
+from cbir.core.images import DecodedImage, DecodeLimits, DecodingPool, decode_image, find_content, prepare
 from cbir.server.bench.load.payloads import Vectors
 from cbir.server.deployment import add_arguments, engine_config
 from cbir.server.engine import Embedding, Engine, EngineQuery, InputForm
@@ -58,10 +59,13 @@ class BareEngine:
         workers = limits.decoders
         pool = ThreadPoolExecutor(workers)
         several = 8 * workers
+        # As the server does it: in processes of their own, which cost an image the way there and back.
+        apart = DecodingPool(workers, max_pixels=limits.max_pixels)
         memory = torch.ones(_MEMORY_BYTES // 4)
         self.calls: dict[str, tuple[Callable[[], object], int]] = {
             "whole": (self._whole, 1),
             "decode": (self._decode, 1),
+            "decode_apart": (partial(self._decode, apart.decode), 1),
             "decode_workers": (lambda: list(pool.map(lambda _: self._decode(), range(several))), several),
             "forward": (lambda: self._forward(first), 1),
             "forward_batch": (lambda: self._forward(stacked), batch),
@@ -100,10 +104,10 @@ class BareEngine:
             facts["gpu"] = torch.cuda.get_device_name()
         return facts
 
-    def _decode(self) -> Inputs:
+    def _decode(self, decode: Callable[[bytes, DecodeLimits], DecodedImage] = decode_image) -> Inputs:
         """Decode, crop and resize the next image."""
         data = self._images[next(self._turn) % len(self._images)]
-        pixels = decode_image(data, self._decode_limits).pixels
+        pixels = decode(data, self._decode_limits).pixels
         box = find_content(pixels, self._crop)
         return {form: prepare(pixels, box, *form) for form in dict.fromkeys(self._forms.values())}
 

@@ -21,7 +21,8 @@ __all__ = ["PARTS", "BareProcess", "Timed", "bare_process"]
 
 #: The parts that can be timed.  A call of one that ends in "_batch" takes as many queries as a batch may hold.
 PARTS = (
-    "whole", "decode", "decode_workers", "forward", "forward_batch", "search", "search_batch", "read_memory",
+    "whole", "decode", "decode_apart", "decode_workers", "forward", "forward_batch", "search", "search_batch",
+    "read_memory",
 )  # fmt: skip
 #: Untimed calls of each part before the timed ones: graphs are compiled and pages touched on first use.
 _WARM_UP = 3

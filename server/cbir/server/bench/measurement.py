@@ -43,7 +43,7 @@ _MOST_IN_STREAM = 64
 _OPEN = 4.0
 #: By closed loop (kind, requests in flight): the parts of the bare engine that it is compared with.
 _BARE = {
-    ("image", 1): ("whole", "decode", "forward", "search"),
+    ("image", 1): ("whole", "decode", "decode_apart", "forward", "search"),
     ("image", _STEADY): ("decode_workers", "forward_batch", "search_batch", "read_memory"),
 }
 
