@@ -14,11 +14,10 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from retrieval import run_cbir, split
+from retrieval import add_arguments, run_cbir, split, working_folder
 
 from cbir.core.ensemble import load_ensemble
 
@@ -77,16 +76,12 @@ def speed(index: Path, queries: Path) -> dict[str, float]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("archive", type=Path)
+    add_arguments(parser)
     parser.add_argument("--ensemble", nargs="+", default=["lite", "compact"], metavar="NAME|FILE")
     parser.add_argument("--most", type=int, default=None, metavar="N", help="images a class (default: all)")
     parser.add_argument("--speed", action="store_true")
-    parser.add_argument("--work", type=Path, default=None, help="folder that keeps images and embeddings")
-    parser.add_argument("--json", type=Path, default=None, help="write the figures to this file too")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        work = args.work or Path(temporary)
-        work.mkdir(parents=True, exist_ok=True)
+    with working_folder(args) as work:
         gallery, queries = split(args.archive, work, args.most)
         rows: dict[str, dict[str, float]] = {}
         for ensemble in args.ensemble:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from retrieval import run_cbir, split
+from retrieval import add_arguments, run_cbir, split, working_folder
 
 from cbir.client._downscale import WORTHWHILE_BYTES, downscaled
 from cbir.server.engine import Engine, EngineQuery, ImageBytes
@@ -63,17 +62,13 @@ def hits(engine: Engine, *files: bytes) -> list[list[str]]:
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("archive", type=Path)
+    add_arguments(parser)
     parser.add_argument("--ensemble", default="lite")
     parser.add_argument("--index", type=Path, default=None, help="an index of the gallery that exists")
     parser.add_argument("--every", type=int, default=1, help="every n-th query only")
     parser.add_argument("--forms", nargs="+", default=["as it is", "JPEG", "PNG"])
-    parser.add_argument("--work", type=Path, default=None, help="folder that keeps images and embeddings")
-    parser.add_argument("--json", type=Path, default=None, help="write the figures to this file too")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        work = args.work or Path(temporary)
-        work.mkdir(parents=True, exist_ok=True)
+    with working_folder(args) as work:
         gallery, queries = split(args.archive, work)
         index = args.index or work / "index"
         if args.index is None:

@@ -16,6 +16,7 @@ import tempfile
 import tomllib
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from cbir.client.cli import main as main_of_cbir
@@ -54,6 +55,22 @@ def split(archive: Path, work: Path, most: int | None = None) -> tuple[Path, Pat
     return folders
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of all scripts that measure on a labelled archive."""
+    parser.add_argument("archive", type=Path)
+    parser.add_argument("--work", type=Path, default=None, help="folder that keeps images and embeddings")
+    parser.add_argument("--json", type=Path, default=None, help="write the figures to this file too")
+
+
+@contextlib.contextmanager
+def working_folder(args: argparse.Namespace) -> Iterator[Path]:
+    """The folder that was asked for, or one that is gone afterwards."""
+    with tempfile.TemporaryDirectory() as temporary:
+        work = args.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        yield work
+
+
 def run_cbir(*arguments: str) -> dict:
     """Run a cbir command, in this process, and return the JSON document it prints."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -90,16 +107,12 @@ def variant(ensemble: Path, work: Path, metric: str, wide: bool, crop: str | Non
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("archive", type=Path)
+    add_arguments(parser)
     parser.add_argument("--ensemble", default="compact")
     parser.add_argument("--crop", choices=("none", "border", "content"), default=None)
     parser.add_argument("--untrained", action="store_true")
-    parser.add_argument("--work", type=Path, default=None, help="folder that keeps images and embeddings")
-    parser.add_argument("--json", type=Path, default=None, help="write the figures to this file too")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        work = args.work or Path(temporary)
-        work.mkdir(parents=True, exist_ok=True)
+    with working_folder(args) as work:
         gallery, queries = split(args.archive, work)
         ensemble = Path(args.ensemble)
         if not ensemble.is_file():

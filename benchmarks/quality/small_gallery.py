@@ -15,7 +15,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from retrieval import run_cbir, split
+from retrieval import add_arguments, run_cbir, split, working_folder
 
 
 def draw(gallery: Path, queries: Path, target: Path, classes: int, each: int, seed: int) -> tuple[Path, Path]:
@@ -46,17 +46,13 @@ def measure(ensemble: str, gallery: Path, queries: Path, index: Path) -> dict[st
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("archive", type=Path)
+    add_arguments(parser)
     parser.add_argument("--ensemble", default="lite", metavar="NAME|FILE")
     parser.add_argument("--classes", type=int, default=30)
     parser.add_argument("--each", type=int, default=10, help="images a class in the gallery")
     parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--work", type=Path, default=None, help="folder that keeps images and embeddings")
-    parser.add_argument("--json", type=Path, default=None, help="write the figures to this file too")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        work = args.work or Path(temporary)
-        work.mkdir(parents=True, exist_ok=True)
+    with working_folder(args) as work, tempfile.TemporaryDirectory() as temporary:
         whole = split(args.archive, work)
         draws = []
         for seed in range(args.draws):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import faiss
@@ -21,15 +20,6 @@ def test_every_row_is_in_one_range_and_none_is_too_short() -> None:
         assert len(ranges) <= threads
         assert len(ranges) == 1 or min(high - low for low, high in ranges) >= 10
     assert len(row_ranges(10 * threads, 10)) == threads
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    """However many threads this process was given."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_several_ranges_are_computed_by_one_thread_each_and_nothing_is_left_changed(two_threads: None) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
-import torch
 
 from cbir.core.machine import jit
 from cbir.core.metric import normalise
@@ -33,15 +30,6 @@ def halves(count: int = 3000) -> list[np.ndarray]:
         ).astype(np.float16)
         for a, b in ((0, 24), (24, 40))
     ]  # fmt: skip
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    """However many threads this process was given."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @jit

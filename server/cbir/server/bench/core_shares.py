@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from time import perf_counter
 
+from cbir.core.machine import waited_seconds
 from cbir.server.bench.server_process import seconds_of
 
 __all__ = ["PARTS", "CoreShares", "part_of"]
@@ -45,36 +46,27 @@ class CoreShares:
         Args:
             generator_seconds: CPU time that generating the load took.
         """
-        now = self._seconds()
-        took = perf_counter() - self._begun
-        if not now:
-            return {}
-        shares = dict.fromkeys(PARTS, 0.0) | {"generator": generator_seconds / took}
-        for thread, (part, seconds) in now.items():
-            shares[part] += (seconds - self._before.get(thread, (part, 0.0))[1]) / took
-        return shares
+        shares = self._by_part(self._before, self._seconds())
+        return shares | {"generator": generator_seconds / (perf_counter() - self._begun)} if shares else {}
 
     def waited(self) -> dict[str, float]:
         """Part of the time since the start in which a part of the server was ready to run and had no core; empty where
         that is not known.  Above 1 where several of its threads waited at the same time.
         """
-        took, now = perf_counter() - self._begun, self._waited()
+        return self._by_part(self._waits, self._waited())
+
+    def _by_part(self, before: dict[int, tuple[str, float]], now: dict[int, tuple[str, float]]) -> dict[str, float]:
+        """Seconds of all threads of each part, a second since the start; empty where there are no threads."""
+        took = perf_counter() - self._begun
         shares = dict.fromkeys(PARTS, 0.0) if now else {}
         for thread, (part, seconds) in now.items():
-            shares[part] += (seconds - self._waits.get(thread, (part, 0.0))[1]) / took
+            shares[part] += (seconds - before.get(thread, (part, 0.0))[1]) / took
         return shares
 
     def _waited(self) -> dict[int, tuple[str, float]]:
         """By thread: its part, and the seconds for which it has waited for a core so far."""
-        found = {}
-        for folder in Path(f"/proc/{self._pid}/task").glob("*"):
-            try:
-                name, told = (folder / "comm").read_text().rstrip("\n"), (folder / "schedstat").read_text()
-            except OSError:
-                continue  # it has just ended, or the system does not tell
-            thread = int(folder.name)
-            found[thread] = (part_of(self._pid or 0, thread, name), int(told.split()[1]) / 1e9)
-        return found
+        waited = waited_seconds(self._pid) if self._pid else {}
+        return {thread: (part, waited[thread]) for thread, (part, _) in self._seconds().items() if thread in waited}
 
     def _seconds(self) -> dict[int, tuple[str, float]]:
         """By thread: its part, and its CPU time so far; empty where the system does not tell."""

@@ -21,3 +21,4 @@ from .thread_shares import step_back as step_back
 from .thread_shares import take_turns as take_turns
 from .thread_shares import threads as threads
 from .waiting import Waiting as Waiting
+from .waiting import waited_seconds as waited_seconds

@@ -18,6 +18,8 @@ __all__ = ["brief", "brief_or_long", "jit", "keep_compiled"]
 F = TypeVar("F", bound=Callable[..., object])
 
 _uncached: list[Any] = []
+#: Whether this program keeps what is compiled.
+_keeps = False
 #: Numbers of an array over which a loop takes microseconds: the vectors of a batch of queries.
 _FEW = 2**16
 
@@ -59,14 +61,18 @@ def _compile(function: F, *, nogil: bool) -> F:
     fastmath = {"reassoc", "contract", "nsz", "arcp"}
     compiled = numba.njit(function, nogil=nogil, error_model="numpy", fastmath=fastmath)
     _uncached.append(compiled)
+    if _keeps:
+        keep_compiled()
     return cast(F, compiled)
 
 
 def keep_compiled() -> None:
-    """Cache the machine code of all functions compiled here so far on disk: later starts save seconds.
+    """Cache the machine code of what is compiled here, so far and from now on, on disk: later starts save seconds.
 
     For programs to call when they start; importing a module must not touch the disk.
     """
+    global _keeps
+    _keeps = True
     while _uncached:
         # Numba raises where neither the package's folder nor the user's cache folder is writable.
         with suppress(RuntimeError):

@@ -91,8 +91,9 @@ class QuantisedScan:
         self._coder.cp.niter = _ROUNDS
         self._coder.cp.min_points_per_centroid = 1
         self._coder.train(self._spread(sample))
-        self._block, self._ranges = block, row_ranges(0, 1)
-        self._indexes: list[Any] = []
+        self._block = block
+        #: By range of rows.
+        self._indexes: dict[tuple[int, int], Any] = {}
 
     def arrange(self, block: int) -> None:
         """Lay codes out in blocks of so many rows from now on."""
@@ -105,7 +106,6 @@ class QuantisedScan:
             weights: (M,) of the members, for the errors.
             worst: Most rows to list in ``worst_rows``.
         """
-        self._ranges = row_ranges(len(matrix), _ROWS_A_THREAD)
         members = np.repeat(np.arange(len(weights)), np.diff(matrix.stops))[self._places]
         errors = np.empty(len(matrix), np.float32)
 
@@ -117,7 +117,8 @@ class QuantisedScan:
                 _lost(vectors, self._coder.decode(coded), members, weights, errors[start : start + len(vectors)])
             return self._laid_out(codes)
 
-        self._indexes = shared_out(encode, self._ranges)
+        ranges = row_ranges(len(matrix), _ROWS_A_THREAD)
+        self._indexes = dict(zip(ranges, shared_out(encode, ranges), strict=True))
         rows = np.argsort(-errors, kind="stable")[:worst]
         rows = rows[errors[rows] > _WORSE * np.median(errors)]
         self.worst_rows, self.worst_errors = rows.astype(np.int64), errors[rows]
@@ -136,8 +137,8 @@ class QuantisedScan:
 
     def hold(self, codes: NDArray[np.uint8]) -> None:
         """Hold these codes alone, for trials before :meth:`fill`."""
-        self._ranges = row_ranges(len(codes), _ROWS_A_THREAD)
-        self._indexes = [self._laid_out(codes[low:high]) for low, high in self._ranges]
+        ranges = row_ranges(len(codes), _ROWS_A_THREAD)
+        self._indexes = {(low, high): self._laid_out(codes[low:high]) for low, high in ranges}
 
     def estimates(self, vectors: Floats, queries: Floats) -> Floats:
         """(B, C) estimates for (B, C, D) vectors, each query with its own; for a scan before :meth:`fill`."""
@@ -158,15 +159,16 @@ class QuantisedScan:
         spread = self._spread(queries)
 
         def search_in(low: int, high: int) -> tuple[Rows, Floats]:
-            index = self._indexes[self._ranges.index((low, high))]
+            index = self._indexes[low, high]
             # Once any library has imported faiss.contrib.torch_utils, search() takes tensors, search_numpy() arrays.
             estimates, rows = getattr(index, "search_numpy", index.search)(spread, min(count, high - low))
             return np.asarray(rows, np.int64), np.asarray(estimates, np.float32)
 
-        found = shared_out(search_in, self._ranges)
+        ranges = list(self._indexes)
+        found = shared_out(search_in, ranges)
         if len(found) == 1:
             return found[0]
-        rows = np.concatenate([part + low for (part, _), (low, _) in zip(found, self._ranges, strict=True)], axis=1)
+        rows = np.concatenate([part + low for (part, _), (low, _) in zip(found, ranges, strict=True)], axis=1)
         estimates = np.concatenate([part for _, part in found], axis=1)
         best = np.argsort(-estimates, axis=1, kind="stable")[:, :count]
         return np.take_along_axis(rows, best, axis=1), np.take_along_axis(estimates, best, axis=1)

@@ -151,7 +151,7 @@ def _flooded(document: Mapping[str, Any]) -> Iterator[Ratio]:
         kind, one = flood["kind"], _closed(document, flood["kind"], 1)
         rate = f"{kind}, open loop at {flood['fraction']:g} of capacity"
         if flood["fraction"] < 1 and one and flood["p99_ms"] is not None:
-            limit = _waiting(document, flood)
+            limit = _queueing(document, flood)
             yield Ratio(
                 f"{rate}: p99 / p50 of 1 in flight", flood["p99_ms"] / one["p50_ms"], 5.0, True,
                 f"{flood['p99_ms']:.1f} ms, {one['p50_ms']:.1f} ms"
@@ -220,7 +220,7 @@ def _cancelled(document: Mapping[str, Any]) -> Iterator[Ratio]:
         )  # fmt: skip
 
 
-def _waiting(document: Mapping[str, Any], flood: Mapping[str, Any]) -> float | None:
+def _queueing(document: Mapping[str, Any], flood: Mapping[str, Any]) -> float | None:
     """What random arrivals make of the bare forward passes, where these are what a query waits for."""
     bare = _bare(document)
     if not bare or flood["kind"] != "image" or flood["arrivals"] != "poisson":
@@ -246,11 +246,8 @@ def _bare(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def _echo(document: Mapping[str, Any], kind: str, concurrency: int | None) -> Mapping[str, Any] | None:
     """The echo of so many requests in flight; of most, where that is None."""
     echoed = (document.get("limits") or {}).get("echo", [])
-    found = [
-        one for one in echoed
-        if (one["kind"], one["mode"]) == (kind, "unary") and concurrency in (None, one["concurrency"])
-    ]  # fmt: skip
-    return max(found, key=lambda one: int(one["concurrency"]), default=None)
+    widest_first = sorted(echoed, key=lambda one: -int(one["concurrency"]))
+    return _closed({"closed": widest_first}, kind, concurrency)
 
 
 def _closed(

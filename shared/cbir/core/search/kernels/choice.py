@@ -114,7 +114,8 @@ def _measured_choice(
     begun = perf_counter()
     key = key_of(len(matrix), matrix.stops, matrix.stored, torch.get_num_threads())
     digest = gallery_digest(matrix.vectors_of, len(matrix), weights)
-    kept, told = read(key), "known from earlier"
+    known, told = read(key), "known from earlier"
+    kept = known
     if kept is None:
         kept = measure(matrix, weights, scans, seconds, longest)
         told = "measured" if kept.lasting else "measured beside other work, so not kept"
@@ -123,7 +124,8 @@ def _measured_choice(
     scans.arrange(kept.block)
     # A scan is timed with the longest codes: others take as long or longer, and rows are still to be scored.
     if len(matrix) * min(kept.times.one.values()) > longest:
-        keep(key, kept, digest, None)
+        if known is None:
+            keep(key, kept, digest, None)
         return None
     choice = kept.galleries.get(digest)
     if choice is None or not _is_usable(choice, matrix):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cbir.core.machine import Waiting, keep_compiled
+from cbir.core.machine import Waiting
 from cbir.core.search.kernels.half_product import HALVES, HalfProduct
 from cbir.core.search.kernels.kept_choices import BLOCKS, SCANS, Kept
 from cbir.core.search.kernels.timing import BATCH, Contender, Search, Times, race, seconds_of
@@ -51,8 +51,6 @@ class Scans:
             # Imported here because it loads FAISS, which products do not need.
             from cbir.core.search.product_quantisation_scan import SAMPLE_ROWS, QuantisedScan
 
-            # Its loops came with it.
-            keep_compiled()
             # Of a small gallery a quarter trains centroids that are as good, in less time while a reload waits.
             taught = min(SAMPLE_ROWS, max(MIN_DEPTH, len(self._matrix) // 4))
             sample = self._matrix.sample(slice(None, None, max(1, len(self._matrix) // taught)))

@@ -175,11 +175,11 @@ class MappedMatrix:
         """See :class:`cbir.core.search.matrices.gallery_matrix.GalleryMatrix`."""
         asked = self._split(queries)
         result = np.zeros((len(asked), *rows.shape), np.float32)
-        places = np.ascontiguousarray(np.maximum(rows, 0))
+        places = np.ascontiguousarray(rows)
         for vectors, array, out in zip(asked, self._arrays, result, strict=True):
             mine = vectors.numpy()
             if isinstance(array, SegmentedVectors):
-                for i, own in enumerate(places):
+                for i, own in enumerate(np.maximum(places, 0)):
                     for start in range(0, len(own), _CHUNK):
                         gathered = array[own[start : start + _CHUNK]]
                         add_product(gathered, mine[i], out[i, start : start + _CHUNK])
